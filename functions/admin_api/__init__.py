@@ -1,0 +1,1 @@
+"""The API people and the browser pages use."""

@@ -1,0 +1,94 @@
+"""The broker: one seam to NATS JetStream, and the in-memory fake that ships with it."""
+
+import ssl
+from typing import Protocol
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext
+
+from bucky.errors import BrokerUnavailable
+from bucky.events import CloudEvent
+from bucky.log import get_logger
+from bucky.settings import Settings
+
+PUBLISH_TIMEOUT_SECONDS = 5.0
+
+
+class Publisher(Protocol):
+    """Publishes events durably."""
+
+    async def publish(self, event: CloudEvent) -> None:
+        """Return once the stream has the event; raise `BrokerUnavailable` otherwise."""
+
+
+class JetStreamPublisher:
+    """Publishes to JetStream and waits for each PubAck."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self._js = js
+
+    async def publish(self, event: CloudEvent) -> None:
+        """Publish on the event's subject under its deterministic `Nats-Msg-Id`."""
+        try:
+            await self._js.publish(
+                event.nats_subject,
+                event.to_json(),
+                timeout=PUBLISH_TIMEOUT_SECONDS,
+                headers={"Nats-Msg-Id": event.nats_msg_id},
+            )
+        except (NatsError, NatsTimeout, OSError) as error:
+            raise BrokerUnavailable(f"JetStream did not acknowledge: {type(error).__name__}") from error
+
+
+class MemoryPublisher:
+    """The shipped fake: a list without duplicates, which can be told to be unavailable."""
+
+    def __init__(self) -> None:
+        self.events: list[CloudEvent] = []
+        self.available = True
+        self._seen: set[str] = set()
+
+    async def publish(self, event: CloudEvent) -> None:
+        """Keep the event unless its `Nats-Msg-Id` was seen."""
+        if not self.available:
+            raise BrokerUnavailable("the broker was told to be unavailable")
+        if event.nats_msg_id not in self._seen:
+            self._seen.add(event.nats_msg_id)
+            self.events.append(event)
+
+
+async def connect(settings: Settings, name: str) -> Client:
+    """Connect to NATS and stay connected: reconnect for ever, log each change."""
+    log = get_logger(name)
+
+    async def on_error(error: Exception) -> None:
+        log.warning("broker.error", error=type(error).__name__)
+
+    async def on_disconnect() -> None:
+        log.warning("broker.disconnected")
+
+    async def on_reconnect() -> None:
+        log.info("broker.reconnected")
+
+    tls = ssl.create_default_context(cafile=str(settings.nats_ca_file)) if settings.nats_ca_file else None
+    try:
+        return await nats.connect(
+            settings.nats_url,
+            user=settings.nats_user or None,
+            password=settings.nats_password.get_secret_value() or None,
+            name=name,
+            tls=tls,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.5,
+            connect_timeout=5,
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
+        )
+    except (NatsError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(
+            f"NATS at {settings.nats_url} cannot be reached: {type(error).__name__}; is nats-server running?"
+        ) from error

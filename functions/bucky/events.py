@@ -1,0 +1,237 @@
+"""Every event Bucky publishes: frozen, versioned, past tense, with its NATS subject.
+
+An event carries identifiers, a digest, a size, a transfer syntax, AE titles and an object
+reference. It never carries pixels or patient attributes.
+
+On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the payloads below:
+
+    dicom.instance.stored                     an edge stored an instance in the object store
+    dicom.instance.indexed                    the index has it
+    dicom.instance.conflicted                 same SOP Instance UID, other bytes: kept, quarantined
+    dicom.delivery.requested.<destination>    a rule decided that it goes there
+    dicom.delivery.completed.<destination>    the destination itself answered success
+    dicom.delivery.failed.<destination>       it will not be tried again by itself
+    deadletter.<function>                     a function could not process an event
+
+Ids are deterministic, so publishing the same fact twice is one message (`Nats-Msg-Id`).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from bucky.errors import Permanent
+
+MEDIA_TYPE = "application/cloudevents+json"
+BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+
+Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+Uid = Field(pattern=r"^[0-9.]{1,64}$")
+DestinationName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+
+
+def utc_now() -> datetime:
+    """Return the time now, with its zone."""
+    return datetime.now(UTC)
+
+
+class Payload(BaseModel):
+    """What happened; subclasses say it in the past tense."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    TYPE: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    def event_id(self) -> str:
+        """Return the id that makes publishing twice one message."""
+        raise NotImplementedError
+
+    def partition_key(self) -> str | None:
+        """Return the last token of the NATS subject, where events of one type go separate ways."""
+        return None
+
+
+class Instance(Payload):
+    """One stored SOP instance; `size` is the object's, in bytes; `sha256` is of its data set bytes."""
+
+    study_instance_uid: str = Uid
+    series_instance_uid: str = Uid
+    sop_instance_uid: str = Uid
+    sop_class_uid: str = Uid
+    transfer_syntax_uid: str = Uid
+    sha256: str = Sha256
+    size: int = Field(gt=0)
+    bucket: str
+    key: str
+
+    def event_id(self) -> str:
+        """Return the digest: an instance is stored, and indexed, once."""
+        return self.sha256
+
+
+class ReceivedInstance(Instance):
+    """An instance with the association that brought it."""
+
+    calling_aet: str
+    called_aet: str
+    source_address: str
+    association_id: str
+    received_at: AwareDatetime
+
+
+class InstanceStored(ReceivedInstance):
+    """The edge put the instance in the object store."""
+
+    TYPE: ClassVar[str] = "dicom.instance.stored"
+
+
+class InstanceIndexed(ReceivedInstance):
+    """The index has the instance."""
+
+    TYPE: ClassVar[str] = "dicom.instance.indexed"
+
+
+class InstanceConflicted(ReceivedInstance):
+    """Another instance with the same SOP Instance UID came first; this one is kept and quarantined."""
+
+    TYPE: ClassVar[str] = "dicom.instance.conflicted"
+    existing_sha256: str = Sha256
+
+
+class Delivery(Payload):
+    """One instance on its way to one destination, and the rule set version that sent it."""
+
+    delivery_id: str = Sha256
+    destination: str = DestinationName
+    rule: str
+    rule_version: int
+    instance: ReceivedInstance
+
+    def event_id(self) -> str:
+        """Return the delivery's id."""
+        return self.delivery_id
+
+    def partition_key(self) -> str | None:
+        """Return the destination: a stuck one must not delay another."""
+        return self.destination
+
+
+class DeliveryRequested(Delivery):
+    """A rule decided that the instance goes to the destination."""
+
+    TYPE: ClassVar[str] = "dicom.delivery.requested"
+
+
+class DeliveryCompleted(Delivery):
+    """The destination itself answered success, or a warning named in `detail`, for this instance."""
+
+    TYPE: ClassVar[str] = "dicom.delivery.completed"
+    completed_at: AwareDatetime
+    detail: str = ""
+
+
+class DeliveryFailed(Delivery):
+    """The delivery will not be tried again by itself."""
+
+    TYPE: ClassVar[str] = "dicom.delivery.failed"
+    failed_at: AwareDatetime
+    reason: str
+
+
+class DeadLettered(Payload):
+    """A function could not process an event; `event` is that event, whole."""
+
+    TYPE: ClassVar[str] = "deadletter"
+    function: str
+    reason: str
+    attempts: int
+    subject: str
+    stream_sequence: int
+    event: dict[str, Any]
+
+    def event_id(self) -> str:
+        """Return an id made of the function and the message it could not process."""
+        return f"{self.function}:{self.subject}:{self.stream_sequence}"
+
+    def partition_key(self) -> str | None:
+        """Return the function's name."""
+        return self.function
+
+
+def delivery_id(sha256: str, destination: str, rule_version: int) -> str:
+    """Return the deterministic id of a delivery (SHA-256, hexadecimal)."""
+    return hashlib.sha256(f"{sha256}\n{destination}\n{rule_version}".encode()).hexdigest()
+
+
+PAYLOADS: Mapping[str, type[Payload]] = {
+    payload.TYPE: payload
+    for payload in (
+        InstanceStored,
+        InstanceIndexed,
+        InstanceConflicted,
+        DeliveryRequested,
+        DeliveryCompleted,
+        DeliveryFailed,
+        DeadLettered,
+    )
+}
+
+
+class CloudEvent(BaseModel):
+    """A CloudEvents 1.0 envelope; unknown extension attributes are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    specversion: str = Field(default="1.0", pattern=r"^1\.0$")
+    id: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    type: str = Field(min_length=1)
+    subject: str | None = None
+    time: AwareDatetime | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    partitionkey: str | None = None
+    traceparent: str | None = None
+    data: Any = None
+
+    @classmethod
+    def of(cls, payload: Payload, *, source: str, traceparent: str | None = None) -> Self:
+        """Wrap a payload in its envelope."""
+        return cls(
+            id=payload.event_id(),
+            source=source,
+            type=payload.TYPE,
+            time=utc_now(),
+            datacontenttype="application/json",
+            dataschema=f"urn:bucky:event:{payload.TYPE}:{payload.VERSION}",
+            partitionkey=payload.partition_key(),
+            traceparent=traceparent,
+            data=payload.model_dump(mode="json"),
+        )
+
+    def payload(self) -> Payload:
+        """Return the typed payload, or raise `Permanent` when the type or its data is not ours."""
+        payload_type = PAYLOADS.get(self.type)
+        if payload_type is None:
+            raise Permanent(f"no event of type {self.type!r} is known here")
+        try:
+            return payload_type.model_validate(self.data)
+        except ValueError as error:
+            raise Permanent(f"the data of {self.type} event {self.id} does not match its schema") from error
+
+    @property
+    def nats_subject(self) -> str:
+        """Return the NATS subject: the type, and the partition key as its last token where there is one."""
+        return f"{self.type}.{self.partitionkey}" if self.partitionkey else self.type
+
+    @property
+    def nats_msg_id(self) -> str:
+        """Return the `Nats-Msg-Id`: ids are unique per type, the header is per stream."""
+        return f"{self.nats_subject}/{self.id}"
+
+    def to_json(self) -> bytes:
+        """Return the structured-mode JSON (CloudEvents JSON format §2)."""
+        return self.model_dump_json(exclude_none=True).encode()

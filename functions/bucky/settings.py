@@ -1,0 +1,198 @@
+"""Every setting of every process, in one typed model read once from a mapping.
+
+A field `store_bucket` is the variable `BUCKY_STORE_BUCKET`. Structured values are JSON. A secret may
+also stand in the file `$BUCKY_SECRETS_DIR/store-secret-key`, as OpenFaaS and Kubernetes mount it; the
+variable wins. `docs/reference/settings.md` is made from this file (`bucky settings --markdown`).
+"""
+
+import json
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any, Literal, Self, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from bucky.errors import SettingsError
+
+PREFIX = "BUCKY_"
+Network = IPv4Network | IPv6Network
+LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+
+
+class ListenerTls(BaseModel):
+    """TLS on a listener (PS3.15 Annex B); with `client_ca_file`, callers must present a certificate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+
+
+class Listener(BaseModel):
+    """One DICOM port: who it is, and who may call it. `*` allows any calling AE title."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    aet: str = Field(default="BUCKY", pattern=r"^[^\\\x00-\x1f]{1,16}$")
+    host: str = "127.0.0.1"
+    port: int = Field(default=11112, ge=0, le=65535)
+    allow_aets: tuple[str, ...] = ("*",)
+    allow_networks: tuple[Network, ...] = LOOPBACK
+    tls: ListenerTls | None = None
+
+
+class Settings(BaseModel):
+    """Bucky's settings; the description of each field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(Path(".bucky"), description="Folder of the embedded stack (`bucky up`).")
+    secrets_dir: Path = Field(Path("/var/openfaas/secrets"), description="Folder with one file per secret.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    store_endpoint: str = Field(
+        "http://127.0.0.1:8333", description="URL of the S3 endpoint (MinIO, SeaweedFS, AWS S3, any other)."
+    )
+    store_region: str = Field("us-east-1", description="S3 region.")
+    store_bucket: str = Field("bucky", description="Bucket that keeps the instances.")
+    store_access_key: SecretStr = Field(SecretStr(""), description="S3 access key.")
+    store_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
+    store_ca_file: Path | None = Field(None, description="CA certificate of the S3 endpoint, if private.")
+    store_barrier: Literal["none", "syncfs", "delay"] = Field(
+        "delay",
+        description=(
+            "When an upload counts as durable: `none` (the store's 200 is durable, as on AWS S3), `syncfs` "
+            "(sync the file system of `BUCKY_STORE_BARRIER_PATH`), `delay` (wait "
+            "`BUCKY_STORE_BARRIER_SECONDS`). Until then the spool keeps its copy."
+        ),
+    )
+    store_barrier_path: Path | None = Field(None, description="A path on the store's file system.")
+    store_barrier_seconds: float = Field(60.0, ge=0, description="Seconds an upload is kept in the spool.")
+
+    nats_url: str = Field("nats://127.0.0.1:4222", description="URL of the NATS server.")
+    nats_user: str = Field("bucky", description="NATS user.")
+    nats_password: SecretStr = Field(SecretStr(""), description="NATS password.")
+    nats_ca_file: Path | None = Field(None, description="CA certificate of the NATS server, if it uses TLS.")
+    nats_replicas: int = Field(1, ge=1, le=5, description="Replicas of each stream (3 in a cluster).")
+
+    index_url: SecretStr = Field(
+        SecretStr("sqlite:///.bucky/index.db"),
+        description="SQLAlchemy URL of the index: `sqlite:///PATH` or `postgresql+psycopg://…`.",
+    )
+
+    edge_listeners: tuple[Listener, ...] = Field(
+        (Listener(),),
+        description=(
+            "DICOM listeners, a JSON list of `{aet, host, port, allow_aets, allow_networks, tls: {cert_file, "
+            "key_file, client_ca_file}}`. Callers outside `allow_networks` (default: loopback) are refused."
+        ),
+    )
+    edge_http_port: int = Field(
+        8104, ge=0, le=65535, description="Port of the edge's health and metrics page."
+    )
+    edge_private_transfer_syntaxes: tuple[str, ...] = Field(
+        (), description="Further transfer syntax UIDs to accept, a JSON list."
+    )
+    edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
+    edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
+    edge_idle_seconds: float = Field(
+        60.0, gt=0, description="Idle time after which an association is aborted."
+    )
+
+    spool_dir: Path = Field(Path(".bucky/spool"), description="Folder of the edge's durable spool.")
+    spool_max_bytes: int = Field(
+        20 * 1024**3, gt=0, description="Spool size past which the edge answers 0xA700, in bytes."
+    )
+    spool_min_free_bytes: int = Field(
+        1024**3, ge=0, description="Free disk space below which the edge answers 0xA700, in bytes."
+    )
+    upload_concurrency: int = Field(8, ge=1, le=256, description="Uploads in flight at once.")
+
+    gateway_url: str = Field("http://127.0.0.1:8101", description="URL of the OpenFaaS gateway or provider.")
+    gateway_user: str = Field("admin", description="User for the gateway's `/system` API.")
+    gateway_password: SecretStr = Field(
+        SecretStr(""), description="Password for the gateway's `/system` API."
+    )
+
+    connector_http_port: int = Field(8102, ge=0, le=65535, description="Port of the connector's health page.")
+    connector_refresh_seconds: float = Field(
+        2.0, gt=0, description="How often functions are discovered anew."
+    )
+
+    provider_port: int = Field(8101, ge=0, le=65535, description="Port of the local OpenFaaS provider.")
+    provider_dir: Path = Field(Path(".bucky/provider"), description="Folder of the provider's state.")
+
+    admin_port: int = Field(8103, ge=0, le=65535, description="Port of the admin API, on loopback.")
+    api_key: SecretStr = Field(SecretStr(""), description="Key that opens the admin API and the functions.")
+    public_url: str = Field("https://localhost:8443", description="Address users see, for links.")
+    traefik_health_url: str = Field("", description="URL of Traefik's ping page, shown on the health page.")
+    edge_health_url: str = Field("http://127.0.0.1:8104/health", description="URL of the edge's health page.")
+    connector_health_url: str = Field(
+        "http://127.0.0.1:8102/health", description="URL of the connector's health page."
+    )
+
+    handler: str = Field(
+        "", description="Module that `bucky.serve` serves, such as `parse_instance.handler`."
+    )
+    serve_host: str = Field("127.0.0.1", description="Address `bucky.serve` listens on.")
+    serve_port: int = Field(8082, ge=0, le=65535, description="Port `bucky.serve` listens on.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings from a mapping such as `os.environ`; raise `SettingsError` in one sentence."""
+        values: dict[str, Any] = {}
+        for name, value in environ.items():
+            if not name.startswith(PREFIX):
+                continue
+            field = name.removeprefix(PREFIX).lower()
+            if field not in cls.model_fields:
+                raise SettingsError(f"{name} is not a setting; `bucky settings` lists those there are")
+            values[field] = _decoded(name, value) if _is_structured(cls, field) else value
+        secrets_dir = Path(values.get("secrets_dir", cls.model_fields["secrets_dir"].default))
+        for field in cls.secret_fields():
+            path = secrets_dir / secret_file_name(field)
+            if field not in values and path.is_file():
+                values[field] = path.read_text().strip()
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise SettingsError(f"{name}: {first['msg']}") from None
+
+    @classmethod
+    def secret_fields(cls) -> tuple[str, ...]:
+        """Return the names of the fields that hold secrets."""
+        return tuple(name for name, field in cls.model_fields.items() if field.annotation is SecretStr)
+
+
+def secret_file_name(field: str) -> str:
+    """Return the file, and OpenFaaS secret, that holds a secret field."""
+    return field.replace("_", "-")
+
+
+def markdown_table() -> str:
+    """Return the reference table of all settings."""
+    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = Settings.model_validate({}).model_dump(mode="json")[name]
+        if field.annotation is SecretStr:
+            shown = f"secret, or file `{secret_file_name(name)}`"
+        elif default in ("", None, []):
+            shown = "—"
+        else:
+            shown = f"`{default if isinstance(default, str) else json.dumps(default)}`"
+        description = (field.description or "").replace("|", r"\|")
+        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _is_structured(model: type[BaseModel], field: str) -> bool:
+    return get_origin(model.model_fields[field].annotation) is tuple
+
+
+def _decoded(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name} is not valid JSON: {error}") from None

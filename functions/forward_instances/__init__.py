@@ -1,0 +1,1 @@
+"""Sends instances to one destination."""

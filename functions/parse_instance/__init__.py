@@ -1,0 +1,1 @@
+"""Reads a stored instance's header and puts it in the index."""

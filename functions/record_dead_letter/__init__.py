@@ -1,0 +1,1 @@
+"""Makes a delivery that ran out of attempts visible as such."""

@@ -1,0 +1,1 @@
+"""Decides by rule where an indexed instance goes."""

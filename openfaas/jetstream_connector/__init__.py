@@ -1,0 +1,1 @@
+"""Carries JetStream messages to OpenFaaS functions, with acknowledgement, batching and dead letters."""

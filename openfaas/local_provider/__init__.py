@@ -1,0 +1,1 @@
+"""An OpenFaaS provider that runs functions as local processes."""
