@@ -6,6 +6,11 @@ import sys
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+# Tracebacks without the frames' variables, which may hold a data set.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 
 def configure(level: str = "info", *, json: bool | None = None) -> None:
     """Set up logging to stderr; JSON unless stderr is a terminal."""
@@ -17,9 +22,9 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     render: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, *render],
