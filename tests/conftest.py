@@ -1,0 +1,209 @@
+"""Real servers for the tests, and a report of which ones were used.
+
+`TEST_STORE=minio` and `TEST_INDEX=postgres` (set by `make test-minio` and `make test-postgres`) run the
+same tests against those servers; the default is SeaweedFS and SQLite.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bucky.objects import S3ObjectStore
+from bucky.settings import Settings
+from local_stack import servers
+from local_stack.process import Program, start, stop, wait_ready
+from local_stack.servers import free_port
+
+PEERS = {
+    "dcmtk": ("storescu", "dcmsend", "echoscu", "storescp"),
+    "orthanc": ("Orthanc",),
+    "faas-cli": ("faas-cli",),
+}
+_used: set[str] = set()
+_missing: set[str] = set()
+
+
+def peer_tool(tool: str) -> str | None:
+    """Return the path of a peer's tool, from the cache of built tools or from the system.
+
+    The system's comes before this environment's: pynetdicom installs a `storescu` of its own.
+    """
+    cached = servers.REPOSITORY / ".cache" / "bin" / tool
+    if cached.exists():
+        return str(cached)
+    return shutil.which(tool, path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a peer that is not installed, and remember to say so loudly."""
+    for item in items:
+        for marker in item.iter_markers("peer"):
+            name = marker.args[0]
+            if all(peer_tool(tool) for tool in PEERS[name]):
+                _used.add(name)
+            else:
+                _missing.add(name)
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not installed: run `make test-peers`"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which real servers and peers took part, and which were missing."""
+    terminalreporter.section("real servers")
+    terminalreporter.write_line("used: " + (", ".join(sorted(_used)) or "none"))
+    for name in sorted(_missing):
+        terminalreporter.write_line(
+            f"!!! LEFT OUT: {name} is not installed, so its tests did not run: `make test-peers` installs it",
+            red=True,
+            bold=True,
+        )
+
+
+@dataclass
+class Running:
+    """A server under test, which can be killed and started again on the same data."""
+
+    program: Program
+    folder: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def log_file(self) -> Path:
+        """The server's output."""
+        return self.folder / f"{self.program.name}.log"
+
+    def kill(self) -> None:
+        """End it as a power failure of its machine would: at once."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        stop(self.process, 5)
+
+    def start(self) -> None:
+        """Start it again on the same data and wait until it is ready."""
+        self.process = start(self.program, self.log_file)
+        wait_ready(self.program, self.process, self.log_file)
+
+
+def run(program: Program, folder: Path) -> Running:
+    """Start a program for a test and wait until it is ready."""
+    running = Running(program, folder, start(program, folder / f"{program.name}.log"))
+    try:
+        wait_ready(program, running.process, running.log_file)
+    except BaseException:
+        running.kill()
+        raise
+    return running
+
+
+def make_nats(folder: Path) -> tuple[Running, Settings]:
+    """Start a fresh nats-server in the folder; return it with settings that reach it."""
+    port, password = free_port(), "n" + secrets.token_hex(8)
+    server = run(servers.nats_server(folder / "nats", port, free_port(), "bucky", password), folder)
+    _used.add("nats-server")
+    settings = Settings.load(
+        {
+            "BUCKY_NATS_URL": f"nats://127.0.0.1:{port}",
+            "BUCKY_NATS_USER": "bucky",
+            "BUCKY_NATS_PASSWORD": password,
+        }
+    )
+    return server, settings
+
+
+def make_store(folder: Path) -> tuple[Running, Settings]:
+    """Start a fresh S3 server in the folder; return it with settings that reach it."""
+    access, secret = "bucky" + secrets.token_hex(4), secrets.token_hex(16)
+    port, console = free_port(), free_port()
+    if os.environ.get("TEST_STORE") == "minio":
+        executable = peer_tool("minio")
+        if executable is None:
+            pytest.fail("TEST_STORE=minio, but MinIO is not built: run `make test-minio`")
+        program = servers.minio(executable, folder / "minio", port, console, access, secret)
+        _used.add("minio")
+    else:
+        internal = tuple(free_port() for _ in range(8))
+        program = servers.seaweedfs(folder / "seaweedfs", port, console, internal, access, secret)
+        _used.add("seaweedfs")
+    settings = Settings.load(
+        {
+            "BUCKY_STORE_ENDPOINT": f"http://127.0.0.1:{port}",
+            "BUCKY_STORE_ACCESS_KEY": access,
+            "BUCKY_STORE_SECRET_KEY": secret,
+            "BUCKY_STORE_BUCKET": "bucky",
+            "BUCKY_STORE_BARRIER": "none",
+        }
+    )
+    return run(program, folder), settings
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[tuple[Running, Settings]]:
+    """A fresh nats-server that the test may kill and start again."""
+    server, settings = make_nats(tmp_path)
+    yield server, settings
+    server.stop()
+
+
+@pytest.fixture
+def nats_settings(nats_server: tuple[Running, Settings]) -> Settings:
+    """Settings that reach a fresh nats-server."""
+    return nats_server[1]
+
+
+@pytest.fixture(scope="session")
+def _shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    server, settings = make_store(tmp_path_factory.mktemp("store"))
+    yield settings
+    server.stop()
+
+
+@pytest.fixture
+def store_server(tmp_path: Path) -> Iterator[tuple[Running, Settings]]:
+    """A fresh S3 server that the test may kill and start again; slower than `store_settings`."""
+    server, settings = make_store(tmp_path)
+    yield server, settings
+    server.stop()
+
+
+@pytest.fixture
+def store_settings(_shared_store: Settings) -> Settings:
+    """Settings that reach a fresh, existing bucket on the session's S3 server."""
+    settings = _shared_store.model_copy(update={"store_bucket": f"bucky-{secrets.token_hex(6)}"})
+    S3ObjectStore(settings).ensure_bucket()
+    return settings
+
+
+@pytest.fixture(scope="session")
+def _postgresql() -> Iterator[str]:
+    # Not under pytest's own folder: only root may enter that, and PostgreSQL does not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="bucky-postgresql-"))
+    folder.chmod(0o755)
+    password, port = secrets.token_hex(8), free_port()
+    server = run(servers.postgresql(folder / "data", port, password), folder)
+    _used.add("postgresql")
+    yield f"bucky:{password}@127.0.0.1:{port}"
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh, empty index database."""
+    if os.environ.get("TEST_INDEX") != "postgres":
+        _used.add("sqlite")
+        return f"sqlite:///{tmp_path / 'index.db'}"
+    server = request.getfixturevalue("_postgresql")
+    name = f"index_{secrets.token_hex(6)}"
+    with psycopg.connect(f"postgresql://{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://{server}/{name}"
