@@ -21,7 +21,7 @@ def test_tracebacks_do_not_print_variables(as_json: bool, capsys: pytest.Capture
     logger = log.get_logger("test")
     patient_name = "-".join(("Doe", "Jane"))
     try:
-        raise ValueError(len(patient_name))
+        int(patient_name[0])
     except ValueError:
         logger.exception("test.failed")
     written = capsys.readouterr().err
