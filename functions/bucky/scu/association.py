@@ -1,0 +1,212 @@
+"""One association requested by us, over one blocking socket: C-STORE requests, one at a time.
+
+No thread and no queue: memory is one fragment, and every wait has an end. Whatever goes wrong on the
+way is `DestinationUnavailable`, in words; what the peer answers is returned as it is.
+"""
+
+import io
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO, NoReturn, Self
+
+from bucky.errors import DestinationUnavailable
+from bucky.scu import messages
+from bucky.scu.messages import Acceptance, Context, StoreResponse
+from bucky.scu.peer import Peer
+
+MAX_PDU_RECEIVED = 1024 * 1024
+MAX_COMMAND = 64 * 1024
+REJECTED_RETRY_SECONDS = 30.0
+RELEASE_SECONDS = 5.0
+
+
+class Association:
+    """An open association; leave its `with` block to release it, or to abort it on an error."""
+
+    def __init__(self, peer: Peer, contexts: Sequence[Context]) -> None:
+        """Connect and negotiate at most 128 contexts."""
+        self._peer = peer
+        self._message_id = 0
+        self._open = False
+        self._socket = _connected(peer)
+        try:
+            self._acceptance = self._negotiated(contexts)
+        except ValueError as error:
+            self._lost(f"{peer} answered the association request wrongly: {error}", error)
+        except BaseException:
+            self.abort()
+            raise
+        self._open = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._open:
+            self.release()
+        else:
+            self.abort()
+
+    def context_id(self, context: Context) -> int | None:
+        """Return the id of an accepted presentation context, or None when the peer refused it."""
+        return self._acceptance.accepted.get(context)
+
+    def refusal(self, context: Context) -> int:
+        """Return why the peer refused a context (PS3.8 Table 9-18), or -1 when it did not say."""
+        return self._acceptance.refused.get(context, -1)
+
+    def store(self, context_id: int, sop_class: str, sop_instance: str, content: BinaryIO) -> StoreResponse:
+        """Send one instance, its data set being the stream's bytes to the end, and return the answer."""
+        self._message_id = self._message_id % 0xFFFF + 1
+        command = io.BytesIO(messages.store_request(self._message_id, sop_class, sop_instance))
+        max_pdu = self._acceptance.max_pdu
+        for pdu in messages.data_pdus(context_id, command, max_pdu, command=True):
+            self._send(pdu)
+        try:
+            for pdu in messages.data_pdus(context_id, content, max_pdu):
+                self._send(pdu)
+        except OSError as error:  # only the stream raises it: the socket's are translated
+            self._lost("the data set could not be read to its end", error)
+        try:
+            response = messages.store_response(self._command())
+        except ValueError as error:
+            self._lost(f"{self._peer} answered wrongly: {error}", error)
+        if response.message_id != self._message_id:
+            self._lost(f"{self._peer} answered another message than the one it was sent")
+        return response
+
+    def release(self) -> None:
+        """Release in good order; a peer that does not answer in five seconds is left at once."""
+        self._open = False
+        deadline = time.monotonic() + min(RELEASE_SECONDS, self._peer.timeout)
+        try:
+            self._send(messages.RELEASE_REQUEST)
+            while self._receive(deadline)[0] == messages.DATA:
+                pass
+        except DestinationUnavailable:
+            pass  # every instance already has its answer
+        finally:
+            self._socket.close()
+
+    def abort(self) -> None:
+        """Tell the peer, if it still listens, and close."""
+        self._open = False
+        try:
+            self._socket.settimeout(1.0)
+            self._socket.sendall(messages.ABORT_REQUEST)
+        except OSError:
+            pass
+        finally:
+            self._socket.close()
+
+    def _negotiated(self, contexts: Sequence[Context]) -> Acceptance:
+        self._send(messages.associate_request(self._peer, contexts))
+        pdu = self._receive(time.monotonic() + self._peer.timeout)
+        if pdu[0] == messages.ASSOCIATE_RJ:
+            reason = messages.rejection(pdu)
+            self._socket.close()
+            raise DestinationUnavailable(
+                f"{self._peer} rejected the association ({reason})", REJECTED_RETRY_SECONDS
+            )
+        if pdu[0] != messages.ASSOCIATE_AC:
+            self._unexpected(pdu)
+        return messages.acceptance(pdu, contexts)
+
+    def _command(self) -> bytes:
+        """Receive one command set."""
+        deadline = time.monotonic() + self._peer.timeout
+        command = bytearray()
+        while True:
+            pdu = self._receive(deadline)
+            if pdu[0] != messages.DATA:
+                self._unexpected(pdu)
+            for fragment, last in messages.command_fragments(pdu):
+                command += fragment
+                if last:
+                    return bytes(command)
+            if len(command) > MAX_COMMAND:
+                raise ValueError("its command set has no end")
+
+    def _send(self, pdu: bytes) -> None:
+        self._socket.settimeout(self._peer.timeout)
+        try:
+            self._socket.sendall(pdu)
+        except TimeoutError as error:
+            self._lost(f"{self._peer} took no data for {self._peer.timeout:g} s", error)
+        except OSError as error:
+            self._lost(f"{self._peer} closed the connection while it was sent to", error)
+
+    def _receive(self, deadline: float) -> bytes:
+        """Receive one PDU before the deadline (`time.monotonic()` seconds)."""
+        header = self._exactly(6, deadline)
+        (length,) = struct.unpack_from(">I", header, 2)
+        if length > MAX_PDU_RECEIVED:
+            self._lost(f"{self._peer} sent something that is not DICOM")
+        return header + self._exactly(length, deadline)
+
+    def _exactly(self, size: int, deadline: float) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            try:
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                chunk = self._socket.recv(size - len(received))
+            except TimeoutError as error:
+                self._lost(f"{self._peer} did not answer within {self._peer.timeout:g} s", error)
+            except OSError as error:
+                self._lost(f"{self._peer} broke the connection", error)
+            if not chunk:
+                self._lost(f"{self._peer} closed the connection without an answer")
+            received += chunk
+        return bytes(received)
+
+    def _unexpected(self, pdu: bytes) -> NoReturn:
+        if pdu[0] == messages.ABORT:
+            self._lost(f"{self._peer} aborted the association")
+        if pdu[0] == messages.RELEASE_RQ:
+            self._send(messages.RELEASE_RESPONSE)
+            self._lost(f"{self._peer} released the association before it had answered")
+        self._lost(f"{self._peer} sent a PDU of type {pdu[0]:#04x}, which has no place here")
+
+    def _lost(self, reason: str, cause: BaseException | None = None) -> NoReturn:
+        self.abort()
+        raise DestinationUnavailable(reason) from cause
+
+
+def _connected(peer: Peer) -> socket.socket:
+    context = _tls(peer)
+    try:
+        connection = socket.create_connection((peer.host, peer.port), timeout=peer.timeout)
+    except OSError as error:
+        raise DestinationUnavailable(f"{peer} cannot be reached: {_words(error)}") from error
+    try:
+        # A command and its data set are separate writes: Nagle would hold the second one back.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return context.wrap_socket(connection, server_hostname=peer.host) if context else connection
+    except OSError as error:
+        connection.close()
+        raise DestinationUnavailable(f"{peer} and we could not agree on TLS: {_words(error)}") from error
+
+
+def _tls(peer: Peer) -> ssl.SSLContext | None:
+    if peer.tls_ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=str(peer.tls_ca_file))
+    except OSError as error:
+        raise DestinationUnavailable(
+            f"the CA file for {peer} cannot be read: {_words(error)}", REJECTED_RETRY_SECONDS
+        ) from error
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return error.strerror or type(error).__name__

@@ -1,0 +1,215 @@
+"""The PDUs and command sets that a C-STORE sender writes and reads (PS3.8 §9.3, PS3.7 §9.3.1).
+
+Association PDUs go through pynetdicom's classes. The C-STORE messages are a dozen fixed fields, written
+here, so that a data set passes through as the bytes it is.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+from pydicom.uid import UID
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+)
+from pynetdicom.presentation import PresentationContext
+
+from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from bucky.scu.peer import Peer
+
+ASSOCIATE_AC, ASSOCIATE_RJ, DATA, RELEASE_RQ, RELEASE_RP, ABORT = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
+RELEASE_REQUEST = struct.pack(">BBIxxxx", RELEASE_RQ, 0, 4)
+RELEASE_RESPONSE = struct.pack(">BBIxxxx", RELEASE_RP, 0, 4)
+ABORT_REQUEST = struct.pack(">BBIxxxx", ABORT, 0, 4)
+
+MAX_CONTEXTS = 128
+"""Presentation context ids are the odd numbers below 256 (PS3.8 §9.3.2.2)."""
+MAX_RECEIVED = 16384
+MAX_FRAGMENT = 256 * 1024
+_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+_COMMAND, _LAST = 0x01, 0x02
+_C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
+_HAS_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
+_MEDIUM = 0x0000
+
+_Pdu = TypeVar("_Pdu", A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
+
+Context = tuple[str, str]
+"""A SOP class and the one transfer syntax it is proposed in: the peer cannot choose another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What an A-ASSOCIATE-AC grants; `max_pdu` is in bytes, 0 for no limit."""
+
+    accepted: dict[Context, int]
+    refused: dict[Context, int]
+    max_pdu: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResponse:
+    """A C-STORE-RSP; `comment` is the peer's own Error Comment (0000,0902)."""
+
+    message_id: int
+    status: int
+    comment: str
+
+
+def associate_request(peer: Peer, contexts: Sequence[Context]) -> bytes:
+    """Return an A-ASSOCIATE-RQ that proposes at most 128 contexts, with ids 1, 3, 5…"""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = UID(_APPLICATION_CONTEXT)
+    primitive.calling_ae_title = peer.calling_aet
+    primitive.called_ae_title = peer.aet
+    primitive.presentation_context_definition_list = [
+        _proposed(2 * index + 1, context) for index, context in enumerate(contexts)
+    ]
+    length = MaximumLengthNotification()
+    length.maximum_length_received = MAX_RECEIVED
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    primitive.user_information = [length, implementation, version]
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(primitive)
+    return bytes(pdu.encode())
+
+
+def acceptance(pdu: bytes, contexts: Sequence[Context]) -> Acceptance:
+    """Read an A-ASSOCIATE-AC answering these contexts; raise `ValueError` when it is malformed.
+
+    A context it does not mention, or answers with another transfer syntax, counts as refused.
+    """
+    decoded = _decoded(A_ASSOCIATE_AC(), pdu)
+    results = {item.context_id: item for item in decoded.presentation_context}
+    accepted: dict[Context, int] = {}
+    refused: dict[Context, int] = {}
+    for index, context in enumerate(contexts):
+        answer = results.get(2 * index + 1)
+        if answer is not None and answer.result == 0 and answer.transfer_syntax == context[1]:
+            accepted[context] = 2 * index + 1
+        else:
+            refused[context] = -1 if answer is None or answer.result is None else answer.result
+    information = decoded.user_information
+    max_pdu = (information.maximum_length if information else None) or 0
+    fragment_size(max_pdu)
+    return Acceptance(accepted, refused, max_pdu)
+
+
+def rejection(pdu: bytes) -> str:
+    """Say in words why the association was rejected (PS3.8 Table 9-21)."""
+    decoded = _decoded(A_ASSOCIATE_RJ(), pdu)
+    try:
+        return f"{decoded.result_str}: {decoded.reason_str}"
+    except ValueError:
+        return f"result {decoded.result}, source {decoded.source}, reason {decoded.reason_diagnostic}"
+
+
+def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Return the command set of a C-STORE-RQ (implicit VR little endian, PS3.7 §6.3.1)."""
+    elements = b"".join(
+        (
+            _element(0x0002, _padded(sop_class_uid)),
+            _element(0x0100, struct.pack("<H", _C_STORE_RQ)),
+            _element(0x0110, struct.pack("<H", message_id)),
+            _element(0x0700, struct.pack("<H", _MEDIUM)),
+            _element(0x0800, struct.pack("<H", _HAS_DATA_SET)),
+            _element(0x1000, _padded(sop_instance_uid)),
+        )
+    )
+    return _element(0x0000, struct.pack("<I", len(elements))) + elements
+
+
+def store_response(command: bytes) -> StoreResponse:
+    """Read the command set of a C-STORE-RSP; raise `ValueError` when it is anything else."""
+    values: dict[int, bytes] = {}
+    at = 0
+    while at < len(command):
+        if at + 8 > len(command):
+            raise ValueError("a command element is cut short")
+        group, element, length = struct.unpack_from("<HHI", command, at)
+        at += 8
+        if group != 0 or at + length > len(command):
+            raise ValueError("a command element is malformed")
+        values[element] = command[at : at + length]
+        at += length
+    if _number(values, 0x0100) != _C_STORE_RSP or _number(values, 0x0800) != _NO_DATA_SET:
+        raise ValueError("the message is not a C-STORE response")
+    comment = values.get(0x0902, b"").decode("latin-1").strip("\0 ")
+    return StoreResponse(_number(values, 0x0120), _number(values, 0x0900), comment)
+
+
+def data_pdus(context_id: int, content: BinaryIO, max_pdu: int, *, command: bool = False) -> Iterator[bytes]:
+    """Yield P-DATA-TF PDUs, one value each, that carry the stream from where it stands to its end."""
+    control = _COMMAND if command else 0
+    size = fragment_size(max_pdu)
+    fragment = content.read(size)
+    while True:
+        following = content.read(size)
+        flags = control if following else control | _LAST
+        length = len(fragment) + 2
+        yield struct.pack(">BxIIBB", DATA, length + 4, length, context_id, flags) + fragment
+        if not following:
+            return
+        fragment = following
+
+
+def command_fragments(pdu: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yield the command fragments in a P-DATA-TF PDU and whether each is the last; raise `ValueError`."""
+    at = 6
+    while at < len(pdu):
+        if at + 6 > len(pdu):
+            raise ValueError("a presentation data value is cut short")
+        length, _context_id, control = struct.unpack_from(">IBB", pdu, at)
+        if length < 2 or at + 4 + length > len(pdu):
+            raise ValueError("a presentation data value has an impossible length")
+        if not control & _COMMAND:
+            raise ValueError("the peer sent a data set that was not asked for")
+        yield pdu[at + 6 : at + 4 + length], bool(control & _LAST)
+        at += 4 + length
+
+
+def fragment_size(max_pdu: int) -> int:
+    """Return how many bytes go in one value: an even number, at most 256 KiB (PS3.8 §D.1, Annex E)."""
+    fits = MAX_FRAGMENT if max_pdu == 0 else min(MAX_FRAGMENT, max_pdu - 6)
+    if fits < 2:
+        raise ValueError(f"the peer accepts no PDU longer than {max_pdu} bytes")
+    return fits - fits % 2
+
+
+def _decoded(decoder: _Pdu, pdu: bytes) -> _Pdu:
+    try:
+        decoder.decode(pdu)
+    except Exception as error:  # pynetdicom's decoders raise whatever malformed bytes lead them to
+        raise ValueError("the PDU is malformed") from error
+    return decoder
+
+
+def _proposed(context_id: int, context: Context) -> PresentationContext:
+    proposal = PresentationContext()
+    proposal.context_id = context_id
+    proposal.abstract_syntax, proposal.transfer_syntax = UID(context[0]), [UID(context[1])]
+    return proposal
+
+
+def _element(element: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", 0, element, len(value)) + value
+
+
+def _padded(uid: str) -> bytes:
+    value = uid.encode("ascii")
+    return value + b"\0" * (len(value) % 2)
+
+
+def _number(values: dict[int, bytes], element: int) -> int:
+    value = values.get(element, b"")
+    if len(value) != 2:
+        raise ValueError(f"the response lacks (0000,{element:04X})")
+    return int.from_bytes(value, "little")
