@@ -81,7 +81,12 @@ def start(program: Program, log_file: Path) -> subprocess.Popen[bytes]:
             ) from error
 
 
-def wait_ready(program: Program, process: subprocess.Popen[bytes], log_file: Path) -> float:
+def wait_ready(
+    program: Program,
+    process: subprocess.Popen[bytes],
+    log_file: Path,
+    given_up: Callable[[], bool] = lambda: False,
+) -> float:
     """Wait until the program is ready; return the seconds it took, or raise `ProcessFailed`."""
     began = time.monotonic()
     while time.monotonic() - began < program.ready_seconds:
@@ -90,12 +95,13 @@ def wait_ready(program: Program, process: subprocess.Popen[bytes], log_file: Pat
                 f"{program.name} ended with code {process.returncode} while starting: "
                 f"{last_line(log_file)} (log: {log_file})"
             )
+        if given_up():
+            raise ProcessFailed(f"stopped while {program.name} was starting")
         if program.ready():
             return time.monotonic() - began
         time.sleep(0.05)
     raise ProcessFailed(
-        f"{program.name} was not ready after {program.ready_seconds:.0f} s: {last_line(log_file)} "
-        f"(log: {log_file})"
+        f"{program.name} was not ready after {program.ready_seconds:.0f} s: {last_line(log_file)} (log: {log_file})"
     )
 
 

@@ -1,0 +1,55 @@
+# Everything starts here. `make demo` and `make test` do all their own set-up.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV_VERSION := 0.13.8
+UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
+RUN := .venv/bin
+KEEP ?= 1
+ARGS ?=
+
+.PHONY: help setup demo up down test lint test-peers test-minio test-postgres clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: .venv/.installed ## Install everything from the lock file into .venv
+
+.cache/uv/bin/uv:
+	@command -v python3 >/dev/null || { echo "python3 (3.11 or newer) is not installed; install it and run make again" >&2; exit 1; }
+	@python3 -m venv .cache/uv || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.installed: uv.lock pyproject.toml | $(filter .cache/%,$(UV))
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+demo: setup ## Send real DICOM the whole way; leaves the stack running (KEEP=0 stops it)
+	@$(RUN)/bucky demo $(if $(filter 0,$(KEEP)),--stop) $(ARGS)
+
+up: setup ## Start the stack in the foreground until Ctrl-C
+	@$(RUN)/bucky up $(ARGS)
+
+down: setup ## Stop the stack
+	@$(RUN)/bucky down $(ARGS)
+
+test: lint ## Run all tests against real servers
+	@$(RUN)/pytest $(ARGS)
+
+lint: setup ## Check style and types
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy
+
+test-peers: setup ## Install the peers tests talk to (DCMTK, Orthanc, PostgreSQL: root; faas-cli: Go)
+	@tools/install-peers
+	@tools/build faas-cli
+
+test-minio: setup ## Run the pipeline's tests against a real MinIO
+	@tools/build minio
+	@TEST_STORE=minio $(RUN)/pytest tests/contract tests/integration $(ARGS)
+
+test-postgres: setup ## Run the pipeline's tests against a real PostgreSQL
+	@TEST_INDEX=postgres $(RUN)/pytest tests/contract tests/integration $(ARGS)
+
+clean: down ## Remove what was installed and everything the stack holds
+	@rm -rf .venv .cache .bucky

@@ -1,0 +1,55 @@
+"""The `bucky` command line.
+
+What other packages offer hangs itself here through the entry-point group `bucky.commands`.
+"""
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bucky.errors import BuckyError
+from bucky.settings import Settings, markdown_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Receives DICOM where it is made, keeps every instance, and routes it by rule.",
+)
+
+
+@app.command()
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the settings as they are read from the environment; secrets are not shown."""
+    if markdown:
+        typer.echo(markdown_table(), nl=False)
+        return
+    values = Settings.load(os.environ).model_dump(mode="json")
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        typer.echo(f"BUCKY_{name.upper():<32} {value}")
+
+
+def main() -> None:
+    """Run the command line; an error Bucky foresaw is one sentence and exit code 1."""
+    for entry_point in entry_points(group="bucky.commands"):
+        entry_point.load()(app)
+    try:
+        app()
+    except BuckyError as error:
+        Console(stderr=True).print(f"[red]bucky: {error}[/]", highlight=False, markup=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""`bucky doctor`: checks every dependency and says what is wrong and what to do about it."""
+
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bucky.errors import BuckyError
+from bucky.objects import S3ObjectStore
+from bucky.settings import Settings
+from local_stack.commands import DEFAULT_HOME, HomeOption, running
+from local_stack.layout import Home, Ports, is_free
+from local_stack.process import ProcessFailed
+from local_stack.servers import installed
+from local_stack.stack import build
+
+SLOW_FSYNC_SECONDS = 0.02
+LEAST_FREE_BYTES = 5 * 1024**3
+_COLOURS = {"good": "green", "note": "yellow", "bad": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what it is, whether it is well, what was seen and what to do."""
+
+    name: str
+    state: Literal["good", "note", "bad"]
+    seen: str
+    remedy: str = ""
+
+
+def doctor(
+    home: HomeOption = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check everything Bucky depends on; exit 1 when something is wrong."""
+    place = Home(home)
+    findings = list(examine(place))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table("", "Part", "Seen", "What to do", box=None, header_style="dim")
+        for finding in findings:
+            mark = f"[{_COLOURS[finding.state]}]●[/]"
+            table.add_row(mark, finding.name, finding.seen, finding.remedy)
+        Console().print(table)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(home: Home) -> Iterator[Finding]:
+    """Look at the machine, then at the stack: its ports when it is stopped, its parts when it runs."""
+    yield _python()
+    for tool, argument in (("nats-server", "--version"), ("weed", "version"), ("traefik", "version")):
+        yield _tool(tool, argument)
+    yield from _disk(home.path)
+    yield _settings()
+    if running(home):
+        yield from _running_stack(home)
+    else:
+        yield Finding("stack", "note", f"not running in {home.path}", "`bucky up` starts it")
+        yield from _ports()
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Finding("python", "good", version)
+
+
+def _tool(tool: str, argument: str) -> Finding:
+    try:
+        shown = subprocess.run((installed(tool), argument), capture_output=True, text=True, timeout=20, check=True)
+    except (ProcessFailed, OSError, subprocess.SubprocessError) as error:
+        return Finding(tool, "bad", f"does not run: {error}", "run `make setup`")
+    words = " ".join(line for line in shown.stdout.strip().splitlines()[:1])
+    return Finding(tool, "good", " ".join(words.split()))
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    seen = f"{free / 1024**3:.1f} GiB free at {folder}"
+    if free < LEAST_FREE_BYTES:
+        yield Finding("disk space", "bad", seen, "free some space: the edge refuses instances when the disk is full")
+    else:
+        yield Finding("disk space", "good", seen)
+    seconds = _fsync_seconds(folder)
+    seen = f"{seconds * 1000:.1f} ms"
+    if seconds > SLOW_FSYNC_SECONDS:
+        yield Finding("fsync", "note", seen, "each acknowledgement waits this long; an SSD is faster")
+    else:
+        yield Finding("fsync", "good", seen)
+
+
+def _fsync_seconds(folder: Path) -> float:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            return time.monotonic() - began
+    except OSError as error:
+        raise ProcessFailed(f"{folder} cannot be written to: {error.strerror}; choose another with --home") from error
+
+
+def _settings() -> Finding:
+    try:
+        Settings.load(os.environ)
+    except BuckyError as error:
+        return Finding("settings", "bad", str(error), "correct or unset the variable")
+    return Finding("settings", "good", "valid")
+
+
+def _ports() -> Iterator[Finding]:
+    taken = [f"{port} ({name})" for name, port in asdict(Ports()).items() if not is_free(port)]
+    if taken:
+        yield Finding("ports", "bad", f"in use: {', '.join(taken)}", "stop what uses them, or `bucky up --free-ports`")
+    else:
+        yield Finding("ports", "good", f"all {len(fields(Ports))} are free")
+
+
+def _running_stack(home: Home) -> Iterator[Finding]:
+    record = home.read_record() or {}
+    stack = build(home, Ports(**record["ports"]), os.environ, demo="demo-destination" in record["processes"])
+    for program in (*stack.servers, *stack.services):
+        if program.ready():
+            yield Finding(program.name, "good", program.address)
+        else:
+            log = home.logs / f"{program.name}.log"
+            yield Finding(program.name, "bad", "does not answer", f"read {log}; it is restarted by itself")
+    yield _attempt("bucket", S3ObjectStore(stack.settings).check, f"{stack.settings.store_bucket} is there")
+    yield _attempt("https", lambda: _https(stack.settings.public_url, home), "certificate and health are good")
+
+
+def _attempt(name: str, look: Callable[[], None], seen: str) -> Finding:
+    try:
+        look()
+    except (BuckyError, httpx.HTTPError) as error:
+        return Finding(name, "bad", str(error), "`bucky status` shows more")
+    return Finding(name, "good", seen)
+
+
+def _https(url: str, home: Home) -> None:
+    context = ssl.create_default_context(cafile=str(home.tls / "ca.pem"))
+    httpx.get(f"{url}/health", verify=context, timeout=5, trust_env=False).raise_for_status()

@@ -1,0 +1,136 @@
+"""Where the embedded stack keeps things: its home folder, its ports, its secrets."""
+
+import json
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from bucky.errors import BuckyError
+from bucky.settings import secret_file_name
+from local_stack.servers import HOST, free_port
+
+
+class CannotStart(BuckyError):
+    """The stack cannot start; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Every TCP port of the stack, all on loopback."""
+
+    https: int = 8443
+    http: int = 8080
+    s3_https: int = 9443
+    console_https: int = 9444
+    traefik_ping: int = 8105
+    provider: int = 8101
+    connector: int = 8102
+    admin: int = 8103
+    edge_health: int = 8104
+    dicom: int = 11112
+    destination: int = 11113
+    nats: int = 4222
+    nats_monitor: int = 8222
+    s3: int = 8333
+    s3_console: int = 23646
+    seaweedfs_1: int = 9333
+    seaweedfs_2: int = 19333
+    seaweedfs_3: int = 9340
+    seaweedfs_4: int = 19340
+    seaweedfs_5: int = 8888
+    seaweedfs_6: int = 18888
+    seaweedfs_7: int = 18333
+    seaweedfs_8: int = 33646
+
+    @classmethod
+    def free(cls) -> Self:
+        """Choose ports nobody listens on just now."""
+        chosen: set[int] = set()
+        while len(chosen) < len(fields(cls)):
+            chosen.add(free_port())
+        return cls(*chosen)
+
+    @property
+    def seaweedfs(self) -> tuple[int, ...]:
+        """The object store's internal ports."""
+        return tuple(getattr(self, f"seaweedfs_{n}") for n in range(1, 9))
+
+    def check_free(self) -> None:
+        """Raise `CannotStart` with what to do when a port is taken."""
+        for name, port in asdict(self).items():
+            if not is_free(port):
+                raise CannotStart(
+                    f"port {port} ({name}) is in use by another program. See which with "
+                    f"`ss -ltnp 'sport = :{port}'` and stop it, or run `bucky up --free-ports`. "
+                    "An earlier Bucky in another folder is stopped there with `make down`."
+                )
+
+
+class Home:
+    """The stack's folder; everything it writes is below it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.secrets = self.path / "secrets"
+        self.logs = self.path / "logs"
+        self.tls = self.path / "tls"
+        self.spool = self.path / "spool"
+        self.objects = self.path / "objects"
+        self.nats = self.path / "nats"
+        self.provider = self.path / "provider"
+        self.index = self.path / "index.db"
+        self.destination = self.path / "demo-destination"
+        self.demo_files = self.path / "demo-files"
+        self.record = self.path / "run" / "stack.json"
+        self.lock = self.path / "run" / "lock"
+
+    def create(self) -> None:
+        """Make the folders, closed to other users, and the secrets that are not there yet."""
+        for folder in (self.path, self.secrets, self.logs, self.record.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        generated = {
+            "api_key": secrets.token_urlsafe(24),
+            "gateway_password": secrets.token_urlsafe(24),
+            # nats-server's configuration reads a value that begins with a digit as a number.
+            "nats_password": "n" + secrets.token_hex(16),
+            "store_access_key": "bucky" + secrets.token_hex(6),
+            "store_secret_key": secrets.token_hex(20),
+            "index_url": f"sqlite:///{self.index}",
+        }
+        for field, value in generated.items():
+            file = self.secrets / secret_file_name(field)
+            if not file.exists():
+                file.touch(mode=0o600)
+                file.write_text(value)
+
+    def secret(self, field: str) -> str:
+        """Return a secret by the name of its setting."""
+        return (self.secrets / secret_file_name(field)).read_text().strip()
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Note what runs here, for `bucky down` and the tests; replaced atomically."""
+        draft = self.record.with_suffix(".tmp")
+        draft.write_text(json.dumps(record, indent=2))
+        draft.replace(self.record)
+
+    def read_record(self) -> dict[str, Any] | None:
+        """Return what was noted, or None when nothing was started here."""
+        if not self.record.exists():
+            return None
+        record: dict[str, Any] = json.loads(self.record.read_text())
+        return record
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could listen on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
