@@ -142,7 +142,7 @@ class DeliveryFailed(Delivery):
 
 
 class DeadLettered(Payload):
-    """A function could not process an event; `event` is that event, whole."""
+    """A function could not process an event; `event` is that event, whole, `headers` its NATS headers."""
 
     TYPE: ClassVar[str] = "deadletter"
     function: str
@@ -151,6 +151,7 @@ class DeadLettered(Payload):
     subject: str
     stream_sequence: int
     event: dict[str, Any]
+    headers: dict[str, str] = {}
 
     def event_id(self) -> str:
         """Return an id made of the function and the message it could not process."""

@@ -87,17 +87,13 @@ class Settings(BaseModel):
             "key_file, client_ca_file}}`. Callers outside `allow_networks` (default: loopback) are refused."
         ),
     )
-    edge_http_port: int = Field(
-        8104, ge=0, le=65535, description="Port of the edge's health and metrics page."
-    )
+    edge_http_port: int = Field(8104, ge=0, le=65535, description="Port of the edge's health and metrics page.")
     edge_private_transfer_syntaxes: tuple[str, ...] = Field(
         (), description="Further transfer syntax UIDs to accept, a JSON list."
     )
     edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
     edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
-    edge_idle_seconds: float = Field(
-        60.0, gt=0, description="Idle time after which an association is aborted."
-    )
+    edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
 
     spool_dir: Path = Field(Path(".bucky/spool"), description="Folder of the edge's durable spool.")
     spool_max_bytes: int = Field(
@@ -110,13 +106,12 @@ class Settings(BaseModel):
 
     gateway_url: str = Field("http://127.0.0.1:8101", description="URL of the OpenFaaS gateway or provider.")
     gateway_user: str = Field("admin", description="User for the gateway's `/system` API.")
-    gateway_password: SecretStr = Field(
-        SecretStr(""), description="Password for the gateway's `/system` API."
-    )
+    gateway_password: SecretStr = Field(SecretStr(""), description="Password for the gateway's `/system` API.")
 
     connector_http_port: int = Field(8102, ge=0, le=65535, description="Port of the connector's health page.")
-    connector_refresh_seconds: float = Field(
-        2.0, gt=0, description="How often functions are discovered anew."
+    connector_refresh_seconds: float = Field(2.0, gt=0, description="How often functions are discovered anew.")
+    connector_stack_file: Path | None = Field(
+        None, description="Stack file to read functions from, instead of asking the gateway."
     )
 
     provider_port: int = Field(8101, ge=0, le=65535, description="Port of the local OpenFaaS provider.")
@@ -127,15 +122,17 @@ class Settings(BaseModel):
     public_url: str = Field("https://localhost:8443", description="Address users see, for links.")
     traefik_health_url: str = Field("", description="URL of Traefik's ping page, shown on the health page.")
     edge_health_url: str = Field("http://127.0.0.1:8104/health", description="URL of the edge's health page.")
-    connector_health_url: str = Field(
-        "http://127.0.0.1:8102/health", description="URL of the connector's health page."
-    )
+    connector_health_url: str = Field("http://127.0.0.1:8102/health", description="URL of the connector's health page.")
 
-    handler: str = Field(
-        "", description="Module that `bucky.serve` serves, such as `parse_instance.handler`."
-    )
+    handler: str = Field("", description="Module that `bucky.serve` serves, such as `parse_instance.handler`.")
     serve_host: str = Field("127.0.0.1", description="Address `bucky.serve` listens on.")
     serve_port: int = Field(8082, ge=0, le=65535, description="Port `bucky.serve` listens on.")
+    serve_max_body_bytes: int = Field(
+        16 * 1024**2, gt=0, description="Largest request body `bucky.serve` reads, in bytes; above it answers 413."
+    )
+    serve_max_in_flight: int = Field(
+        16, ge=1, description="Batches `bucky.serve` works on at once; above it answers 429."
+    )
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
