@@ -1,0 +1,1 @@
+"""Serves one function handler over HTTP: `python -m bucky.serve` (the design's function contract)."""

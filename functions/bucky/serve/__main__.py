@@ -1,0 +1,67 @@
+"""Serve the handler named by `BUCKY_HANDLER` until SIGTERM, then finish what is in flight."""
+
+import asyncio
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from bucky import log
+from bucky.errors import BuckyError
+from bucky.handlers import load_handler
+from bucky.serve.app import FunctionApp
+from bucky.serve.dependencies import Dependencies
+from bucky.serve.server import HttpServer, stop_signal
+from bucky.settings import Settings
+
+DRAIN_SECONDS = 25.0
+
+
+async def serve(settings: Settings) -> int:
+    """Wire the process, run it, and return its exit code."""
+    handler = load_handler(settings.handler)
+    logger = log.get_logger(handler.function)
+    dependencies = Dependencies(handler, settings)
+    app = FunctionApp(
+        handler,
+        dependencies,
+        max_body_bytes=settings.serve_max_body_bytes,
+        max_in_flight=settings.serve_max_in_flight,
+    )
+    server = HttpServer(app.asgi, settings.serve_host, settings.serve_port)
+    # One thread per batch in flight, and some to check the dependencies when all are busy.
+    workers = ThreadPoolExecutor(settings.serve_max_in_flight + 4)
+    asyncio.get_running_loop().set_default_executor(workers)
+    stop = stop_signal()
+    await server.start()
+    logger.info("function.started", function=handler.function, port=server.port, needs=handler.dependencies)
+
+    opening = asyncio.create_task(dependencies.open())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if opening.done():
+        opening.result()
+    await stopping
+
+    opening.cancel()
+    drained = await app.drain(DRAIN_SECONDS)
+    await server.stop()
+    logger.info("function.stopped", function=handler.function, drained=drained)
+    if not drained:
+        # A handler's thread cannot be stopped; its events were not answered for and will come again.
+        os._exit(1)
+    await dependencies.close()
+    return 0
+
+
+def main() -> None:
+    """Read the settings and serve; a sentence on stderr says why when that cannot be."""
+    try:
+        settings = Settings.load(os.environ)
+        log.configure(settings.log_level)
+        sys.exit(asyncio.run(serve(settings)))
+    except BuckyError as error:
+        sys.exit(f"bucky.serve: {error}")
+
+
+if __name__ == "__main__":
+    main()
