@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import Tag
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from bucky.errors import Permanent
 
 _PREFIX_END = 132
-_SOP_INSTANCE_UID = 0x00080018
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = Tag("SOPClassUID"), Tag("SOPInstanceUID")
 
 
 class NotAnInstance(Permanent):
@@ -87,7 +88,7 @@ def _first_elements(file: BinaryIO) -> Dataset:
         return bool(tag > _SOP_INSTANCE_UID)
 
     try:
-        return read_partial(file, stop_when=past, specific_tags=["SOPClassUID", "SOPInstanceUID"])  # type: ignore[list-item]
+        return read_partial(file, stop_when=past, specific_tags=[_SOP_CLASS_UID, _SOP_INSTANCE_UID])
     except Exception:  # noqa: BLE001  whether the destination can read it is for the destination to say
         return Dataset()
 

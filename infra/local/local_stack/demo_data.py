@@ -16,7 +16,7 @@ from pathlib import Path
 import pydicom.data
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from bucky.errors import Permanent
 from bucky.foreign_file import ForeignFile, NotAnInstance, Unsendable, read_foreign_file
@@ -101,8 +101,12 @@ def _prepared(source: Path, name: str, path: Path, used: set[str]) -> DemoFile:
 
 
 def _wrong(file: ForeignFile) -> str:
-    """Return which UID an archive needs and this data set lacks (all Type 1, PS3.3 §C.7 and §C.12.1)."""
+    """Return what keeps a data set out of any archive: a UID it lacks (PS3.3 §C.7, §C.12.1), or its coding."""
     dataset = _read(file.path)
+    first = dataset.get_item("SOPInstanceUID") if "SOPInstanceUID" in dataset else None
+    syntax = UID(file.transfer_syntax_uid)
+    if isinstance(first, RawDataElement) and first.is_implicit_VR != syntax.is_implicit_VR:
+        return "its data set is not encoded in its transfer syntax"
     for keyword in _REQUIRED:
         value = str(dataset.get(keyword) or "")
         if not value:
