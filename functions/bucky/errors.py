@@ -4,7 +4,8 @@
     ├── SettingsError       the process cannot start; its message names the setting
     ├── Permanent           trying again cannot help: refuse it, or make it a dead letter
     │   ├── InvalidInstance what was received is not an instance we can keep
-    │   └── NotFound        what was asked for does not exist
+    │   ├── NotFound        what was asked for does not exist
+    │   └── Conflict        somebody else changed it first
     └── Retriable           trying again can help: nak it, or answer 503
         ├── StoreUnavailable
         ├── BrokerUnavailable
@@ -34,6 +35,10 @@ class InvalidInstance(Permanent):
 
 class NotFound(Permanent):
     """What was asked for does not exist."""
+
+
+class Conflict(Permanent):
+    """Somebody else changed it first: read it again, then decide."""
 
 
 class Retriable(BuckyError):

@@ -1,0 +1,40 @@
+"""The index: what is in the object store, what was decided about it, and how far that has come.
+
+Everything about instances can be rebuilt from the objects. Open it with `Index.open(url)`.
+"""
+
+from bucky.index.api import Index
+from bucky.index.rows import (
+    AttemptOutcome,
+    Counts,
+    DeliveryAttempt,
+    DeliveryCount,
+    DeliveryRow,
+    DeliveryState,
+    IndexedInstance,
+    InstanceRow,
+    RoutingVersion,
+    SeriesRow,
+    StudyQuery,
+    StudyRow,
+    UpsertOutcome,
+    UpsertResult,
+)
+
+__all__ = [
+    "AttemptOutcome",
+    "Counts",
+    "DeliveryAttempt",
+    "DeliveryCount",
+    "DeliveryRow",
+    "DeliveryState",
+    "Index",
+    "IndexedInstance",
+    "InstanceRow",
+    "RoutingVersion",
+    "SeriesRow",
+    "StudyQuery",
+    "StudyRow",
+    "UpsertOutcome",
+    "UpsertResult",
+]

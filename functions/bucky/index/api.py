@@ -1,0 +1,175 @@
+"""The index as the other parts see it: each method is one transaction and blocks.
+
+Raises `IndexUnavailable` when the database does not answer, `NotFound` for what is not there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from sqlalchemy import Connection
+
+from bucky.events import DeliveryRequested, utc_now
+from bucky.index import deliveries, instances, migrate, routing_versions, studies
+from bucky.index.database import Database
+from bucky.index.rows import (
+    Counts,
+    DeliveryAttempt,
+    DeliveryCount,
+    DeliveryRow,
+    DeliveryState,
+    IndexedInstance,
+    InstanceRow,
+    RoutingVersion,
+    SeriesRow,
+    StudyQuery,
+    StudyRow,
+    UpsertResult,
+)
+from bucky.routing import Routing
+
+
+class Index:
+    """Studies, series, instances, deliveries and routing, in SQLite or PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Return an index that connects when first used; `url` is `sqlite:///PATH` or `postgresql+psycopg://…`."""
+        return cls(Database(url))
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; any number of processes may do so at once."""
+        migrate.migrate(self._db)
+
+    def check(self) -> None:
+        """Raise `IndexUnavailable` unless the database answers and its tables are up to date."""
+        migrate.check(self._db)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._db.close()
+
+    # Instances
+
+    def upsert_instances(self, batch: Sequence[IndexedInstance]) -> list[UpsertResult]:
+        """Index a batch in one transaction; one result for each, in order. Doing it again changes nothing."""
+        return self._db.write(instances.upsert, batch, utc_now())
+
+    def instance(self, sha256: str) -> InstanceRow:
+        """Return an instance with its header."""
+        return self._db.read(instances.one, sha256)
+
+    def instances_by_digest(self, digests: Iterable[str]) -> dict[str, InstanceRow]:
+        """Return those of these instances that are there, each with its header, in one query."""
+        return self._db.read(instances.by_digest, digests)
+
+    def instances(
+        self, study_uid: str, series_uid: str | None = None, *, limit: int = 100, offset: int = 0
+    ) -> list[InstanceRow]:
+        """Return a page of a series', or a whole study's, instances by number; quarantined ones are marked."""
+        return self._db.read(instances.of_series, study_uid, series_uid, limit, offset)
+
+    def quarantined(self, *, limit: int = 100, offset: int = 0) -> list[InstanceRow]:
+        """Return a page of the quarantined instances, the newest first."""
+        return self._db.read(instances.quarantined, limit, offset)
+
+    # Studies
+
+    def search_studies(self, query: StudyQuery) -> list[StudyRow]:
+        """Return a page of the studies that match, those that got an instance last first."""
+        return self._db.read(studies.search, query)
+
+    def count_studies(self, query: StudyQuery) -> int:
+        """Return how many studies match."""
+        return self._db.read(studies.count_matching, query)
+
+    def study(self, study_uid: str) -> StudyRow:
+        """Return a study."""
+        return self._db.read(studies.one, study_uid)
+
+    def series(self, study_uid: str) -> list[SeriesRow]:
+        """Return a study's series by number."""
+        return self._db.read(studies.series_of, [study_uid])
+
+    def counts(self) -> Counts:
+        """Return how much there is."""
+        return self._db.read(_counts)
+
+    # Deliveries
+
+    def request_deliveries(
+        self, requests: Sequence[DeliveryRequested], traces: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Record deliveries, with the trace id of each where known; return the ids of those still to be done.
+
+        A delivery already recorded keeps its state. Delivered, failed and dead ones are not to be done.
+        """
+        return self._db.write(deliveries.request, requests, traces or {}, utc_now())
+
+    def delivery_attempted(self, attempts: Sequence[DeliveryAttempt]) -> None:
+        """Record the outcome of attempts, in one transaction; `COMES_FROM` says what may follow what."""
+        self._db.write(deliveries.attempted, attempts)
+
+    def dead_letter(self, delivery_id: str, reason: str, attempts: int, at: datetime | None = None) -> bool:
+        """Record that a delivery became a dead letter at a time; False when it is settled or redriven since."""
+        return self._db.write(deliveries.dead_letter, delivery_id, reason, attempts, at or utc_now())
+
+    def redriven(self, delivery_ids: Iterable[str]) -> list[str]:
+        """Set deliveries to be done again, before their requests are published; return the ids that exist."""
+        return self._db.write(deliveries.redriven, delivery_ids, utc_now())
+
+    def delivery(self, delivery_id: str) -> DeliveryRow:
+        """Return a delivery."""
+        return self._db.read(deliveries.one, delivery_id)
+
+    def deliveries(
+        self,
+        *,
+        state: DeliveryState | None = None,
+        destination: str | None = None,
+        study_uid: str | None = None,
+        sha256: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[DeliveryRow]:
+        """Return a page of deliveries, those requested last first; `after` is the last page's last id."""
+        return self._db.read(
+            deliveries.listed,
+            state=state,
+            destination=destination,
+            study_uid=study_uid,
+            sha256=sha256,
+            limit=limit,
+            after=after,
+        )
+
+    def delivery_counts(self) -> list[DeliveryCount]:
+        """Return how many deliveries to each destination are in each state."""
+        return self._db.read(deliveries.counts)
+
+    # Routing
+
+    def routing(self) -> RoutingVersion:
+        """Return the routing in force; version 0, which is empty, when none was ever saved."""
+        return self._db.read(routing_versions.newest)
+
+    def routing_version(self, version: int) -> RoutingVersion:
+        """Return one version of the routing."""
+        return self._db.read(routing_versions.one, version)
+
+    def routing_versions(self, *, limit: int = 100) -> list[RoutingVersion]:
+        """Return the versions, the newest first."""
+        return self._db.read(routing_versions.listed, limit)
+
+    def save_routing(self, document: Routing, expected_version: int, author: str) -> int:
+        """Append a version and return its number; raise `Conflict` when somebody else was first."""
+        return self._db.write(routing_versions.save, document, expected_version, author, utc_now())
+
+
+def _counts(connection: Connection) -> Counts:
+    study_count, series_count = studies.count(connection)
+    by_quarantine: dict[bool, Any] = instances.count(connection)
+    return Counts(study_count, series_count, by_quarantine.get(False, 0), by_quarantine.get(True, 0))

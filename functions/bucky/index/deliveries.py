@@ -1,0 +1,178 @@
+"""Deliveries: what was decided, and how far it has come. Every change of state goes through `_move`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
+
+from bucky.errors import NotFound
+from bucky.events import DeliveryRequested
+from bucky.index.database import insert_into
+from bucky.index.rows import DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState
+from bucky.index.schema import deliveries
+
+# For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
+# Nothing follows it, and nothing but a success follows `failed` or `dead_letter`, unless it is redriven.
+COMES_FROM: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    DeliveryState.RETRYING: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
+    DeliveryState.FAILED: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
+    DeliveryState.DEAD_LETTER: frozenset(DeliveryState) - {DeliveryState.DELIVERED, DeliveryState.DEAD_LETTER},
+    DeliveryState.DELIVERED: frozenset(DeliveryState) - {DeliveryState.DELIVERED},
+    DeliveryState.REQUESTED: frozenset(DeliveryState),
+}
+PENDING = (DeliveryState.REQUESTED, DeliveryState.RETRYING)
+
+
+def request(
+    connection: Connection, requests: Sequence[DeliveryRequested], traces: Mapping[str, str], now: datetime
+) -> list[str]:
+    """Record what is not yet recorded; return the ids, in order, of the deliveries still to be done."""
+    if not requests:
+        return []
+    rows = {one.delivery_id: _row(one, traces.get(one.delivery_id), now) for one in requests}
+    insert = insert_into(connection, deliveries).on_conflict_do_nothing(index_elements=["delivery_id"])
+    connection.execute(insert, [rows[delivery_id] for delivery_id in sorted(rows)])
+    query = select(deliveries.c.delivery_id).where(
+        deliveries.c.delivery_id.in_(list(rows)), deliveries.c.state.in_(PENDING)
+    )
+    pending = set(connection.execute(query).scalars())
+    return [delivery_id for delivery_id in rows if delivery_id in pending]
+
+
+def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
+    """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
+    for one in sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at)):
+        to = DeliveryState(one.outcome)
+        _move(
+            connection,
+            one.delivery_id,
+            to,
+            one.at,
+            attempts=deliveries.c.attempts + 1,
+            reason=_text(one.reason),
+            detail=_text(one.detail),
+            completed_at=one.at if to is DeliveryState.DELIVERED else None,
+        )
+
+
+def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts: int, at: datetime) -> bool:
+    """Record that nobody will try again by themselves, unless it was redriven since; return whether it was so."""
+    not_redriven = or_(deliveries.c.redriven_at.is_(None), deliveries.c.redriven_at <= at)
+    # The broker may have counted more attempts than were recorded: the function can have died in one.
+    counted = case((deliveries.c.attempts > attempts, deliveries.c.attempts), else_=attempts)
+    return _move(
+        connection,
+        delivery_id,
+        DeliveryState.DEAD_LETTER,
+        at,
+        not_redriven,
+        reason=_text(reason),
+        attempts=counted,
+    )
+
+
+def redriven(connection: Connection, delivery_ids: Iterable[str], now: datetime) -> list[str]:
+    """Set deliveries, delivered ones too, to be done again; return the ids there are."""
+    return [
+        delivery_id
+        for delivery_id in sorted(set(delivery_ids))
+        if _move(connection, delivery_id, DeliveryState.REQUESTED, now, redriven_at=now, completed_at=None)
+    ]
+
+
+def one(connection: Connection, delivery_id: str) -> DeliveryRow:
+    """Return a delivery; raise `NotFound`."""
+    row = connection.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id)).mappings().first()
+    if row is None:
+        raise NotFound("the index has no such delivery")
+    return _delivery(row)
+
+
+def listed(
+    connection: Connection,
+    *,
+    state: DeliveryState | None,
+    destination: str | None,
+    study_uid: str | None,
+    sha256: str | None,
+    limit: int,
+    after: str | None,
+) -> list[DeliveryRow]:
+    """Return a page of deliveries, those requested last first, from the one after the delivery `after`."""
+    c = deliveries.c
+    query = select(deliveries)
+    for column, value in (
+        (c.state, state),
+        (c.destination, destination),
+        (c.study_instance_uid, study_uid),
+        (c.sha256, sha256),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if after is not None:
+        last = one(connection, after)
+        query = query.where(
+            or_(
+                c.requested_at < last.requested_at,
+                and_(c.requested_at == last.requested_at, c.delivery_id < last.delivery_id),
+            )
+        )
+    query = query.order_by(c.requested_at.desc(), c.delivery_id.desc()).limit(limit)
+    return [_delivery(row) for row in connection.execute(query).mappings()]
+
+
+def counts(connection: Connection) -> list[DeliveryCount]:
+    """Return how many deliveries to each destination are in each state."""
+    c = deliveries.c
+    query = select(c.destination, c.state, func.count()).group_by(c.destination, c.state)
+    query = query.order_by(c.destination, c.state)
+    return [
+        DeliveryCount(destination, DeliveryState(state), number)
+        for destination, state, number in connection.execute(query)
+    ]
+
+
+def _move(
+    connection: Connection,
+    delivery_id: str,
+    to: DeliveryState,
+    at: datetime,
+    *conditions: ColumnElement[bool],
+    **values: Any,
+) -> bool:
+    """Change the state if it may follow the one there is; return whether it did."""
+    change = update(deliveries).where(
+        deliveries.c.delivery_id == delivery_id, deliveries.c.state.in_(COMES_FROM[to]), *conditions
+    )
+    return connection.execute(change.values(state=to, updated_at=at, **values)).rowcount == 1
+
+
+def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[str, Any]:
+    return {
+        "delivery_id": one.delivery_id,
+        "sha256": one.instance.sha256,
+        "study_instance_uid": one.instance.study_instance_uid,
+        "series_instance_uid": one.instance.series_instance_uid,
+        "sop_instance_uid": one.instance.sop_instance_uid,
+        "destination": one.destination,
+        "rule": one.rule,
+        "rule_version": one.rule_version,
+        "state": DeliveryState.REQUESTED,
+        "attempts": 0,
+        "reason": "",
+        "detail": "",
+        "received_at": one.instance.received_at,
+        "requested_at": now,
+        "updated_at": now,
+        "trace_id": trace_id,
+    }
+
+
+def _delivery(row: RowMapping) -> DeliveryRow:
+    return DeliveryRow(**{**row, "state": DeliveryState(row["state"])})
+
+
+def _text(value: str) -> str:
+    """Return a text both databases take: PostgreSQL refuses NUL."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:2000]

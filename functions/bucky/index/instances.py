@@ -1,0 +1,142 @@
+"""Writing instances: one transaction for a batch, right under duplicates and under concurrent batches.
+
+The first bytes stored under a SOP Instance UID are current; other bytes that come later are kept but
+quarantined. The partial unique index `instances_current` decides who was first.
+
+Rows are written in the order of their keys, and tables in the order instances, series, studies, so two
+batches never wait for each other in a circle.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from bucky.errors import NotFound
+from bucky.index.attributes import decode_header, encode_header, instance_attributes
+from bucky.index.database import insert_into
+from bucky.index.parents import record_arrivals
+from bucky.index.rows import IndexedInstance, InstanceRow, UpsertOutcome, UpsertResult
+from bucky.index.schema import instances
+
+_LISTED = [column for column in instances.c if column.name != "header"]
+_RECEIVED = (
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "sha256",
+    "size",
+    "bucket",
+    "key",
+    "calling_aet",
+    "called_aet",
+    "source_address",
+    "association_id",
+    "received_at",
+)
+
+
+def upsert(connection: Connection, batch: Sequence[IndexedInstance], now: datetime) -> list[UpsertResult]:
+    """Index a batch; return one result for each instance, in the batch's order."""
+    if not batch:
+        return []
+    by_digest = {one.received.sha256: one for one in reversed(batch)}  # the first of equals
+    ordered = sorted(by_digest.values(), key=_first_come)
+    rows = {one.received.sha256: _row(one, now) for one in ordered}
+    current = _insert(connection, [row | {"quarantined": False} for row in rows.values()])
+    others = [row | {"quarantined": True} for digest, row in rows.items() if digest not in current]
+    quarantined = _insert(connection, others)
+    record_arrivals(
+        connection,
+        current=[one for one in ordered if one.received.sha256 in current],
+        quarantined=[one for one in ordered if one.received.sha256 in quarantined],
+        now=now,
+    )
+    holders = _holders(connection, {one.received.sop_instance_uid for one in ordered})
+    return [_result(one, holders, current) for one in batch]
+
+
+def by_digest(connection: Connection, digests: Iterable[str]) -> dict[str, InstanceRow]:
+    """Return the instances with these digests, each with its header."""
+    rows = connection.execute(select(instances).where(instances.c.sha256.in_(list(digests)))).mappings()
+    return {row["sha256"]: InstanceRow(**{**row, "header": decode_header(row["header"])}) for row in rows}
+
+
+def one(connection: Connection, sha256: str) -> InstanceRow:
+    """Return the instance with this digest and its header; raise `NotFound`."""
+    found = by_digest(connection, [sha256])
+    if sha256 not in found:
+        raise NotFound("the index has no instance with this digest")
+    return found[sha256]
+
+
+def of_series(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str | None, limit: int, offset: int
+) -> list[InstanceRow]:
+    """Return the instances of a series, or of a whole study, by number; quarantined ones too."""
+    c = instances.c
+    query = select(*_LISTED).where(c.study_instance_uid == study_instance_uid)
+    if series_instance_uid is not None:
+        query = query.where(c.series_instance_uid == series_instance_uid)
+    query = query.order_by(
+        c.series_instance_uid, c.instance_number.nulls_last(), c.sop_instance_uid, c.received_at, c.sha256
+    )
+    return _rows(connection, query.limit(limit).offset(offset))
+
+
+def quarantined(connection: Connection, limit: int, offset: int) -> list[InstanceRow]:
+    """Return the quarantined instances, the newest first."""
+    query = select(*_LISTED).where(instances.c.quarantined)
+    query = query.order_by(instances.c.received_at.desc(), instances.c.sha256)
+    return _rows(connection, query.limit(limit).offset(offset))
+
+
+def count(connection: Connection) -> dict[bool, int]:
+    """Return how many instances are quarantined (True), and how many are not (False)."""
+    query = select(instances.c.quarantined, func.count()).group_by(instances.c.quarantined)
+    return {bool(quarantined): number for quarantined, number in connection.execute(query)}
+
+
+def _rows(connection: Connection, query: Any) -> list[InstanceRow]:
+    return [InstanceRow(**row) for row in connection.execute(query).mappings()]
+
+
+def _first_come(one: IndexedInstance) -> tuple[str, datetime, str]:
+    return one.received.sop_instance_uid, one.received.received_at, one.received.sha256
+
+
+def _row(one: IndexedInstance, now: datetime) -> dict[str, Any]:
+    return {
+        **{name: getattr(one.received, name) for name in _RECEIVED},
+        **instance_attributes(one.header),
+        "indexed_at": now,
+        "header": encode_header(one.header),
+        "header_error": one.header_error,
+        "trace_id": one.trace_id,
+    }
+
+
+def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Insert what meets no conflict, waiting for concurrent batches; return the digests inserted."""
+    if not rows:
+        return set()
+    insert = insert_into(connection, instances).on_conflict_do_nothing()
+    return set(connection.execute(insert.returning(instances.c.sha256), rows).scalars())
+
+
+def _holders(connection: Connection, sop_instance_uids: Iterable[str]) -> dict[str, str]:
+    """Return the digest that is current for each SOP Instance UID."""
+    query = select(instances.c.sop_instance_uid, instances.c.sha256).where(
+        instances.c.sop_instance_uid.in_(list(sop_instance_uids)), ~instances.c.quarantined
+    )
+    return dict(connection.execute(query).tuples().all())
+
+
+def _result(one: IndexedInstance, holders: dict[str, str], current: set[str]) -> UpsertResult:
+    digest, holder = one.received.sha256, holders[one.received.sop_instance_uid]
+    if holder != digest:
+        return UpsertResult(digest, UpsertOutcome.CONFLICT, existing_sha256=holder)
+    return UpsertResult(digest, UpsertOutcome.NEW if digest in current else UpsertOutcome.KNOWN)

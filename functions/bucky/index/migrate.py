@@ -1,0 +1,74 @@
+"""Bringing the tables up to date with Alembic, also when many processes start at once."""
+
+import fcntl
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from bucky.errors import IndexUnavailable
+from bucky.index.database import Database
+
+_ADVISORY_LOCK = 0x6275636B79  # "bucky"
+
+
+def migrate(database: Database) -> None:
+    """Run the migrations that are missing, in one transaction."""
+    file = _sqlite_file(database.engine)
+    with _one_process_at_a_time(file) if file else nullcontext():
+        if file:
+            database.prepare_sqlite_file()
+        database.write(_upgrade)
+
+
+def check(database: Database) -> None:
+    """Raise `IndexUnavailable` unless the database answers and has had every migration."""
+    current = database.read(_current_revision)
+    if current != _head():
+        raise IndexUnavailable(
+            f"the index is at revision {current or 'none'}, this program needs {_head()}: migrate it first"
+        )
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _current_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+@functools.cache
+def _head() -> str:
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _sqlite_file(engine: Engine) -> Path | None:
+    return Path(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+
+
+@contextmanager
+def _one_process_at_a_time(file: Path) -> Iterator[None]:
+    """Hold a lock file: turning a new SQLite file to WAL does not wait for others, it fails."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(file.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        file.touch(mode=0o600)  # it holds patient data
+        yield

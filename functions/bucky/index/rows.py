@@ -1,0 +1,213 @@
+"""What goes into the index and what comes out of it: frozen data classes."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from bucky.events import ReceivedInstance, utc_now
+from bucky.routing import Routing
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedInstance:
+    """An instance to index: what the edge said of it, and its header as a DICOM JSON model object.
+
+    `header_error` says why the header could not be read in full; the instance is indexed all the same.
+    """
+
+    received: ReceivedInstance
+    header: dict[str, Any]
+    header_error: str | None = None
+    trace_id: str | None = None
+
+
+class UpsertOutcome(StrEnum):
+    """What the index made of an instance."""
+
+    NEW = "new"
+    KNOWN = "known"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    """The outcome for one instance; on a conflict, the digest that holds the SOP Instance UID."""
+
+    sha256: str
+    outcome: UpsertOutcome
+    existing_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyQuery:
+    """A search for studies; `patient_name` takes `*` and `?` (PS3.4 §C.2.2.2.4), dates are YYYYMMDD."""
+
+    patient_id: str | None = None
+    patient_name: str | None = None
+    accession_number: str | None = None
+    study_instance_uid: str | None = None
+    modality: str | None = None
+    study_date_from: str | None = None
+    study_date_to: str | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study, the counts of what is current in it and of what is quarantined."""
+
+    study_instance_uid: str
+    patient_id: str | None
+    issuer_of_patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: str | None
+    patient_sex: str | None
+    study_date: str | None
+    study_time: str | None
+    accession_number: str | None
+    study_id: str | None
+    study_description: str | None
+    referring_physician_name: str | None
+    first_received_at: datetime
+    last_instance_at: datetime
+    modalities: tuple[str, ...]
+    series_count: int
+    instance_count: int
+    quarantined_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A series."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str | None
+    series_number: int | None
+    series_description: str | None
+    series_date: str | None
+    series_time: str | None
+    body_part_examined: str | None
+    protocol_name: str | None
+    station_name: str | None
+    instance_count: int
+    quarantined_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists."""
+
+    sha256: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size: int
+    bucket: str
+    key: str
+    calling_aet: str
+    called_aet: str
+    source_address: str
+    association_id: str
+    received_at: datetime
+    indexed_at: datetime
+    instance_number: int | None
+    rows: int | None
+    columns: int | None
+    number_of_frames: int | None
+    quarantined: bool
+    header_error: str | None
+    trace_id: str | None
+    header: dict[str, Any] | None = None
+
+    def received(self) -> ReceivedInstance:
+        """Return the instance as events carry it."""
+        return ReceivedInstance(
+            **{name: getattr(self, name) for name in ReceivedInstance.model_fields},
+        )
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands; see `deliveries.COMES_FROM` for what may follow what."""
+
+    REQUESTED = "requested"
+    RETRYING = "retrying"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DEAD_LETTER = "dead_letter"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended: the destination took it, it will be tried again, or it was refused for good."""
+
+    DELIVERED = "delivered"
+    RETRYING = "retrying"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryAttempt:
+    """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered."""
+
+    delivery_id: str
+    outcome: AttemptOutcome
+    reason: str = ""
+    detail: str = ""
+    at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery; from `received_at` to `completed_at` is the time the whole way took."""
+
+    delivery_id: str
+    sha256: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    destination: str
+    rule: str
+    rule_version: int
+    state: DeliveryState
+    attempts: int
+    reason: str
+    detail: str
+    received_at: datetime
+    requested_at: datetime
+    redriven_at: datetime | None
+    updated_at: datetime
+    completed_at: datetime | None
+    trace_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryCount:
+    """How many deliveries to one destination are in one state."""
+
+    destination: str
+    state: DeliveryState
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much the index holds; `instances` leaves the quarantined out."""
+
+    studies: int
+    series: int
+    instances: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingVersion:
+    """One version of the routing; version 0 is the empty one nobody wrote."""
+
+    version: int
+    document: Routing
+    author: str
+    created_at: datetime | None

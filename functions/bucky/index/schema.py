@@ -1,0 +1,187 @@
+"""The index's tables. `migrations/` makes them; a contract test compares the two."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.engine import Dialect
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone, kept in UTC; SQLite has no zones, so it gets the naive UTC time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not enter the index")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return an aware time."""
+        if value is None:
+            return None
+        stored: datetime = value
+        return stored.replace(tzinfo=UTC) if dialect.name == "sqlite" else stored.astimezone(UTC)
+
+
+metadata = MetaData()
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("patient_id", Text),
+    Column("issuer_of_patient_id", Text),
+    Column("patient_name", Text),
+    Column("patient_name_key", Text),  # case-folded, for searching
+    Column("patient_birth_date", Text),
+    Column("patient_sex", Text),
+    Column("study_date", Text),  # YYYYMMDD, or nothing when the value is no date
+    Column("study_time", Text),
+    Column("accession_number", Text),
+    Column("study_id", Text),
+    Column("study_description", Text),
+    Column("referring_physician_name", Text),
+    Column("first_received_at", UtcDateTime, nullable=False),
+    Column("last_instance_at", UtcDateTime, nullable=False),  # when the index last got a new instance
+    Index("studies_patient_id", "patient_id"),
+    Index("studies_patient_name_key", "patient_name_key"),
+    Index("studies_study_date", "study_date"),
+    Index("studies_accession_number", "accession_number"),
+    Index("studies_last_instance_at", "last_instance_at"),
+)
+
+# The key has both UIDs: senders exist that use one series UID in two studies.
+series = Table(
+    "series",
+    metadata,
+    Column(
+        "study_instance_uid",
+        String(64),
+        ForeignKey("studies.study_instance_uid", name="series_studies", deferrable=True, initially="DEFERRED"),
+        primary_key=True,
+    ),
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("modality", Text),
+    Column("series_number", BigInteger),
+    Column("series_description", Text),
+    Column("series_date", Text),
+    Column("series_time", Text),
+    Column("body_part_examined", Text),
+    Column("protocol_name", Text),
+    Column("station_name", Text),
+    Column("instance_count", Integer, nullable=False),
+    Column("quarantined_count", Integer, nullable=False),
+    Index("series_modality", "modality"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("bucket", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("calling_aet", Text, nullable=False),
+    Column("called_aet", Text, nullable=False),
+    Column("source_address", Text, nullable=False),
+    Column("association_id", Text, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("indexed_at", UtcDateTime, nullable=False),
+    Column("instance_number", BigInteger),
+    Column("rows", BigInteger),
+    Column("columns", BigInteger),
+    Column("number_of_frames", BigInteger),
+    Column("quarantined", Boolean, nullable=False),
+    Column("header", LargeBinary, nullable=False),  # zlib of the DICOM JSON model (PS3.18 Annex F)
+    Column("header_error", Text),
+    Column("trace_id", String(32)),
+    ForeignKeyConstraint(
+        ["study_instance_uid", "series_instance_uid"],
+        ["series.study_instance_uid", "series.series_instance_uid"],
+        name="instances_series",
+        deferrable=True,
+        initially="DEFERRED",
+    ),
+    Index("instances_series", "study_instance_uid", "series_instance_uid", "instance_number"),
+)
+Index(
+    "instances_current",
+    instances.c.sop_instance_uid,
+    unique=True,
+    sqlite_where=text("quarantined = 0"),
+    postgresql_where=text("NOT quarantined"),
+)
+Index(
+    "instances_quarantined",
+    instances.c.received_at,
+    sqlite_where=text("quarantined = 1"),
+    postgresql_where=text("quarantined"),
+)
+
+# No foreign key to instances: what was delivered stays on record when an instance is deleted.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("rule_version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("redriven_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("completed_at", UtcDateTime),
+    Column("trace_id", String(32)),
+    Index("deliveries_requested_at", "requested_at", "delivery_id"),
+    Index("deliveries_state", "state", "requested_at"),
+    Index("deliveries_destination", "destination", "state"),
+    Index("deliveries_study", "study_instance_uid"),
+    Index("deliveries_sha256", "sha256"),
+)
+
+# Append-only: the row with the greatest version is in force.
+routing_versions = Table(
+    "routing_versions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("document", JSON, nullable=False),
+)

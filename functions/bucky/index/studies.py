@@ -1,0 +1,102 @@
+"""Finding studies and their series."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+
+from bucky.errors import NotFound
+from bucky.index.attributes import name_key
+from bucky.index.rows import SeriesRow, StudyQuery, StudyRow
+from bucky.index.schema import series, studies
+
+_LISTED = [column for column in studies.c if column.name != "patient_name_key"]
+_ESCAPE = "\\"
+
+
+def search(connection: Connection, query: StudyQuery) -> list[StudyRow]:
+    """Return one page of the studies that match, those that changed last first."""
+    statement = _matching(select(*_LISTED), query)
+    statement = statement.order_by(studies.c.last_instance_at.desc(), studies.c.study_instance_uid)
+    return _with_series(connection, statement.limit(query.limit).offset(query.offset))
+
+
+def count_matching(connection: Connection, query: StudyQuery) -> int:
+    """Return how many studies match, whatever the page."""
+    statement = _matching(select(func.count()).select_from(studies), query)
+    return int(connection.execute(statement).scalar_one())
+
+
+def one(connection: Connection, study_instance_uid: str) -> StudyRow:
+    """Return a study; raise `NotFound`."""
+    found = _with_series(connection, select(*_LISTED).where(studies.c.study_instance_uid == study_instance_uid))
+    if not found:
+        raise NotFound("the index has no such study")
+    return found[0]
+
+
+def series_of(connection: Connection, study_instance_uids: Iterable[str]) -> list[SeriesRow]:
+    """Return the series of these studies, by number."""
+    statement = (
+        select(series)
+        .where(series.c.study_instance_uid.in_(list(study_instance_uids)))
+        .order_by(series.c.series_number.nulls_last(), series.c.series_instance_uid)
+    )
+    return [SeriesRow(**row) for row in connection.execute(statement).mappings()]
+
+
+def count(connection: Connection) -> tuple[int, int]:
+    """Return how many studies and series there are."""
+    return (
+        connection.execute(select(func.count()).select_from(studies)).scalar_one(),
+        connection.execute(select(func.count()).select_from(series)).scalar_one(),
+    )
+
+
+def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRow]:
+    rows = connection.execute(statement).mappings().all()
+    found: dict[str, list[SeriesRow]] = defaultdict(list)
+    for one_series in series_of(connection, [row["study_instance_uid"] for row in rows]):
+        found[one_series.study_instance_uid].append(one_series)
+    return [_study(dict(row), found[row["study_instance_uid"]]) for row in rows]
+
+
+def _study(row: dict[str, Any], its_series: list[SeriesRow]) -> StudyRow:
+    return StudyRow(
+        **row,
+        modalities=tuple(sorted({one.modality for one in its_series if one.modality})),
+        series_count=sum(1 for one in its_series if one.instance_count),
+        instance_count=sum(one.instance_count for one in its_series),
+        quarantined_count=sum(one.quarantined_count for one in its_series),
+    )
+
+
+def _matching(statement: Select[Any], query: StudyQuery) -> Select[Any]:
+    for column, value in (
+        (studies.c.patient_id, query.patient_id),
+        (studies.c.accession_number, query.accession_number),
+        (studies.c.study_instance_uid, query.study_instance_uid),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if query.patient_name is not None:
+        statement = statement.where(_name_matches(query.patient_name))
+    if query.study_date_from is not None:
+        statement = statement.where(studies.c.study_date >= query.study_date_from)
+    if query.study_date_to is not None:
+        statement = statement.where(studies.c.study_date <= query.study_date_to)
+    if query.modality is not None:
+        in_series = select(series.c.study_instance_uid).where(series.c.modality == query.modality)
+        statement = statement.where(studies.c.study_instance_uid.in_(in_series))
+    return statement
+
+
+def _name_matches(pattern: str) -> ColumnElement[bool]:
+    """Match the whole name, or any of its component groups, which `=` separates (PS3.5 §6.2.1)."""
+    like = name_key(pattern)
+    for special in (_ESCAPE, "%", "_"):
+        like = like.replace(special, _ESCAPE + special)
+    like = like.replace("*", "%").replace("?", "_")
+    forms = (like, f"{like}=%", f"%={like}", f"%={like}=%")
+    return or_(*(studies.c.patient_name_key.like(form, escape=_ESCAPE) for form in forms))
