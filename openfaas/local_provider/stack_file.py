@@ -1,0 +1,124 @@
+"""Reads an OpenFaaS stack file into the deployments that `faas-cli deploy` would send.
+
+Templates are looked for in the folder `template` beside the stack file.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bucky.errors import SettingsError
+from local_provider.deployments import Deployment, InvalidRequest, Resources
+
+# What drone/envsubst, which faas-cli uses, makes of `${NAME}`, `${NAME:-default}` and `${NAME:=default}`.
+VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::?[-=](?P<default>[^}]*))?\}")
+
+
+class _Yaml(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+
+class StackFunction(_Yaml):
+    """One function of a stack file, as far as deploying it needs."""
+
+    lang: str = ""
+    handler: str = ""
+    image: str = ""
+    fprocess: str = ""
+    namespace: str = ""
+    environment: dict[str, str] = {}
+    environment_file: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    limits: Resources | None = None
+    requests: Resources | None = None
+    readonly_root_filesystem: bool = False
+
+
+class Provider(_Yaml):
+    """Whose stack file it is, and where it is deployed to by default."""
+
+    name: str
+    gateway: str = ""
+
+
+class Stack(_Yaml):
+    """A stack file."""
+
+    provider: Provider
+    functions: dict[str, StackFunction] = Field(min_length=1)
+
+
+Model = TypeVar("Model", bound=_Yaml)
+
+
+class _Template(_Yaml):
+    fprocess: str = ""
+
+
+def read_stack(path: Path, environ: Mapping[str, str] | None = None) -> Stack:
+    """Return a stack file with its variables filled in; raise `SettingsError` in one sentence."""
+    text = path.read_text()
+    filled = VARIABLE.sub(lambda found: (environ or {}).get(found["name"]) or found["default"] or "", text)
+    if "${" in filled:
+        raise SettingsError(f"{path}: only ${{NAME}} and ${{NAME:-default}} are understood")
+    stack = _parse(Stack, filled, path)
+    if stack.provider.name != "openfaas":
+        raise SettingsError(f"{path}: provider.name must be openfaas")
+    for name, function in stack.functions.items():
+        if function.environment_file:
+            raise SettingsError(f"{path}: {name} has an environment_file; write its environment here instead")
+    return stack
+
+
+def deployments(path: Path, environ: Mapping[str, str] | None = None) -> list[Deployment]:
+    """Return the stack file's deployments, in its order."""
+    stack = read_stack(path, environ)
+    try:
+        return [_deployment(name, function, path.parent / "template") for name, function in stack.functions.items()]
+    except (ValidationError, InvalidRequest) as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _deployment(name: str, function: StackFunction, templates: Path) -> Deployment:
+    return Deployment(
+        service=name,
+        image=function.image,
+        namespace=function.namespace,
+        env_process=_fprocess(function, templates),
+        env_vars=function.environment,
+        constraints=function.constraints,
+        secrets=function.secrets,
+        labels=function.labels,
+        annotations=function.annotations,
+        limits=function.limits,
+        requests=function.requests,
+        read_only_root_filesystem=function.readonly_root_filesystem,
+    )
+
+
+def _fprocess(function: StackFunction, templates: Path) -> str:
+    if not function.lang or function.lang.lower() == "dockerfile":
+        return function.fprocess
+    path = templates / function.lang / "template.yml"
+    if not path.is_file():
+        raise InvalidRequest(f"there is no template {function.lang} in {templates}")
+    return _parse(_Template, path.read_text(), path).fprocess
+
+
+def _parse(model: type[Model], text: str, path: Path) -> Model:
+    try:
+        content: Any = yaml.safe_load(text)
+        return model.model_validate(content)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{path}: {where}: {first['msg']}") from None
