@@ -10,8 +10,8 @@ from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from bucky import cli_send
 from bucky.errors import BuckyError
 from bucky.settings import Settings, markdown_table
 
@@ -42,12 +42,13 @@ def settings(
 
 def main() -> None:
     """Run the command line; an error Bucky foresaw is one sentence and exit code 1."""
+    cli_send.register(app)
     for entry_point in entry_points(group="bucky.commands"):
         entry_point.load()(app)
     try:
         app()
     except BuckyError as error:
-        Console(stderr=True).print(f"[red]bucky: {error}[/]", highlight=False, markup=True)
+        typer.secho(f"bucky: {error}", err=True, fg="red")
         sys.exit(1)
 
 

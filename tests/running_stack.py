@@ -1,0 +1,114 @@
+"""The whole stack under test: `bucky up` in a folder of its own, on free ports, as a user runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bucky.objects import S3ObjectStore
+from bucky.settings import Settings
+from local_stack.layout import Home, Ports
+from local_stack.process import last_line
+from local_stack.stack import build
+
+START_SECONDS = 90.0
+
+
+def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until the condition holds, or fail saying what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:.0f} s still not true: {what}")
+        time.sleep(0.1)
+
+
+class RunningStack:
+    """`bucky up --free-ports --with-destination`, its API, and the means to break it."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self.home = Home(folder)
+        self.environ = dict(environ)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BUCKY_")}
+        self.log = folder.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                (
+                    *(sys.executable, "-m", "bucky.cli", "up", "--home", str(folder)),
+                    *("--free-ports", "--with-destination"),
+                ),
+                env={**inherited, **environ},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        eventually(self._ready_or_ended, START_SECONDS, "the stack is ready")
+        if self.process.poll() is not None:
+            raise AssertionError(f"bucky up ended: {last_line(self.log)}")
+        self.ports = Ports(**self._record()["ports"])
+        self.settings: Settings = build(self.home, self.ports, self.environ).settings
+        self.store = S3ObjectStore(self.settings)
+        # Straight to the admin API: Traefik has tests of its own, and may be what is being killed.
+        self.api = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.ports.admin}",
+            headers={"X-Api-Key": self.settings.api_key.get_secret_value()},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def stop(self) -> None:
+        """Stop as Ctrl-C does, and insist on a clean end."""
+        self.api.close()
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(90)
+        assert code == 0, f"bucky up ended with {code}: {last_line(self.log)}"
+
+    def pid(self, program: str) -> int:
+        """Return the process id of one of the stack's programs."""
+        return int(self._record()["processes"][program]["pid"])
+
+    def function_pids(self, name: str) -> list[int]:
+        """Return the process ids of a function's replicas: the processes that serve its handler."""
+        wanted = f"BUCKY_HANDLER={name.replace('-', '_')}.handler".encode()
+        pids = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            if wanted in environment and parent == self.pid("provider"):
+                pids.append(int(folder.name))
+        return pids
+
+    def kill(self, program: str) -> None:
+        """`kill -9` a program of the stack, or a function."""
+        pids = [self.pid(program)] if program in self._record()["processes"] else self.function_pids(program)
+        assert pids, f"{program} does not run"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    def healthy(self) -> bool:
+        """Say whether every part reports that it is well."""
+        try:
+            return self.api.get("/health").status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Return the JSON of an API page."""
+        response = self.api.get(path, params=params)
+        response.raise_for_status()
+        return response.json()
+
+    def _record(self) -> dict[str, Any]:
+        return self.home.read_record() or {"processes": {}}
+
+    def _ready_or_ended(self) -> bool:
+        return bool(self._record().get("ready")) or self.process.poll() is not None
