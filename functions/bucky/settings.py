@@ -91,6 +91,9 @@ class Settings(BaseModel):
     edge_private_transfer_syntaxes: tuple[str, ...] = Field(
         (), description="Further transfer syntax UIDs to accept, a JSON list."
     )
+    edge_private_sop_classes: tuple[str, ...] = Field(
+        (), description="Further storage SOP Class UIDs to accept, such as a vendor's own, a JSON list."
+    )
     edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
     edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
     edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
