@@ -202,8 +202,32 @@ def index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if os.environ.get("TEST_INDEX") != "postgres":
         _used.add("sqlite")
         return f"sqlite:///{tmp_path / 'index.db'}"
-    server = request.getfixturevalue("_postgresql")
+    return _fresh_database(request.getfixturevalue("_postgresql"))
+
+
+def _fresh_database(server: str) -> str:
     name = f"index_{secrets.token_hex(6)}"
     with psycopg.connect(f"postgresql://{server}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql+psycopg://{server}/{name}"
+
+
+@pytest.fixture(scope="module")
+def store_and_index(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The `BUCKY_*` variables with which a stack uses the servers under test; none for its own."""
+    environ: dict[str, str] = {}
+    if os.environ.get("TEST_STORE") == "minio":
+        server, settings = make_store(tmp_path_factory.mktemp("minio"))
+        request.addfinalizer(server.stop)
+        environ |= {
+            "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
+            "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
+            "BUCKY_STORE_SECRET_KEY": settings.store_secret_key.get_secret_value(),
+            "BUCKY_STORE_BARRIER": "delay",
+            "BUCKY_STORE_BARRIER_SECONDS": "2",
+        }
+    if os.environ.get("TEST_INDEX") == "postgres":
+        environ["BUCKY_INDEX_URL"] = _fresh_database(request.getfixturevalue("_postgresql"))
+    _used.update(("nats-server", "traefik", *(() if "BUCKY_STORE_ENDPOINT" in environ else ("seaweedfs",))))
+    _used.add("postgresql" if "BUCKY_INDEX_URL" in environ else "sqlite")
+    return environ

@@ -11,13 +11,16 @@ from typing import Any
 
 import httpx
 
+from bucky.index import DeliveryRow, DeliveryState, Index, InstanceRow
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
+from local_stack.demo_routing import ensure_demo_routing
 from local_stack.layout import Home, Ports
 from local_stack.process import last_line
 from local_stack.stack import build
 
 START_SECONDS = 90.0
+MOST_ROWS = 100_000
 
 
 def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -54,6 +57,7 @@ class RunningStack:
         self.ports = Ports(**self._record()["ports"])
         self.settings: Settings = build(self.home, self.ports, self.environ).settings
         self.store = S3ObjectStore(self.settings)
+        self.index = Index.open(self.settings.index_url.get_secret_value())
         # Straight to the admin API: Traefik has tests of its own, and may be what is being killed.
         self.api = httpx.Client(
             base_url=f"http://127.0.0.1:{self.ports.admin}",
@@ -61,10 +65,12 @@ class RunningStack:
             timeout=30,
             trust_env=False,
         )
+        ensure_demo_routing(self.api, self.ports.destination)
 
     def stop(self) -> None:
         """Stop as Ctrl-C does, and insist on a clean end."""
         self.api.close()
+        self.index.close()
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(90)
         assert code == 0, f"bucky up ended with {code}: {last_line(self.log)}"
@@ -101,11 +107,13 @@ class RunningStack:
         except httpx.HTTPError:
             return False
 
-    def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON of an API page."""
-        response = self.api.get(path, params=params)
-        response.raise_for_status()
-        return response.json()
+    def deliveries(self, study: str, state: DeliveryState | None = None) -> list[DeliveryRow]:
+        """Return every delivery of a study."""
+        return self.index.deliveries(study_uid=study, state=state, limit=MOST_ROWS)
+
+    def instances(self, study: str) -> list[InstanceRow]:
+        """Return every row the index has of a study's instances."""
+        return self.index.instances(study, limit=MOST_ROWS)
 
     def _record(self) -> dict[str, Any]:
         return self.home.read_record() or {"processes": {}}
