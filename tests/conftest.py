@@ -216,9 +216,9 @@ def _fresh_database(server: str) -> str:
 def store_and_index(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
     """The `BUCKY_*` variables with which a stack uses the servers under test; none for its own."""
     environ: dict[str, str] = {}
+    server: Running | None = None
     if os.environ.get("TEST_STORE") == "minio":
         server, settings = make_store(tmp_path_factory.mktemp("minio"))
-        request.addfinalizer(server.stop)
         environ |= {
             "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
             "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
@@ -230,4 +230,6 @@ def store_and_index(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fi
         environ["BUCKY_INDEX_URL"] = _fresh_database(request.getfixturevalue("_postgresql"))
     _used.update(("nats-server", "traefik", *(() if "BUCKY_STORE_ENDPOINT" in environ else ("seaweedfs",))))
     _used.add("postgresql" if "BUCKY_INDEX_URL" in environ else "sqlite")
-    return environ
+    yield environ
+    if server is not None:
+        server.stop()
