@@ -1,5 +1,6 @@
 """The broker: one seam to NATS JetStream, and the in-memory fake that ships with it."""
 
+import asyncio
 import ssl
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from bucky.log import get_logger
 from bucky.settings import Settings
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Publisher(Protocol):
@@ -61,34 +63,49 @@ class MemoryPublisher:
 
 
 async def connect(settings: Settings, name: str) -> Client:
-    """Connect to NATS and stay connected: reconnect for ever, log each change."""
+    """Connect to NATS, or raise `BrokerUnavailable` within seconds; then reconnect for ever, log each change."""
     log = get_logger(name)
+    last_error: Exception | None = None
+    connected = False
 
     async def on_error(error: Exception) -> None:
-        log.warning("broker.error", error=type(error).__name__)
+        nonlocal last_error
+        last_error = error
+        # While it is away, each attempt fails the same way: the change was logged.
+        (log.warning if connected else log.debug)("broker.error", error=type(error).__name__)
 
     async def on_disconnect() -> None:
-        log.warning("broker.disconnected")
+        nonlocal connected
+        if connected:
+            log.warning("broker.disconnected")
+        connected = False
 
     async def on_reconnect() -> None:
+        nonlocal connected
+        connected = True
         log.info("broker.reconnected")
 
     tls = ssl.create_default_context(cafile=str(settings.nats_ca_file)) if settings.nats_ca_file else None
+    attempt = nats.connect(
+        settings.nats_url,
+        user=settings.nats_user or None,
+        password=settings.nats_password.get_secret_value() or None,
+        name=name,
+        tls=tls,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.5,
+        connect_timeout=5,
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+    )
     try:
-        return await nats.connect(
-            settings.nats_url,
-            user=settings.nats_user or None,
-            password=settings.nats_password.get_secret_value() or None,
-            name=name,
-            tls=tls,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.5,
-            connect_timeout=5,
-            error_cb=on_error,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_reconnect,
-        )
+        # The client itself would try its first connection for ever.
+        client = await asyncio.wait_for(attempt, CONNECT_TIMEOUT_SECONDS)
     except (NatsError, OSError, TimeoutError) as error:
+        reason = type(last_error or error).__name__
         raise BrokerUnavailable(
-            f"NATS at {settings.nats_url} cannot be reached: {type(error).__name__}; is nats-server running?"
+            f"NATS at {settings.nats_url} cannot be reached: {reason}; is nats-server running?"
         ) from error
+    connected = True
+    return client
