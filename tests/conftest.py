@@ -213,7 +213,9 @@ def _fresh_database(server: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def store_and_index(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+def store_and_index(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, str]]:
     """The `BUCKY_*` variables with which a stack uses the servers under test; none for its own."""
     environ: dict[str, str] = {}
     server: Running | None = None
