@@ -1,0 +1,142 @@
+"""Is every part up: asked at most once a second each, in parallel, with a time limit."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+from pydantic import BaseModel
+
+from admin_api.broker_link import BrokerLink
+from bucky.errors import BuckyError
+from bucky.index import Index
+from bucky.objects import ObjectStore
+from bucky.settings import Settings
+
+CHECK_SECONDS = 3.0
+FRESH_SECONDS = 1.0
+
+Check = Callable[[], Awaitable[dict[str, Any]]]
+State = Literal["up", "down"]
+
+
+class PartHealth(BaseModel):
+    """One part: up or down, why, and what it says of itself."""
+
+    status: State
+    reason: str = ""
+    milliseconds: float
+    detail: dict[str, Any] = {}
+
+
+class Health(BaseModel):
+    """Every part; `status` is up only when all are."""
+
+    status: State
+    parts: dict[str, PartHealth]
+
+
+@dataclass
+class _Part:
+    check: Check
+    known: PartHealth | None = None
+    known_at: float = 0.0
+    running: "asyncio.Task[PartHealth] | None" = None
+
+
+class HealthBoard:
+    """Checks the parts. However many ask, one check of a part runs at a time."""
+
+    def __init__(self, checks: dict[str, Check]) -> None:
+        self._parts = {name: _Part(check) for name, check in checks.items()}
+
+    async def report(self) -> Health:
+        """Return the health of every part."""
+        results = await asyncio.gather(*(self.part(name) for name in self._parts))
+        every_part_is_up = all(result.status == "up" for result in results)
+        return Health(status="up" if every_part_is_up else "down", parts=dict(zip(self._parts, results, strict=True)))
+
+    async def part(self, name: str) -> PartHealth:
+        """Return the health of one part, at most a second old."""
+        part = self._parts[name]
+        if part.known is not None and time.monotonic() - part.known_at < FRESH_SECONDS:
+            return part.known
+        if part.running is None or part.running.done():
+            part.running = asyncio.create_task(_checked(part))
+        done, _ = await asyncio.wait({part.running}, timeout=CHECK_SECONDS)
+        if done:
+            return part.running.result()
+        return PartHealth(
+            status="down",
+            reason=f"It did not answer within {CHECK_SECONDS:.0f} s.",
+            milliseconds=CHECK_SECONDS * 1000,
+        )
+
+
+async def _checked(part: _Part) -> PartHealth:
+    began = time.monotonic()
+    reason, detail = "", {}
+    try:
+        detail = await part.check()
+    except BuckyError as error:
+        reason = str(error)
+    except httpx.HTTPError as error:
+        reason = f"It cannot be reached: {type(error).__name__}."
+    part.known_at = time.monotonic()
+    part.known = PartHealth(
+        status="down" if reason else "up",
+        reason=reason,
+        milliseconds=round((part.known_at - began) * 1000, 1),
+        detail=detail,
+    )
+    return part.known
+
+
+class PartDown(BuckyError):
+    """A part answered that it is not well."""
+
+
+def checks_of(
+    settings: Settings, index: Index, objects: ObjectStore, link: BrokerLink, http: httpx.AsyncClient
+) -> dict[str, Check]:
+    """Return a check for every part of this installation."""
+
+    async def index_check() -> dict[str, Any]:
+        await asyncio.to_thread(index.check)
+        return {}
+
+    async def store_check() -> dict[str, Any]:
+        await asyncio.to_thread(objects.check)
+        return {}
+
+    checks: dict[str, Check] = {
+        "index": index_check,
+        "store": store_check,
+        "broker": link.check,
+        "functions": page_check(http, settings.gateway_url.rstrip("/") + "/healthz"),
+        "connector": page_check(http, settings.connector_health_url),
+        "edge": page_check(http, settings.edge_health_url),
+    }
+    if settings.traefik_health_url:
+        checks["gateway"] = page_check(http, settings.traefik_health_url)
+    return checks
+
+
+def page_check(http: httpx.AsyncClient, url: str) -> Check:
+    """Return a check that asks another process's health page."""
+
+    async def check() -> dict[str, Any]:
+        response = await http.get(url, timeout=CHECK_SECONDS)
+        if not response.is_success:
+            raise PartDown(f"It answers {response.status_code} on its health page.")
+        if "json" not in response.headers.get("content-type", ""):
+            return {}
+        try:
+            answer = response.json()
+        except ValueError:
+            raise PartDown("Its health page is not valid JSON.") from None
+        return answer if isinstance(answer, dict) else {}
+
+    return check

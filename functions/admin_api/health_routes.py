@@ -1,0 +1,32 @@
+"""Health for everybody (up or down), and in detail for who has the key."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from admin_api.health import Health
+from admin_api.parameters import HealthDep
+
+open_routes = APIRouter(include_in_schema=False)
+routes = APIRouter(tags=["health"])
+
+
+@open_routes.get("/health")
+async def health(board: HealthDep) -> JSONResponse:
+    """Say which parts are up, and nothing else: this page is open."""
+    report = await board.report()
+    body = {"status": report.status, "parts": {name: part.status for name, part in report.parts.items()}}
+    return JSONResponse(body, 200 if report.status == "up" else 503)
+
+
+@open_routes.get("/ready")
+async def ready(board: HealthDep) -> JSONResponse:
+    """Answer 200 when the API can answer: it has the index."""
+    status = (await board.part("index")).status
+    return JSONResponse({"status": status}, 200 if status == "up" else 503)
+
+
+@routes.get("/api/health", responses={503: {"model": Health}})
+async def detailed_health(board: HealthDep) -> JSONResponse:
+    """Return the health of every part, with reasons; 503 when one is down."""
+    report = await board.report()
+    return JSONResponse(report.model_dump(), 200 if report.status == "up" else 503)

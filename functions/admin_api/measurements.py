@@ -1,0 +1,20 @@
+"""What Prometheus may scrape from the admin API."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
+
+from admin_api.parameters import HealthDep
+
+ANSWER_SECONDS = Histogram("bucky_admin_answer_seconds", "Time to answer a request.", ("method", "route", "status"))
+PART_UP = Gauge("bucky_part_up", "1 while a part is up, as the admin API sees it.", ("part",))
+
+open_routes = APIRouter(include_in_schema=False)
+
+
+@open_routes.get("/metrics")
+async def metrics(board: HealthDep) -> Response:
+    """Return the measurements in Prometheus' text format; loopback only, Traefik does not route here."""
+    for name, part in (await board.report()).parts.items():
+        PART_UP.labels(name).set(part.status == "up")
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,37 @@
+"""What endpoints may declare as parameters: the parts of the process, found on the application's state."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request
+
+from admin_api.dead_letters import DeadLetterBox
+from admin_api.health import HealthBoard
+from bucky.index import Index
+from bucky.objects import ObjectStore
+
+
+def _index(request: Request) -> Any:
+    return request.app.state.index
+
+
+def _objects(request: Request) -> Any:
+    return request.app.state.objects
+
+
+def _dead_letters(request: Request) -> Any:
+    return request.app.state.dead_letters
+
+
+def _health(request: Request) -> Any:
+    return request.app.state.health
+
+
+IndexDep = Annotated[Index, Depends(_index)]
+ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
+DeadLettersDep = Annotated[DeadLetterBox, Depends(_dead_letters)]
+HealthDep = Annotated[HealthBoard, Depends(_health)]
+
+Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the data set bytes.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Skip so many.")]

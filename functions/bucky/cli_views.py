@@ -1,0 +1,143 @@
+"""The commands that show what Bucky holds and how it is; they ask the admin API."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bucky.api_client import ApiClient, find_access
+from bucky.cli_output import print_json, print_rows
+from bucky.settings import Settings
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder of the embedded stack.")]
+Url = Annotated[str | None, typer.Option("--url", help="Address of Bucky, such as https://localhost:8443.")]
+Key = Annotated[str | None, typer.Option("--api-key", help="API key; default: the embedded stack's.")]
+Ca = Annotated[Path | None, typer.Option("--ca", help="CA file; default: the embedded stack's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many.")]
+
+STUDY_COLUMNS = {
+    "study_instance_uid": "Study",
+    "patient_id": "Patient ID",
+    "patient_name": "Patient",
+    "study_date": "Date",
+    "modalities": "Modalities",
+    "study_description": "Description",
+    "series_count": "Series",
+    "instance_count": "Instances",
+    "quarantined_count": "Quarantined",
+}
+DELIVERY_COLUMNS = {
+    "delivery_id": "Delivery",
+    "state": "State",
+    "destination": "Destination",
+    "rule": "Rule",
+    "attempts": "Attempts",
+    "reason": "Reason",
+    "sop_instance_uid": "Instance",
+    "updated_at": "Changed",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands, and those that change something, to the `bucky` command line."""
+    from bucky.cli_dead_letters import dead_letters
+    from bucky.cli_routing import destinations, routing, rules
+
+    for command in (status, studies, deliveries, destinations, rules):
+        app.command()(command)
+    app.add_typer(dead_letters, name="dead-letters")
+    app.add_typer(routing, name="routing")
+
+
+def api(home: Path | None, url: str | None, api_key: str | None, ca: Path | None) -> ApiClient:
+    """Return a client of the admin API; options win over settings, settings over the stack's own files."""
+    settings = Settings.load(os.environ)
+    if home is not None:
+        settings = settings.model_copy(update={"home": home})
+    return ApiClient(find_access(settings, url, api_key, ca))
+
+
+def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
+    """Show whether every part is up, and how much there is; exit code 1 when a part is down."""
+    with api(home, url, api_key, ca) as client:
+        health = client.health()
+        index_is_up = health["parts"]["index"]["status"] == "up"
+        summary = client.get("/api/summary") if index_is_up else None
+    if as_json:
+        print_json({**health, "summary": summary})
+    else:
+        parts = ({"part": name, **part} for name, part in health["parts"].items())
+        print_rows(parts, {"part": "Part", "status": "Status", "milliseconds": "ms", "reason": "Reason"}, "no parts")
+        if summary is not None:
+            held = {"part": "held", **summary["held"]}
+            print_rows([held], {name: name.capitalize() for name in summary["held"]}, "")
+            columns = {"destination": "Destination", "state": "State", "count": "Deliveries"}
+            print_rows(summary["deliveries"], columns, "No deliveries yet.")
+    if health["status"] != "up":
+        raise typer.Exit(1)
+
+
+def studies(
+    patient_id: Annotated[str | None, typer.Option(help="Patient ID.")] = None,
+    patient_name: Annotated[str | None, typer.Option(help="Patient's name; * and ? match any characters.")] = None,
+    accession_number: Annotated[str | None, typer.Option(help="Accession number.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality, such as CT.")] = None,
+    study_date_from: Annotated[str | None, typer.Option("--from", help="First study date, YYYYMMDD.")] = None,
+    study_date_to: Annotated[str | None, typer.Option("--to", help="Last study date, YYYYMMDD.")] = None,
+    limit: Limit = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List studies, the latest first."""
+    with api(home, url, api_key, ca) as client:
+        page = client.get(
+            "/api/studies",
+            {
+                "patient_id": patient_id,
+                "patient_name": patient_name,
+                "accession_number": accession_number,
+                "modality": modality,
+                "study_date_from": study_date_from,
+                "study_date_to": study_date_to,
+                "limit": limit,
+                "offset": offset,
+            },
+        )
+    if as_json:
+        print_json(page)
+        return
+    print_rows(page["items"], STUDY_COLUMNS, "No studies.")
+    if page["next"] is not None:
+        typer.echo(f"There are more: --offset {page['next']}", err=True)
+
+
+def deliveries(
+    state: Annotated[str | None, typer.Option(help="requested, retrying, delivered, failed or dead_letter.")] = None,
+    destination: Annotated[str | None, typer.Option(help="Name of a destination.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    limit: Limit = 50,
+    after: Annotated[str | None, typer.Option(help="Go on from here: the `next` of the page before.")] = None,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries with their state and reason, the latest first."""
+    with api(home, url, api_key, ca) as client:
+        page = client.get(
+            "/api/deliveries",
+            {"state": state, "destination": destination, "study_uid": study, "limit": limit, "after": after},
+        )
+    if as_json:
+        print_json(page)
+        return
+    print_rows(page["items"], DELIVERY_COLUMNS, "No deliveries.")
+    if page["next"] is not None:
+        typer.echo(f"There are more: --after {page['next']}", err=True)
