@@ -1,0 +1,82 @@
+"""One system the edge depends on: is it there, and when to try again. One log line per change."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeVar
+
+from bucky.errors import BuckyError
+from bucky.log import get_logger
+
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+
+T = TypeVar("T")
+log = get_logger("edge")
+
+
+class Unavailable(Exception):
+    """The attempt failed; the dependency knows why and has logged it if that is new."""
+
+
+class Dependency:
+    """Guards calls to one outside system.
+
+    While it is up, calls run side by side. While it is down, one call at a time probes it, after a wait
+    with jitter that doubles up to `LONGEST_WAIT_SECONDS`. `prepare` runs before the first call and again
+    after every failure: what must exist there may be gone.
+    """
+
+    def __init__(self, name: str, prepare: Callable[[], Awaitable[None]]) -> None:
+        self.name = name
+        self.error: str | None = "not reached yet"
+        self._prepare = prepare
+        self._prepared = False
+        self._failures = 0
+        self._probing = asyncio.Lock()
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether the last attempt succeeded."""
+        return self.error is None
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run the work, or raise `Unavailable`; a `BuckyError` counts as its being down."""
+        was_ok = self.ok
+        async with self._turn():
+            if not was_ok and self._failures:
+                await asyncio.sleep(self._wait_seconds())
+            try:
+                if not self._prepared:
+                    await self._prepare()
+                    self._prepared = True
+                result = await work()
+            except BuckyError as error:
+                self._failed(error, expected_ok=was_ok)
+                raise Unavailable(self.name) from error
+        self._succeeded()
+        return result
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.ok else self._probing
+
+    def _wait_seconds(self) -> float:
+        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(self._failures - 1, 10))
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
+
+    def _failed(self, error: BuckyError, *, expected_ok: bool) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if self._failures == 0:
+            log.warning("dependency.down", dependency=self.name, reason=reason)
+        # Calls that were under way when the first one failed say nothing new.
+        if self._failures == 0 or not expected_ok:
+            self._failures += 1
+        self._prepared = False
+        self.error = reason
+
+    def _succeeded(self) -> None:
+        if not self.ok:
+            log.info("dependency.up", dependency=self.name, attempts=self._failures + 1)
+        self._failures = 0
+        self.error = None

@@ -1,0 +1,110 @@
+"""A spool record: a whole DICOM file, then a footer that says what it is and proves it is whole.
+
+    DICOM file (PS3.10)   preamble, file meta information, the data set bytes as they were received
+    footer                JSON of `Record`
+    trailer               footer length (uint32), CRC-32 of the footer (uint32), the 8 bytes `BUCKYSP1`
+
+One file is one fsync, and a file cut short anywhere has no valid trailer.
+"""
+
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from bucky.errors import Permanent
+from bucky.events import InstanceStored, Sha256, Uid
+from bucky.objects import object_key
+
+MAGIC = b"BUCKYSP1"
+_TRAILER = struct.Struct("<II8s")
+MAX_FOOTER = 64 * 1024
+_CHUNK = 1024 * 1024
+
+
+class CorruptRecord(Permanent):
+    """A spool file is torn or its bytes are not the ones that were acknowledged."""
+
+
+class Record(BaseModel):
+    """What the edge knows of one instance it acknowledged; `object_size` is of the DICOM file, in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    study_instance_uid: str = Uid
+    series_instance_uid: str = Uid
+    sop_instance_uid: str = Uid
+    sop_class_uid: str = Uid
+    transfer_syntax_uid: str = Uid
+    sha256: str = Sha256
+    object_size: int = Field(gt=0)
+    data_set_offset: int = Field(gt=0)
+    calling_aet: str
+    called_aet: str
+    source_address: str
+    association_id: str
+    received_at: AwareDatetime
+    traceparent: str
+
+    @property
+    def key(self) -> str:
+        """Return the object's key; raise `InvalidInstance` when a UID is not one."""
+        return object_key(self.study_instance_uid, self.series_instance_uid, self.sop_instance_uid, self.sha256)
+
+    def stored(self, bucket: str) -> InstanceStored:
+        """Return what happened once the object is in the bucket."""
+        return InstanceStored(
+            **self.model_dump(exclude={"object_size", "data_set_offset", "traceparent"}),
+            size=self.object_size,
+            bucket=bucket,
+            key=self.key,
+        )
+
+    def footer(self) -> bytes:
+        """Return the footer and trailer that go after the DICOM file."""
+        text = self.model_dump_json().encode()
+        return text + _TRAILER.pack(len(text), zlib.crc32(text), MAGIC)
+
+
+def read_record(path: Path) -> Record:
+    """Read a spool file's footer; raise `CorruptRecord` when the file is torn."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size < _TRAILER.size:
+            raise CorruptRecord("the file is shorter than its trailer")
+        file.seek(size - _TRAILER.size)
+        length, checksum, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+        if magic != MAGIC or length > min(MAX_FOOTER, size - _TRAILER.size):
+            raise CorruptRecord("the file has no trailer: it was cut short or overwritten")
+        file.seek(size - _TRAILER.size - length)
+        text = file.read(length)
+    if zlib.crc32(text) != checksum:
+        raise CorruptRecord("the footer's checksum is wrong")
+    try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise CorruptRecord("the footer is not a record this version can read") from error
+    if record.object_size != size - _TRAILER.size - length or record.data_set_offset >= record.object_size:
+        raise CorruptRecord("the DICOM file's length is not the recorded one")
+    return record
+
+
+def verify(path: Path) -> Record:
+    """Read a spool file's footer and check the data set bytes against their SHA-256."""
+    record = read_record(path)
+    with path.open("rb") as file:
+        file.seek(record.data_set_offset)
+        digest = _sha256(file, record.object_size - record.data_set_offset)
+    if digest != record.sha256:
+        raise CorruptRecord("the data set bytes are not those that were acknowledged (SHA-256)")
+    return record
+
+
+def _sha256(file: BinaryIO, length: int) -> str:
+    digest = hashlib.sha256()
+    while length > 0 and (chunk := file.read(min(_CHUNK, length))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest.hexdigest()

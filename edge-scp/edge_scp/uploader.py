@@ -1,0 +1,179 @@
+"""Carry spooled instances to the object store and the broker, then release them.
+
+Each instance: PUT, publish `InstanceStored` and await its PubAck, wait for the durability barrier, delete.
+Nothing is deleted before all three; each may be repeated, since keys and event ids are the content's.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bucky.broker import Publisher
+from bucky.errors import InvalidInstance
+from bucky.events import CloudEvent
+from bucky.log import get_logger
+from bucky.objects import ObjectStore
+from edge_scp.barrier import Barrier
+from edge_scp.dependency import Dependency, Unavailable
+from edge_scp.metrics import Metrics
+from edge_scp.record import CorruptRecord, Record, read_record, verify
+from edge_scp.spool import Entry, Spool
+
+SOURCE = "/bucky/edge"
+# What ended within this time of the oldest shares its barrier.
+BATCH_SECONDS = 1.0
+RETRY_SECONDS = 5.0
+
+log = get_logger("edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """An entry whose object and event are out, waiting for the barrier; times are monotonic seconds."""
+
+    entry: Entry
+    record: Record
+    started_at: float
+    uploaded_at: float
+
+
+class Uploader:
+    """The loops between the spool and the outside; `run` until cancelled."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        objects: ObjectStore,
+        publisher: Publisher,
+        barrier: Barrier,
+        metrics: Metrics,
+        *,
+        store: Dependency,
+        broker: Dependency,
+        bucket: str,
+        concurrency: int,
+    ) -> None:
+        self._spool, self._objects, self._publisher = spool, objects, publisher
+        self._barrier, self._metrics = barrier, metrics
+        self._store, self._broker = store, broker
+        self._bucket = bucket
+        self._concurrency = concurrency
+        self._arrived = asyncio.Event()
+        self._uploaded: deque[Uploaded] = deque()
+        self._release_due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Upload and release until cancelled; an entry in work then stays in the spool."""
+        loop = asyncio.get_running_loop()
+        self._spool.on_ready = lambda: loop.call_soon_threadsafe(self._arrived.set)
+        self._arrived.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._release_loop())
+                for _ in range(self._concurrency):
+                    group.create_task(self._upload_loop())
+        finally:
+            self._spool.on_ready = lambda: None
+
+    async def _upload_loop(self) -> None:
+        while True:
+            entry = await self._next()
+            try:
+                await self._upload(entry)
+            except Unavailable:
+                # Behind the others: should the store refuse this one alone, they go on.
+                self._spool.give_back(entry)
+            except (InvalidInstance, CorruptRecord) as error:
+                await self._set_aside(entry, str(error))
+            except Exception:
+                # The failure policy of uploads: whatever happened, the instance is tried again.
+                log.exception("upload.failed", entry=entry.name)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._spool.give_back, entry)
+
+    async def _next(self) -> Entry:
+        while (entry := self._spool.take()) is None:
+            self._arrived.clear()
+            # Something may have arrived between the look and the clear.
+            if (entry := self._spool.take()) is not None:
+                break
+            await self._arrived.wait()
+        return entry
+
+    async def _upload(self, entry: Entry) -> None:
+        started = time.monotonic()
+        record = await asyncio.to_thread(self._read, entry)
+        key = record.key
+        await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
+        event = CloudEvent.of(record.stored(self._bucket), source=SOURCE, traceparent=record.traceparent)
+        await self._publish(event)
+        self._uploaded.append(Uploaded(entry, record, started, time.monotonic()))
+        self._release_due.set()
+
+    async def _publish(self, event: CloudEvent) -> None:
+        while True:
+            # Held on to while the broker is away, so that its object is not uploaded again each time.
+            with contextlib.suppress(Unavailable):
+                return await self._broker.call(lambda: self._publisher.publish(event))
+
+    def _read(self, entry: Entry) -> Record:
+        path = self._spool.path(entry)
+        return read_record(path) if entry.verified else verify(path)
+
+    def _put(self, entry: Entry, key: str, size: int) -> None:
+        with self._spool.path(entry).open("rb") as file:
+            self._objects.put(key, file, size)
+
+    async def _set_aside(self, entry: Entry, reason: str) -> None:
+        log.error("instance.set_aside", entry=entry.name, reason=reason)
+        try:
+            await asyncio.to_thread(self._spool.set_aside, entry, reason)
+        except OSError as error:
+            log.warning("spool.unwritable", entry=entry.name, error=str(error))
+
+    async def _release_loop(self) -> None:
+        while True:
+            await self._release_due.wait()
+            self._release_due.clear()
+            while self._uploaded:
+                batch = list(self._next_batch())
+                await self._barrier_passed(batch[-1].uploaded_at)
+                await asyncio.to_thread(self._release, batch)
+
+    def _next_batch(self) -> Iterator[Uploaded]:
+        latest = self._uploaded[0].uploaded_at + BATCH_SECONDS
+        while self._uploaded and self._uploaded[0].uploaded_at <= latest:
+            yield self._uploaded.popleft()
+
+    async def _barrier_passed(self, uploaded_at: float) -> None:
+        while True:
+            try:
+                await self._barrier.passed(uploaded_at)
+            except OSError as error:
+                log.warning("barrier.failed", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _release(self, batch: list[Uploaded]) -> None:
+        now = time.monotonic()
+        for uploaded in batch:
+            try:
+                self._spool.release(uploaded.entry)
+            except OSError as error:
+                log.warning("spool.unwritable", entry=uploaded.entry.name, error=str(error))
+                continue
+            self._metrics.released()
+            log.info(
+                "instance.released",
+                study_instance_uid=uploaded.record.study_instance_uid,
+                series_instance_uid=uploaded.record.series_instance_uid,
+                sop_instance_uid=uploaded.record.sop_instance_uid,
+                sha256=uploaded.record.sha256,
+                bytes=uploaded.record.object_size,
+                upload_ms=round((uploaded.uploaded_at - uploaded.started_at) * 1000, 2),
+                duration_ms=round((now - uploaded.started_at) * 1000, 2),
+                traceparent=uploaded.record.traceparent,
+            )
