@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bucky import cli_send
+from bucky import cli_send, cli_views
 from bucky.errors import BuckyError
 from bucky.settings import Settings, markdown_table
 
@@ -43,6 +43,7 @@ def settings(
 def main() -> None:
     """Run the command line; an error Bucky foresaw is one sentence and exit code 1."""
     cli_send.register(app)
+    cli_views.register(app)
     for entry_point in entry_points(group="bucky.commands"):
         entry_point.load()(app)
     try:
