@@ -154,10 +154,8 @@ def _store_one(association: Association, item: Outgoing) -> StoreResult:
 def _answered(response: StoreResponse, seconds: float) -> StoreResult:
     words = ""
     if response.status != status.SUCCESS:
-        words = f"the destination answered {response.status:#06X}, {status.meaning(response.status)}"
-    return StoreResult(
-        status.outcome(response.status), words, response.status, response.comment, seconds=seconds
-    )
+        words = f"the destination answered 0x{response.status:04X}, {status.meaning(response.status)}"
+    return StoreResult(status.outcome(response.status), words, response.status, response.comment, seconds=seconds)
 
 
 def _context_refused(result: int, item: Outgoing) -> str:

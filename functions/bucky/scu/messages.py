@@ -97,8 +97,9 @@ def acceptance(pdu: bytes, contexts: Sequence[Context]) -> Acceptance:
             accepted[context] = 2 * index + 1
         else:
             refused[context] = -1 if answer is None or answer.result is None else answer.result
-    information = decoded.user_information
-    max_pdu = (information.maximum_length if information else None) or 0
+    if decoded.user_information is None:
+        raise ValueError("it holds no user information (PS3.8 Table 9-17)")
+    max_pdu = decoded.user_information.maximum_length or 0
     fragment_size(max_pdu)
     return Acceptance(accepted, refused, max_pdu)
 

@@ -7,9 +7,7 @@ from typing import Self
 
 from bucky.errors import Permanent
 
-_ADDRESS = re.compile(
-    r"(?P<aet>[^@\\\x00-\x1f]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s]+):(?P<port>\d{1,5})"
-)
+_ADDRESS = re.compile(r"(?P<aet>[^@\\\x00-\x1f]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s]+):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +29,7 @@ class Peer:
         """Read `AET@host:port` (an IPv6 address in brackets); raise `Permanent` saying what is wrong."""
         match = _ADDRESS.fullmatch(address.strip())
         if match is None or not 0 < int(match["port"]) < 65536:
-            raise Permanent(
-                f"{address!r} is not a DICOM address; write AET@host:port, as in BUCKY@localhost:11112"
-            )
+            raise Permanent(f"{address!r} is not a DICOM address; write AET@host:port, as in BUCKY@localhost:11112")
         return cls(match["aet"], match["host"].strip("[]"), int(match["port"]), calling_aet, timeout)
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import signal
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ class Destination:
         script: Script | None = None,
         refused_sop_classes: Sequence[str] = (),
         transfer_syntaxes: Sequence[str] = tuple(ALL_TRANSFER_SYNTAXES),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.aet = aet
         self.directory = directory
@@ -95,6 +97,7 @@ class Destination:
         self.count = 0
         self.requests: deque[Received] = deque(maxlen=REMEMBERED)
         self._port = port
+        self._tls = tls
         self._counting = threading.Lock()
         self._closing = threading.Event()
         self._server: ThreadedAssociationServer | None = None
@@ -117,6 +120,7 @@ class Destination:
         self._server = self._ae.start_server(
             (HOST, self._port),
             block=False,
+            ssl_context=self._tls,
             evt_handlers=[(evt.EVT_C_STORE, self._store)],
             contexts=_Shared(self._ae.supported_contexts),
         )
