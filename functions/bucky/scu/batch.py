@@ -1,11 +1,12 @@
 """Many instances to one peer: which contexts to propose, how many associations, one result for each."""
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import BinaryIO
 
@@ -56,15 +57,35 @@ class StoreResult:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """When to begin nothing more: at a time of `time.monotonic()`, or when a mistake stops everything."""
+
+    deadline: float
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def reached(self) -> bool:
+        return self.stop.is_set() or time.monotonic() > self.deadline
+
+
 OnResult = Callable[[int, StoreResult], None]
 """Told the index of each item and its result as soon as it is known; one call at a time."""
 
 
 def store_all(
-    peer: Peer, items: Sequence[Outgoing], *, associations: int = 1, on_result: OnResult | None = None
+    peer: Peer,
+    items: Sequence[Outgoing],
+    *,
+    associations: int = 1,
+    seconds: float = math.inf,
+    on_result: OnResult | None = None,
 ) -> list[StoreResult]:
-    """Send every item over at most so many associations at once; return the results in the items' order."""
+    """Send every item over at most so many associations at once; return the results in the items' order.
+
+    What has not begun after so many `seconds` is left for another time.
+    """
     results: dict[int, StoreResult] = {}
+    limits = _Limits(time.monotonic() + seconds)
     telling = threading.Lock()
 
     def tell(index: int, result: StoreResult) -> None:
@@ -73,15 +94,14 @@ def store_all(
             if on_result is not None:
                 on_result(index, result)
 
-    stop = threading.Event()
     lanes = max(1, min(associations, len(items)))
     with ThreadPoolExecutor(lanes, "c-store") as pool:
         try:
             shares = [range(lane, len(items), lanes) for lane in range(lanes)]
-            for work in [pool.submit(_store_share, peer, items, share, tell, stop) for share in shares]:
+            for work in [pool.submit(_store_share, peer, items, share, tell, limits) for share in shares]:
                 work.result()
         except BaseException:
-            stop.set()
+            limits.stop.set()
             raise
     return [results[index] for index in range(len(items))]
 
@@ -100,38 +120,45 @@ def association_groups(items: Sequence[Outgoing], indexes: Iterable[int]) -> Ite
         yield group
 
 
-def _store_share(
-    peer: Peer, items: Sequence[Outgoing], share: Sequence[int], tell: OnResult, stop: threading.Event
-) -> None:
+def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], tell: OnResult, limits: _Limits) -> None:
     """Send one lane's items, association after association.
 
-    The instance that was under way when an association was lost is left for later and the next ones get a
-    new association, so one that makes the peer fail does not hold back the others.
+    The instance under way when an association is lost is left for another time, and the next ones get a new
+    association: one that makes the peer fail does not hold back the others.
     """
-    groups = [deque(group) for group in association_groups(items, share)]
-    lost = 0
-    while groups and not stop.is_set():
+    groups = deque(deque(group) for group in association_groups(items, share))
+    left, lost = StoreResult(Outcome.UNAVAILABLE, "there was no time left for it in its batch"), 0
+    while groups and lost < MAX_LOST_ASSOCIATIONS and not limits.reached():
         waiting = groups[0]
-        under_way = False
         try:
-            with Association(peer, sorted({items[index].context for index in waiting})) as association:
-                while waiting and not stop.is_set():
-                    under_way = True
-                    result = _store_one(association, items[waiting[0]])
-                    tell(waiting.popleft(), result)
-                    under_way = False
-            groups.pop(0)
+            association = Association(peer, sorted({items[index].context for index in waiting}))
         except DestinationUnavailable as error:
-            left = StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after)
-            lost += 1
-            if under_way:
-                tell(waiting.popleft(), left)
-            if not under_way or lost == MAX_LOST_ASSOCIATIONS:
-                for index in chain.from_iterable(groups):
-                    tell(index, left)
-                return
-            if not waiting:
-                groups.pop(0)
+            left = _left(error)
+            break
+        error_met = _store_until_lost(association, items, waiting, tell, limits)
+        if error_met is not None:
+            left, lost = _left(error_met), lost + 1
+        if not waiting:
+            groups.popleft()
+    if not limits.stop.is_set():
+        for index in chain.from_iterable(groups):
+            tell(index, left)
+
+
+def _store_until_lost(
+    association: Association, items: Sequence[Outgoing], waiting: deque[int], tell: OnResult, limits: _Limits
+) -> DestinationUnavailable | None:
+    """Send what waits over one association, taking off what was sent; return what ended it early."""
+    with association:
+        while waiting and not limits.reached():
+            index = waiting.popleft()
+            try:
+                result = _store_one(association, items[index])
+            except DestinationUnavailable as error:
+                tell(index, _left(error))
+                return error
+            tell(index, result)
+    return None
 
 
 def _store_one(association: Association, item: Outgoing) -> StoreResult:
@@ -149,6 +176,10 @@ def _store_one(association: Association, item: Outgoing) -> StoreResult:
     with content:
         response = association.store(context_id, item.sop_class_uid, item.sop_instance_uid, content)
     return _answered(response, time.monotonic() - started)
+
+
+def _left(error: DestinationUnavailable) -> StoreResult:
+    return StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after)
 
 
 def _answered(response: StoreResponse, seconds: float) -> StoreResult:

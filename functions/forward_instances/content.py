@@ -1,0 +1,51 @@
+"""The data set of a stored object as a stream, its bytes checked against the digest they arrived with."""
+
+import hashlib
+import io
+import os
+import tempfile
+from pathlib import Path
+
+from bucky.errors import Permanent
+from bucky.events import Instance
+from bucky.objects import ObjectStore
+from bucky.part10 import split
+
+IN_MEMORY_BYTES = 8 * 1024 * 1024
+HEAD_BYTES = 4096
+
+Content = io.BytesIO | io.BufferedReader
+
+
+def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
+    """Return a stream at the data set's first byte; the caller closes it.
+
+    A small object stays in memory, a large one goes to a file that has no name any more when this returns.
+    Raises `Permanent` when the object is gone or its bytes changed, `Retriable` when the store is away.
+    """
+    stream = _fetched(objects, instance)
+    try:
+        _meta, offset = split(stream.read(HEAD_BYTES))
+        stream.seek(offset)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(offset)
+    except BaseException:
+        stream.close()
+        raise
+    if digest != instance.sha256:
+        stream.close()
+        raise Permanent("the stored bytes are not those that were received (their SHA-256 differs): not sent")
+    return stream
+
+
+def _fetched(objects: ObjectStore, instance: Instance) -> Content:
+    if instance.size <= IN_MEMORY_BYTES:
+        return io.BytesIO(objects.get(instance.key))
+    descriptor, name = tempfile.mkstemp(prefix="bucky-forward-")
+    os.close(descriptor)
+    path = Path(name)
+    try:
+        objects.download(instance.key, path)
+        return path.open("rb")
+    finally:
+        path.unlink()
