@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from bucky.api_client import Access, ApiClient, ApiFailed
 from bucky.index import DeliveryRow, DeliveryState, Index, InstanceRow
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
@@ -59,17 +58,13 @@ class RunningStack:
         self.store = S3ObjectStore(self.settings)
         self.index = Index.open(self.settings.index_url.get_secret_value())
         # Straight to the admin API: Traefik has tests of its own, and may be what is being killed.
-        self.api = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.ports.admin}",
-            headers={"X-Api-Key": self.settings.api_key.get_secret_value()},
-            timeout=30,
-            trust_env=False,
-        )
+        url = f"http://127.0.0.1:{self.ports.admin}"
+        self.api = ApiClient(Access(url, self.settings.api_key.get_secret_value(), None)).__enter__()
         ensure_demo_routing(self.api, self.ports.destination)
 
     def stop(self) -> None:
         """Stop as Ctrl-C does, and insist on a clean end."""
-        self.api.close()
+        self.api.__exit__(None, None, None)
         self.index.close()
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(90)
@@ -103,8 +98,8 @@ class RunningStack:
     def healthy(self) -> bool:
         """Say whether every part reports that it is well."""
         try:
-            return self.api.get("/health").status_code == httpx.codes.OK
-        except httpx.HTTPError:
+            return bool(self.api.get("/health"))
+        except ApiFailed:
             return False
 
     def deliveries(self, study: str, state: DeliveryState | None = None) -> list[DeliveryRow]:

@@ -6,21 +6,21 @@ bytes everywhere, and every other was refused with a reason.
 
 import json
 import os
-import ssl
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from bucky.api_client import Access, ApiClient
 from bucky.cli_send import send_with_progress
 from bucky.events import utc_now
 from bucky.objects import S3ObjectStore
 from bucky.scu import Peer
+from bucky.settings import Settings
 from local_stack.commands import DEFAULT_HOME, FreePorts, HomeOption, addresses, down, running, start_detached
 from local_stack.demo_data import DemoFile, Expected, demo_files
 from local_stack.demo_report import Outcome, compare, digests_in_bucket, show
@@ -32,15 +32,6 @@ from local_stack.stack import build
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.25
 PAGE = 1000
-
-
-@dataclass(frozen=True)
-class Station:
-    """The running stack as the demo's user reaches it: over HTTPS, with the generated credentials."""
-
-    home: Home
-    ports: Ports
-    api: httpx.Client
 
 
 def demo(
@@ -75,15 +66,15 @@ def _run(home: Home, console: Console) -> Outcome:
     if "demo-destination" not in record.get("processes", {}):
         raise CannotStart("the running stack has no demo destination; stop it with `make down` and try again")
     ports = Ports(**record["ports"])
-    with _api(home, record["public_url"]) as api:
+    access = Access(record["public_url"], home.secret("api_key"), home.tls / "ca.pem")
+    with ApiClient(access) as api:
         ensure_demo_routing(api, ports.destination)
-        station = Station(home, ports, api)
         files = demo_files(home.demo_files)
         began = utc_now()
         peer = Peer("BUCKY", "127.0.0.1", ports.dicom, calling_aet="MODALITY")
         report = send_with_progress([file.path for file in files], peer, 4, console)
         accepted = [file for file in files if file.expected is Expected.ACCEPTED]
-        deliveries = _await_deliveries(station, accepted, console)
+        deliveries = _await_deliveries(api, accepted, console)
         with console.status("Comparing digests in the bucket and at the destination"):
             store = S3ObjectStore(_over_https(home, ports))
             in_bucket = digests_in_bucket(store, deliveries)
@@ -92,18 +83,7 @@ def _run(home: Home, console: Console) -> Outcome:
     return outcome
 
 
-def _api(home: Home, url: str) -> httpx.Client:
-    context = ssl.create_default_context(cafile=str(home.tls / "ca.pem"))
-    return httpx.Client(
-        base_url=url,
-        verify=context,
-        headers={"X-Api-Key": home.secret("api_key")},
-        timeout=30,
-        trust_env=False,
-    )
-
-
-def _over_https(home: Home, ports: Ports) -> Any:
+def _over_https(home: Home, ports: Ports) -> Settings:
     """Return settings that reach the object store as a user does: through Traefik."""
     settings = build(home, ports, os.environ).settings
     return settings.model_copy(
@@ -114,7 +94,7 @@ def _over_https(home: Home, ports: Ports) -> Any:
     )
 
 
-def _await_deliveries(station: Station, accepted: Sequence[DemoFile], console: Console) -> list[dict[str, Any]]:
+def _await_deliveries(api: ApiClient, accepted: Sequence[DemoFile], console: Console) -> list[dict[str, Any]]:
     """Wait until every accepted file is delivered, or time is up; return the delivery rows."""
     wanted = {file.sha256 for file in accepted}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -122,7 +102,7 @@ def _await_deliveries(station: Station, accepted: Sequence[DemoFile], console: C
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("Delivered", total=len(wanted))
         while True:
-            rows = [row for row in _deliveries(station.api) if row["sha256"] in wanted]
+            rows = [row for row in _deliveries(api) if row["sha256"] in wanted]
             done = {row["sha256"] for row in rows if row["state"] == "delivered"}
             progress.update(task, completed=len(done))
             if done == wanted or time.monotonic() > deadline:
@@ -130,13 +110,11 @@ def _await_deliveries(station: Station, accepted: Sequence[DemoFile], console: C
             time.sleep(POLL_SECONDS)
 
 
-def _deliveries(api: httpx.Client) -> Iterator[dict[str, Any]]:
+def _deliveries(api: ApiClient) -> Iterator[dict[str, Any]]:
     after: str | None = None
     while True:
-        params: dict[str, Any] = {"destination": DESTINATION, "limit": PAGE, **({"after": after} if after else {})}
-        answer = api.get("/api/deliveries", params=params)
-        answer.raise_for_status()
-        page = answer.json()
+        params: dict[str, str | int | None] = {"destination": DESTINATION, "limit": PAGE, "after": after}
+        page = api.get("/api/deliveries", params)
         yield from page["items"]
         after = page["next"]
         if after is None:

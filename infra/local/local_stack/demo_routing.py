@@ -1,24 +1,19 @@
 """The demo's sample rule: every instance that calls from loopback goes to the demo destination."""
 
-from typing import Any
-
-import httpx
-
+from bucky.api_client import ApiClient
 from bucky.routing import DimseDestination, Routing, Rule
 
 DESTINATION = "demo"
 RULE = "everything-to-demo"
 
 
-def ensure_demo_routing(api: httpx.Client, port: int) -> None:
+def ensure_demo_routing(api: ApiClient, port: int) -> None:
     """Add the demo destination and its rule through the API, as an administrator would; keep all others."""
     current = api.get("/api/routing")
-    current.raise_for_status()
-    document = Routing.model_validate(current.json()["document"])
+    document = Routing.model_validate(current["document"])
     wanted = with_demo(document, port)
     if wanted != document:
-        answer = api.put("/api/routing", json=as_data(wanted), headers={"If-Match": current.headers["ETag"]})
-        answer.raise_for_status()
+        api.put("/api/routing", wanted.model_dump(mode="json"), current["version"])
 
 
 def with_demo(document: Routing, port: int) -> Routing:
@@ -37,9 +32,3 @@ def with_demo(document: Routing, port: int) -> Routing:
         destinations=(*(one for one in document.destinations if one.name != DESTINATION), destination),
         rules=(*(one for one in document.rules if one.name != RULE), rule),
     )
-
-
-def as_data(document: Routing) -> dict[str, Any]:
-    """Return the document as the API takes it."""
-    data: dict[str, Any] = document.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return data
