@@ -89,7 +89,7 @@ class _Walk:
     def wanted_values(self) -> dict[int, str]:
         """Return the values of the wanted tags that are there; elements come in ascending order (§7.1)."""
         found: dict[int, str] = {}
-        while self._at < len(self._content):
+        while self._at < len(self._content) and len(found) < len(_KEYWORDS):
             tag, vr, length = self._header(implicit=self._implicit)
             if tag > _SERIES:
                 break
