@@ -7,9 +7,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 # Tracebacks without the frames' variables, which may hold a data set.
-_TRACEBACKS = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def configure(level: str = "info", *, json: bool | None = None) -> None:
@@ -32,8 +30,10 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries may print what they received; only their warnings are let through.
+    # Libraries may print what they received; only their warnings are let through, and of pydicom, whose
+    # warnings quote values, none.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def get_logger(component: str) -> FilteringBoundLogger:

@@ -89,7 +89,7 @@ class _Test(_Model):
     def _compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
             try:
-                re2.compile(pattern, _quiet())
+                re2.compile(pattern, re2_options())
             except re2.error as error:
                 raise ValueError(f"not a valid RE2 pattern: {error}") from None
         return pattern
@@ -252,7 +252,8 @@ def _unique(what: str, names: list[str]) -> None:
         raise ValueError(f"the {what} {twice!r} is there twice")
 
 
-def _quiet() -> re2.Options:
+def re2_options() -> re2.Options:
+    """Return the options every pattern is compiled with: bounded memory, silent."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 1 << 20

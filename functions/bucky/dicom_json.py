@@ -1,0 +1,130 @@
+"""From a data set to the DICOM JSON model (PS3.18 Annex F), one element at a time, losing none for another."""
+
+import base64
+import math
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+MAX_BINARY_BYTES = 1024
+MAX_DEPTH = 32
+
+# What pydicom raises for values it cannot decode; there is no common ancestor.
+_UNDECODABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+_BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
+_WHOLE_NUMBERS = {"IS", "SL", "SS", "SV", "UL", "US", "UV"}
+_NUMBERS = {"DS", "FD", "FL"}
+_PIXEL_DATA = 0x7FE00010  # an icon has one of its own
+_PYDICOM = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """A DICOM JSON model object, and the tags of the elements nobody could decode."""
+
+    model: dict[str, Any]
+    undecodable: tuple[str, ...]
+
+
+def attributes(dataset: Dataset) -> Attributes:
+    """Return the elements of a data set; binary values over 1 KiB are left out."""
+    undecodable: list[str] = []
+    with quietly():
+        model = _model(dataset, undecodable, MAX_DEPTH)
+    return Attributes(model, tuple(undecodable))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence pydicom's warnings, which quote values; the lock because `catch_warnings` is not thread-safe."""
+    with _PYDICOM, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _model(dataset: Dataset, undecodable: list[str], depth: int) -> dict[str, Any]:
+    model: dict[str, Any] = {}
+    for tag in sorted(dataset.keys()):
+        try:
+            element = _element(dataset[tag], undecodable, depth)
+        except _UNDECODABLE:
+            undecodable.append(f"{tag:08X}")
+            continue
+        if element is not None:
+            model[f"{tag:08X}"] = element
+    return model
+
+
+def _element(element: DataElement, undecodable: list[str], depth: int) -> dict[str, Any] | None:
+    """Return one element's JSON, or None when it is bulk data."""
+    vr, value = _settled_vr(element), element.value
+    if vr == "SQ":
+        if depth == 0:
+            raise RecursionError
+        return {"vr": vr, "Value": [_model(item, undecodable, depth - 1) for item in value]}
+    if vr in _BINARY:
+        return _binary(vr, element)
+    if element.is_empty:
+        return {"vr": vr}
+    values = [value] if element.VM == 1 else list(value)
+    return {"vr": vr, "Value": [_value(vr, one) for one in values]}
+
+
+def _settled_vr(element: DataElement) -> str:
+    """Return the VR; `US or SS` and the like, where nothing in the data set decides, become one of the two."""
+    vr = str(element.VR)
+    if " or " not in vr:
+        return vr
+    return "OW" if isinstance(element.value, bytes) else "US"
+
+
+def _binary(vr: str, element: DataElement) -> dict[str, Any] | None:
+    value = element.value
+    if not value:
+        return {"vr": vr}
+    if not isinstance(value, bytes):
+        raise TypeError
+    if len(value) > MAX_BINARY_BYTES or element.tag == _PIXEL_DATA:
+        return None
+    return {"vr": vr, "InlineBinary": base64.b64encode(value).decode()}
+
+
+def _value(vr: str, value: Any) -> Any:
+    """Return one value as JSON knows it (PS3.18 Table F.2.3-1)."""
+    if value is None or value == "":
+        return None
+    if vr == "PN":
+        return _person_name(value)
+    if vr == "AT":
+        return f"{int(value):08X}"
+    if vr in _WHOLE_NUMBERS:
+        return int(value)
+    if vr in _NUMBERS:
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    if isinstance(value, bytes):
+        raise TypeError
+    return str(value)
+
+
+def _person_name(value: Any) -> dict[str, str]:
+    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), value.components, strict=False)
+    return {name: str(group) for name, group in groups if group}

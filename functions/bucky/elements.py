@@ -1,0 +1,167 @@
+"""Walking the data elements of a data set (PS3.5 §7) without decoding them.
+
+pydicom reads what is cut short as if it were whole, and follows nesting until Python gives up. This walk
+knows where every element ends, keeps what is small, skips what is bulky and stops before the pixels. It
+uses no recursion, and its work is bounded whatever the bytes say.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
+
+from bucky.errors import InvalidInstance
+
+MAX_VALUE_BYTES = 64 * 1024
+MAX_SEQUENCE_BYTES = 1024 * 1024
+MAX_STEPS = 500_000
+
+_LONG = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
+_KNOWN = _LONG | frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_16)
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
+
+
+class MalformedDataSet(InvalidInstance):
+    """The bytes do not follow PS3.5, or end too early; what came before can be used."""
+
+
+class Source(Protocol):
+    """Bytes that can be asked for by position."""
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; fewer only at the end."""
+
+    def size(self) -> int | None:
+        """Return how many bytes there are, or None when that is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One top-level data element; `value` is undecoded, and for a sequence its items."""
+
+    tag: int
+    vr: str | None
+    value: bytes
+    implicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    tag: int
+    vr: bytes | None
+    length: int
+    value_at: int
+
+
+class Walk:
+    """One walk over a data set that begins at `start` of a source."""
+
+    def __init__(self, source: Source, start: int, *, implicit: bool, little: bool) -> None:
+        self._source = source
+        self._at = start
+        self._little = little
+        self._head4 = struct.Struct("<HH2sH" if little else ">HH2sH").unpack
+        self._head = struct.Struct("<HHI" if little else ">HHI").unpack
+        self._long = struct.Struct("<I" if little else ">I").unpack
+        self._steps = 0
+        self.implicit = self._looks_implicit(start, otherwise=implicit)
+
+    def elements(self) -> Iterator[Element]:
+        """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
+        while not self._at_end():
+            head = self._read_head(self._at, implicit=self.implicit)
+            if head.tag in {_ITEM, _ITEM_END, _SEQUENCE_END}:
+                raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
+            if head.tag >= _PIXELS:
+                self._check_ends(head)
+                return
+            yield from self._element(head)
+
+    def _element(self, head: _Head) -> Iterator[Element]:
+        """Go past the element; yield it unless it is bulky."""
+        vr = None if head.vr is None else head.vr.decode("latin-1")
+        implicit = self.implicit or vr is None
+        if head.length == _UNDEFINED:
+            if vr == "UN":  # implicit VR inside (PS3.5 §6.2.2), though not everybody knows
+                implicit = self._looks_implicit(head.value_at + 8, otherwise=True)
+            end = self._past_undefined(head, implicit=implicit)
+            vr = "SQ" if vr in {None, "UN"} else vr
+        else:
+            self._check_ends(head)
+            end = self._at = head.value_at + head.length
+        length = end - head.value_at
+        if length <= (MAX_SEQUENCE_BYTES if vr in {None, "SQ", "UN"} else MAX_VALUE_BYTES):
+            yield Element(head.tag, vr, self._read(head.value_at, length), implicit)
+
+    def _past_undefined(self, head: _Head, *, implicit: bool) -> int:
+        """Go past a value of undefined length; return where its items end (PS3.5 §7.5)."""
+        # True for a level of items, False for a level of elements; fragments are items nobody looks into.
+        levels = [True]
+        fragments = head.vr not in {None, b"SQ", b"UN"}
+        self._at = head.value_at
+        while True:
+            here = self._at
+            inner = self._read_head(here, implicit=implicit or levels[-1])
+            if levels[-1]:
+                if inner.tag == _SEQUENCE_END:
+                    levels.pop()
+                    if not levels:
+                        self._at = inner.value_at
+                        return here
+                    fragments = False
+                elif inner.tag != _ITEM:
+                    raise MalformedDataSet(f"the items of a sequence are out of step at byte {here}")
+                elif inner.length == _UNDEFINED and not fragments:
+                    levels.append(False)
+            elif inner.tag == _ITEM_END:
+                levels.pop()
+            elif inner.length == _UNDEFINED:
+                fragments = inner.vr not in {None, b"SQ", b"UN"}
+                levels.append(True)
+            self._at = inner.value_at
+            if inner.length != _UNDEFINED:
+                self._check_ends(inner)
+                self._at += inner.length
+
+    def _read_head(self, at: int, *, implicit: bool) -> _Head:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise MalformedDataSet(f"the data set has more than {MAX_STEPS} elements before its pixels")
+        raw = self._read(at, 8)
+        group, number, length = self._head(raw)
+        tag = group << 16 | number
+        if implicit or group == 0xFFFE:
+            return _Head(tag, None, length, at + 8)
+        _, _, vr, short_length = self._head4(raw)
+        if vr in _LONG:
+            return _Head(tag, vr, self._long(self._read(at + 8, 4))[0], at + 12)
+        if b"AA" <= vr <= b"ZZ":
+            return _Head(tag, vr, short_length, at + 8)
+        return _Head(tag, None, length, at + 8)  # some writers turn to implicit VR half-way
+
+    def _looks_implicit(self, at: int, *, otherwise: bool) -> bool:
+        """Judge by the first element: not every data set is encoded as announced."""
+        raw = self._source.at(at, 8)
+        if len(raw) < 8 or raw[:2] in {b"\xfe\xff", b"\xff\xfe"}:
+            return otherwise
+        return raw[4:6] not in _KNOWN
+
+    def _read(self, at: int, length: int) -> bytes:
+        raw = self._source.at(at, length)
+        if len(raw) < length:
+            raise MalformedDataSet(f"the data set is cut short: it ends at byte {at + len(raw)}, within an element")
+        return raw
+
+    def _check_ends(self, head: _Head) -> None:
+        size = self._source.size()
+        if head.length != _UNDEFINED and size is not None and head.value_at + head.length > size:
+            name = f"({head.tag >> 16:04X},{head.tag & 0xFFFF:04X})"
+            raise MalformedDataSet(f"the data set is cut short: it ends within {name}")
+
+    def _at_end(self) -> bool:
+        rest = self._source.at(self._at, 8)
+        return len(rest) < 8 and not rest.strip(b"\0")
