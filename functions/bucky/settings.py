@@ -111,6 +111,7 @@ class Settings(BaseModel):
     gateway_user: str = Field("admin", description="User for the gateway's `/system` API.")
     gateway_password: SecretStr = Field(SecretStr(""), description="Password for the gateway's `/system` API.")
 
+    connector_http_host: str = Field("127.0.0.1", description="Address of the connector's health page.")
     connector_http_port: int = Field(8102, ge=0, le=65535, description="Port of the connector's health page.")
     connector_refresh_seconds: float = Field(2.0, gt=0, description="How often functions are discovered anew.")
     connector_stack_file: Path | None = Field(
