@@ -1,0 +1,60 @@
+"""Carry JetStream messages to functions until SIGTERM, then finish what is in flight."""
+
+import asyncio
+import os
+import sys
+
+from bucky import log
+from bucky.broker import connect
+from bucky.errors import BuckyError
+from bucky.serve.server import HttpServer, stop_signal
+from bucky.settings import Settings
+from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.connector import Connector
+from jetstream_connector.discovery import GatewayDirectory, StackFileDirectory
+from jetstream_connector.metrics import Metrics
+from jetstream_connector.pages import pages
+
+
+def directory_of(settings: Settings) -> GatewayDirectory | StackFileDirectory:
+    """Return the place where functions are found."""
+    if settings.connector_stack_file is not None:
+        return StackFileDirectory(settings.connector_stack_file)
+    return GatewayDirectory(settings.gateway_url, settings.gateway_user, settings.gateway_password.get_secret_value())
+
+
+async def run(settings: Settings) -> None:
+    """Wire the process and run it until it is told to stop."""
+    stop = stop_signal()
+    client = await connect(settings, "jetstream-connector")
+    directory = directory_of(settings)
+    caller = GatewayCaller(settings.gateway_url)
+    metrics = Metrics()
+    connector = Connector(
+        client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas
+    )
+    server = HttpServer(pages(connector, metrics), settings.connector_http_host, settings.connector_http_port)
+    await server.start()
+    log.get_logger("connector").info("connector.started", port=server.port)
+
+    await connector.run(stop)
+
+    await server.stop()
+    await caller.close()
+    await directory.close()
+    await client.close()
+    log.get_logger("connector").info("connector.stopped")
+
+
+def main() -> None:
+    """Read the settings and run; a sentence on stderr says why when that cannot be."""
+    try:
+        settings = Settings.load(os.environ)
+        log.configure(settings.log_level)
+        asyncio.run(run(settings))
+    except BuckyError as error:
+        sys.exit(f"jetstream_connector: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Keeps one set of consumers per function in step with the functions there are."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from bucky.broker import JetStreamPublisher
+from bucky.errors import BrokerUnavailable
+from bucky.log import get_logger
+from jetstream_connector.annotations import AnnotationError, Subscription, parse
+from jetstream_connector.attempts import AttemptLedger
+from jetstream_connector.calls import Caller
+from jetstream_connector.consumer import Consumer
+from jetstream_connector.discovery import Directory, DirectoryUnavailable, Function
+from jetstream_connector.dispatch import Dispatcher, Health, Outlet
+from jetstream_connector.metrics import Metrics
+from jetstream_connector.subjects import is_wildcard, matches
+from jetstream_connector.topology import stream_of
+
+MOST_PARTITIONS = 500
+DRAIN_SECONDS = 20.0
+
+
+@dataclass
+class Subscriber:
+    """One function: what it asked for, its consumers by subject, how it is."""
+
+    name: str
+    subscription: Subscription | None = None
+    error: str | None = None
+    health: Health = field(default_factory=Health)
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+
+
+class Connector:
+    """Discovers functions and runs their consumers."""
+
+    def __init__(
+        self,
+        client: Client,
+        directory: Directory,
+        caller: Caller,
+        metrics: Metrics,
+        refresh_seconds: float,
+        replicas: int = 1,
+    ) -> None:
+        self._client = client
+        self._js: JetStreamContext = client.jetstream()
+        self._directory, self._caller, self._metrics = directory, caller, metrics
+        self._refresh_seconds = refresh_seconds
+        self._outlet = Outlet(client, JetStreamPublisher(self._js), AttemptLedger(self._js, replicas), self._published)
+        self._log = get_logger("connector")
+        self._subscribers: dict[str, Subscriber] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._error: str | None = "functions are being discovered"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Refresh until told to stop, then drain."""
+        while not stop.is_set():
+            await self.refresh()
+            try:
+                await asyncio.wait_for(stop.wait(), self._refresh_seconds)
+            except TimeoutError:
+                continue
+        await self.stop()
+
+    async def refresh(self) -> None:
+        """Make the consumers match the functions; when those cannot be listed, leave all as it is."""
+        try:
+            functions = await self._directory.functions()
+        except DirectoryUnavailable as error:
+            if self._error != str(error):
+                self._log.warning("connector.directory", error=str(error))
+            self._error = str(error)
+            functions = []
+        else:
+            self._error = None
+            for name in self._subscribers.keys() - {function.name for function in functions}:
+                self._log.info("connector.function_gone", function=name)
+                self._leave(self._subscribers.pop(name))
+        for function in functions:
+            self._apply(function)
+        if self._client.is_connected:
+            await asyncio.gather(*(self._partition(one) for one in self._subscribers.values()))
+        await asyncio.gather(
+            *(
+                consumer.inspect()
+                for one in list(self._subscribers.values())
+                for consumer in list(one.consumers.values())
+            )
+        )
+        self._measure()
+
+    async def stop(self) -> None:
+        """Stop every consumer; what is in flight has `DRAIN_SECONDS` to finish."""
+        for subscriber in self._subscribers.values():
+            self._leave(subscriber)
+        if self._leaving:
+            await asyncio.gather(*self._leaving)
+        if self._client.is_connected:
+            await self._outlet.flush()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the health page shows."""
+        trouble = self._error or (None if self._client.is_connected else "NATS is not connected")
+        return {
+            "status": "ok" if trouble is None else "unavailable",
+            "error": trouble,
+            "functions": {name: _shown(one) for name, one in sorted(self._subscribers.items())},
+        }
+
+    def _apply(self, function: Function) -> None:
+        """Take note of a function as it is deployed now."""
+        subscription, error = None, None
+        try:
+            subscription = parse(function.annotations or {})
+        except AnnotationError as wrong:
+            error = str(wrong)
+        known = self._subscribers.get(function.name)
+        if known is not None and (known.subscription, known.error) == (subscription, error):
+            return
+        if known is not None:
+            self._leave(known)
+            del self._subscribers[function.name]
+        if subscription is None and error is None:
+            return
+        if error is not None:
+            self._log.error("connector.annotation", function=function.name, error=error)
+        else:
+            self._log.info("connector.function", function=function.name, subscription=subscription)
+        subscriber = Subscriber(function.name, subscription, error)
+        self._subscribers[function.name] = subscriber
+        if subscription is not None:
+            for topic in subscription.topics:
+                if not (subscription.partitioned and is_wildcard(topic)):
+                    self._consume(subscriber, subscription, topic)
+
+    async def _partition(self, subscriber: Subscriber) -> None:
+        """Give each subject that is in the stream a consumer of its own."""
+        subscription = subscriber.subscription
+        if subscription is None or not subscription.partitioned:
+            return
+        for topic in filter(is_wildcard, subscription.topics):
+            try:
+                stream = await stream_of(self._client, topic)
+                info = await self._js.stream_info(stream, subjects_filter=topic)
+            except (BrokerUnavailable, NatsError, OSError) as error:
+                subscriber.health.last_error = f"{topic}: {error or type(error).__name__}"
+                continue
+            for subject in sorted(info.state.subjects or {}):
+                self._consume(subscriber, subscription, subject)
+
+    def _published(self, subject: str) -> None:
+        """Start at once on a subject that did not exist before."""
+        for subscriber in self._subscribers.values():
+            subscription = subscriber.subscription
+            if subscription is None or not subscription.partitioned:
+                continue
+            if any(is_wildcard(topic) and matches(topic, subject) for topic in subscription.topics):
+                self._consume(subscriber, subscription, subject)
+
+    def _consume(self, subscriber: Subscriber, subscription: Subscription, subject: str) -> None:
+        if subject in subscriber.consumers:
+            return
+        if len(subscriber.consumers) >= MOST_PARTITIONS:
+            subscriber.health.last_error = (
+                f"more than {MOST_PARTITIONS} subjects: {subject} gets no consumer; use a coarser partition key"
+            )
+            self._log.error("connector.partitions", function=subscriber.name, subject=subject)
+            return
+        dispatcher = Dispatcher(
+            subscriber.name, subscription, self._caller, self._outlet, subscriber.health, self._metrics
+        )
+        consumer = Consumer(self._client, self._js, subscriber.name, subject, subscription, dispatcher)
+        subscriber.consumers[subject] = consumer
+        consumer.start()
+
+    def _leave(self, subscriber: Subscriber) -> None:
+        """Stop a function's consumers in the background; their durable positions stay at the broker."""
+        for consumer in subscriber.consumers.values():
+            task = asyncio.create_task(consumer.stop(DRAIN_SECONDS))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        subscriber.consumers.clear()
+
+    def _measure(self) -> None:
+        for subscriber in self._subscribers.values():
+            for subject, consumer in subscriber.consumers.items():
+                self._metrics.pending.labels(subscriber.name, subject).set(consumer.pending or 0)
+                self._metrics.ack_pending.labels(subscriber.name, subject).set(consumer.ack_pending or 0)
+
+
+def _shown(subscriber: Subscriber) -> dict[str, Any]:
+    return {
+        "status": "ok" if subscriber.error is None else "invalid",
+        "error": subscriber.error,
+        "breaker": subscriber.health.breaker.state(time.monotonic()).value,
+        "last_error": subscriber.health.last_error,
+        "consumers": [
+            {
+                "subject": consumer.subject,
+                "durable": consumer.durable,
+                "pending": consumer.pending,
+                "ack_pending": consumer.ack_pending,
+                "last_error": consumer.last_error,
+            }
+            for consumer in subscriber.consumers.values()
+        ],
+    }

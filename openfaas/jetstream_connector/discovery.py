@@ -1,0 +1,90 @@
+"""Where functions are found: the gateway of OpenFaaS, or a stack file; anything with `functions()` will do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from bucky.errors import Retriable
+
+TIMEOUT_SECONDS = 5.0
+
+
+class DirectoryUnavailable(Retriable):
+    """The list of functions cannot be read just now; the last one stays in force."""
+
+
+class Function(BaseModel):
+    """A deployed function and its annotations."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    name: str
+    annotations: Mapping[str, str] | None = None
+
+
+_FUNCTIONS = TypeAdapter(list[Function])
+
+
+class Directory(Protocol):
+    """Lists the functions there are."""
+
+    async def functions(self) -> list[Function]:
+        """Return all functions; raise `DirectoryUnavailable`."""
+
+
+class GatewayDirectory:
+    """Asks `GET {gateway}/system/functions`, with basic authentication."""
+
+    def __init__(self, gateway_url: str, user: str, password: str) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=gateway_url,
+            auth=(user, password) if password else None,
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+        )
+
+    async def functions(self) -> list[Function]:
+        """Return the functions that the gateway knows."""
+        try:
+            response = await self._client.get("/system/functions")
+        except httpx.TransportError as error:
+            raise DirectoryUnavailable(f"the gateway cannot be reached: {type(error).__name__}") from error
+        if response.status_code != httpx.codes.OK:
+            raise DirectoryUnavailable(
+                f"the gateway answered {response.status_code} to GET /system/functions; "
+                "check BUCKY_GATEWAY_URL, BUCKY_GATEWAY_USER and BUCKY_GATEWAY_PASSWORD"
+            )
+        try:
+            return _FUNCTIONS.validate_json(response.content)
+        except ValidationError as error:
+            raise DirectoryUnavailable("the gateway's list of functions cannot be understood") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+class StackFileDirectory:
+    """Reads the functions of a stack file (`openfaas/stack.yaml`), anew each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def functions(self) -> list[Function]:
+        """Return the functions that the file describes."""
+        import yaml
+
+        try:
+            stack: Any = yaml.safe_load(self._path.read_text())
+            described = stack.get("functions") or {}
+            return [
+                Function(name=name, annotations=(function or {}).get("annotations"))
+                for name, function in described.items()
+            ]
+        except (OSError, AttributeError, yaml.YAMLError, ValidationError) as error:
+            raise DirectoryUnavailable(f"the stack file {self._path} cannot be read: {type(error).__name__}") from error
+
+    async def close(self) -> None:
+        """Do nothing: the file is not kept open."""

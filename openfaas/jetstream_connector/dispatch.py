@@ -1,0 +1,299 @@
+"""Carries a batch to its function and each message to its end; what becomes of it is decided in `outcomes`.
+
+The order is the promise: events that the function returned are in their stream before any message that
+caused them is acknowledged. Whatever fails in between leads to a redelivery, never to a loss.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from bucky.broker import Publisher
+from bucky.errors import BrokerUnavailable
+from bucky.events import CloudEvent
+from bucky.log import get_logger
+from jetstream_connector.annotations import Subscription
+from jetstream_connector.attempts import AttemptLedger
+from jetstream_connector.breaker import Breaker, State
+from jetstream_connector.calls import Caller
+from jetstream_connector.deadletters import dead_letter
+from jetstream_connector.message import Message
+from jetstream_connector.metrics import Metrics
+from jetstream_connector.outcomes import (
+    Ack,
+    Action,
+    Condition,
+    DeadLetter,
+    Drop,
+    Item,
+    Policy,
+    Retry,
+    Verdict,
+    decide,
+)
+from jetstream_connector.pace import Pace
+
+PUBLISHES_AT_ONCE = 100
+FLUSH_SECONDS = 5
+
+
+class Outlet:
+    """The way out to JetStream that all consumers share: events, acknowledgements, attempt records."""
+
+    def __init__(
+        self,
+        client: Client,
+        publisher: Publisher,
+        ledger: AttemptLedger,
+        published: Callable[[str], None],
+    ) -> None:
+        self.client = client
+        self.ledger = ledger
+        self._publisher = publisher
+        self._published = published
+
+    @property
+    def max_event_bytes(self) -> int:
+        """The largest event the broker takes, less its headers."""
+        return self.client.max_payload - 4096
+
+    async def publish(self, events: Sequence[CloudEvent]) -> None:
+        """Publish events and wait for every PubAck; raise `BrokerUnavailable` when one is missing."""
+        for start in range(0, len(events), PUBLISHES_AT_ONCE):
+            chunk = events[start : start + PUBLISHES_AT_ONCE]
+            outcomes = await asyncio.gather(
+                *(self._publisher.publish(event) for event in chunk), return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        for subject in {event.nats_subject for event in events}:
+            self._published(subject)
+
+    async def flush(self) -> None:
+        """Wait until the broker has read what was sent; an acknowledgement lost here means a redelivery."""
+        await self.client.flush(FLUSH_SECONDS)
+
+
+class Health:
+    """What the health page tells of one function; shared by its consumers."""
+
+    def __init__(self) -> None:
+        self.breaker = Breaker()
+        self.answers = 0
+        self.last_error: str | None = None
+
+
+class Dispatcher:
+    """Dispatches the batches of one consumer."""
+
+    def __init__(
+        self,
+        function: str,
+        subscription: Subscription,
+        caller: Caller,
+        outlet: Outlet,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self._function = function
+        self._subscription = subscription
+        self._caller = caller
+        self._outlet = outlet
+        self._health = health
+        self._metrics = metrics
+        self._log = get_logger("connector")
+        self._policy = Policy(subscription.max_attempts, subscription.backoff, outlet.max_event_bytes)
+        self._pace = Pace(subscription.batch_size, subscription.concurrency)
+        self._broker = Breaker()
+        self.stopping = False
+
+    @property
+    def concurrency(self) -> int:
+        """Calls that may be in flight at once, as things are."""
+        return self._pace.concurrency
+
+    def wait(self) -> float:
+        """Return the seconds until something may be sent again; 0 when now."""
+        now = time.monotonic()
+        return max(self._health.breaker.wait(now), self._broker.wait(now), self._pace.wait(now))
+
+    def batch_size(self) -> int:
+        """Return how many messages to send: one while it is unsure that anything can be done with them."""
+        now = time.monotonic()
+        unsure = State.HALF_OPEN in (self._health.breaker.state(now), self._broker.state(now))
+        return 1 if unsure else self._pace.batch_size
+
+    async def dispatch(self, messages: Sequence[Message]) -> None:
+        """See each message to its end. The failure policy for the broker: what fails is delivered again."""
+        started = time.monotonic()
+        try:
+            for message in messages:
+                await self._outlet.ledger.load(message)
+            malformed = [message for message in messages if message.event is None]
+            if malformed:
+                gone = DeadLetter("it is not a CloudEvent", 1)
+                await self._settle(malformed, [self._unless_dead(message, gone) for message in malformed])
+            for group in _groups(message for message in messages if message.event is not None):
+                await self._deliver(group)
+        except (BrokerUnavailable, NatsError, OSError) as error:
+            self._health.last_error = f"the broker: {error}"
+            self._log.warning("connector.broker", function=self._function, error=str(error))
+            self._broker.down(started, time.monotonic())
+            for message in messages:
+                await self._put_back(message)
+
+    async def _deliver(self, group: Sequence[Message]) -> None:
+        """Call the function with a group and carry out the verdict, in halves when it refuses the whole."""
+        if self.stopping or self.wait() > 0:
+            for message in group:
+                await self._put_back(message)
+            return
+        verdict = await self._call(group)
+        if verdict.split:
+            middle = len(group) // 2
+            await self._deliver(group[:middle])
+            await self._deliver(group[middle:])
+            return
+        await self._outlet.publish(verdict.events)
+        self._metrics.published.labels(self._function).inc(len(verdict.events))
+        await self._settle(group, verdict.actions)
+
+    async def _call(self, group: Sequence[Message]) -> Verdict:
+        called_at = time.monotonic()
+        items = [self._item(message) for message in group]
+        reply = await self._caller.call(
+            self._function, [message.raw.data for message in group], self._subscription.timeout
+        )
+        now = time.monotonic()
+        verdict = decide(reply, items, self._policy)
+        self._learn(verdict, called_at, now, reply.retry_after, answered=reply.status == 200)
+        result = str(reply.status) if reply.trouble is None else reply.trouble.value
+        self._metrics.calls.labels(self._function, result).observe(now - called_at)
+        self._metrics.batch.labels(self._function).observe(len(group))
+        self._log.info(
+            "connector.batch",
+            function=self._function,
+            result=result,
+            condition=verdict.condition.value,
+            items=len(group),
+            **_counts(verdict),
+            events=len(verdict.events),
+            duration_ms=round((now - called_at) * 1000, 1),
+            **({"reason": verdict.reason} if verdict.reason else {}),
+        )
+        return verdict
+
+    def _learn(
+        self, verdict: Verdict, called_at: float, now: float, retry_after: float | None, *, answered: bool
+    ) -> None:
+        """Tell the breaker, the pace and the health page how the function is."""
+        reasons = [verdict.reason] + [getattr(action, "reason", "") for action in verdict.actions]
+        self._health.last_error = next((reason for reason in reasons if reason), None)
+        if verdict.condition is Condition.DOWN:
+            self._health.breaker.down(called_at, now)
+        else:
+            self._health.breaker.answered()
+        if verdict.condition is Condition.BUSY:
+            self._pace.busy(called_at, now, retry_after)
+        if answered:
+            self._health.answers += 1
+            self._pace.answered()
+        self._metrics.open.labels(self._function).set(verdict.condition is Condition.DOWN)
+
+    def _item(self, message: Message) -> Item:
+        record = message.record
+        return Item(
+            identifier=message.event.id if message.event else "",
+            attempts=record.attempts,
+            losses=record.losses,
+            others_fine=record.lost_at is not None and self._health.answers > record.lost_at,
+            is_dead_letter=message.is_dead_letter,
+        )
+
+    async def _settle(self, group: Sequence[Message], actions: Sequence[Action]) -> None:
+        """Carry out one action for each message."""
+        for message, action in zip(group, actions, strict=True):
+            await self._carry_out(message, action)
+            self._metrics.messages.labels(self._function, type(action).__name__.lower()).inc()
+        await self._outlet.flush()
+        self._broker.answered()
+
+    async def _carry_out(self, message: Message, action: Action) -> None:
+        match action:
+            case Ack():
+                await message.raw.ack()
+                await self._outlet.ledger.forget(message)
+            case Retry():
+                await self._retry(message, action)
+            case DeadLetter(reason, attempts):
+                letter = dead_letter(self._function, message, reason, attempts, self._outlet.max_event_bytes)
+                await self._outlet.publish([letter])
+                await message.raw.term()
+                await self._outlet.ledger.forget(message)
+                self._log.error("connector.dead_letter", **self._named(message), reason=reason, attempts=attempts)
+            case Drop(reason):
+                await message.raw.term()
+                await self._outlet.ledger.forget(message)
+                self._log.error("connector.dead_letter_dropped", **self._named(message), reason=reason)
+
+    async def _retry(self, message: Message, retry: Retry) -> None:
+        record, item = message.record, self._item(message)
+        if retry.lost:
+            record.losses += item.others_fine
+            record.lost_at = self._health.answers
+        record.attempts += retry.counted
+        # Failing for itself after all: it may travel with others again.
+        record.alone = retry.alone or (record.alone and not retry.counted)
+        await self._outlet.ledger.save(message, durable=retry.counted or (retry.lost and item.others_fine))
+        await message.raw.nak(delay=max(retry.delay, self.wait()))
+
+    async def _put_back(self, message: Message) -> None:
+        """Hand a message back without judging it; when even that fails, its ack wait does it."""
+        if message.raw.is_acked:
+            return
+        try:
+            await self._outlet.ledger.save(message, durable=False)
+            await message.raw.nak(delay=self.wait())
+        except (BrokerUnavailable, NatsError, OSError) as error:
+            self._log.warning("connector.broker", function=self._function, error=str(error))
+
+    def _unless_dead(self, message: Message, gone: DeadLetter) -> Action:
+        return Drop(gone.reason) if message.is_dead_letter else gone
+
+    def _named(self, message: Message) -> dict[str, object]:
+        return {
+            "function": self._function,
+            "subject": message.raw.subject,
+            "sequence": message.sequence,
+            "event_id": message.event.id if message.event else None,
+        }
+
+
+def _groups(messages: Iterable[Message]) -> list[list[Message]]:
+    """Put messages in batches: suspects alone, and never two events with one id together.
+
+    The contract names an event by its id only, so two with the same id could not be told apart.
+    """
+    together: list[dict[str, Message]] = []
+    alone: list[list[Message]] = []
+    for message in messages:
+        identifier = message.event.id if message.event else ""
+        if message.record.alone:
+            alone.append([message])
+            continue
+        for batch in together:
+            if identifier not in batch:
+                batch[identifier] = message
+                break
+        else:
+            together.append({identifier: message})
+    return [list(batch.values()) for batch in together] + alone
+
+
+def _counts(verdict: Verdict) -> dict[str, int]:
+    kinds = {"acked": Ack, "retried": Retry, "dead": DeadLetter, "dropped": Drop}
+    return {name: sum(isinstance(action, kind) for action in verdict.actions) for name, kind in kinds.items()}
