@@ -13,6 +13,7 @@ from bucky.part10 import split
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096
+CHUNK_BYTES = 1024 * 1024
 
 Content = io.BytesIO | io.BufferedReader
 
@@ -27,12 +28,14 @@ def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
     try:
         _meta, offset = split(stream.read(HEAD_BYTES))
         stream.seek(offset)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
         stream.seek(offset)
     except BaseException:
         stream.close()
         raise
-    if digest != instance.sha256:
+    if digest.hexdigest() != instance.sha256:
         stream.close()
         raise Permanent("the stored bytes are not those that were received (their SHA-256 differs): not sent")
     return stream
