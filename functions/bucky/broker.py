@@ -67,6 +67,7 @@ async def connect(settings: Settings, name: str) -> Client:
     log = get_logger(name)
     last_error: Exception | None = None
     connected = False
+    client: Client | None = None
 
     async def on_error(error: Exception) -> None:
         nonlocal last_error
@@ -76,7 +77,7 @@ async def connect(settings: Settings, name: str) -> Client:
 
     async def on_disconnect() -> None:
         nonlocal connected
-        if connected:
+        if connected and not (client is not None and client.is_closed):
             log.warning("broker.disconnected")
         connected = False
 

@@ -52,7 +52,7 @@ def up(
     if detach:
         start_detached(place, free_ports=free_ports, with_destination=with_destination)
         return
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
 
     def report(program: str, state: str, detail: str) -> None:
         stamp = time.strftime("%H:%M:%S")

@@ -42,7 +42,7 @@ def demo(
 ) -> None:
     """Send real DICOM from modality to destination and show what arrived; exit 1 when anything is missing."""
     place = Home(home)
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, soft_wrap=True)
     was_running = running(place)
     try:
         with console.status("Reusing the running stack" if was_running else "Starting the stack"):

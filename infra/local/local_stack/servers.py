@@ -86,6 +86,8 @@ def seaweedfs(
             f"-s3.port={s3_port}",
             f"-admin.port={console_port}",
             *(f"-{name}={port}" for name, port in ports.items()),
+            # It drains for ten seconds by default; here its only callers are stopped before it.
+            "-volume.preStopSeconds=0",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.iam=false",
