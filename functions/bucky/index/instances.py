@@ -132,7 +132,7 @@ def _holders(connection: Connection, sop_instance_uids: Iterable[str]) -> dict[s
     query = select(instances.c.sop_instance_uid, instances.c.sha256).where(
         instances.c.sop_instance_uid.in_(list(sop_instance_uids)), ~instances.c.quarantined
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row.sop_instance_uid: row.sha256 for row in connection.execute(query)}
 
 
 def _result(one: IndexedInstance, holders: dict[str, str], current: set[str]) -> UpsertResult:
