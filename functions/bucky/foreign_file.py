@@ -59,16 +59,16 @@ def read_foreign_file(path: Path) -> ForeignFile:
         transfer_syntax = _required(meta, "TransferSyntaxUID", "its transfer syntax is unknown")
         file.seek(0)
         first = _first_elements(file)
-    return ForeignFile(
-        path=path,
-        sop_class_uid=_text(first, "SOPClassUID")
-        or _required(meta, "MediaStorageSOPClassUID", "it names no SOP class"),
-        sop_instance_uid=_text(first, "SOPInstanceUID")
-        or _required(meta, "MediaStorageSOPInstanceUID", "it has no SOP Instance UID"),
-        transfer_syntax_uid=transfer_syntax,
-        offset=offset,
-        size=size,
-    )
+        return ForeignFile(
+            path=path,
+            sop_class_uid=_text(first, "SOPClassUID")
+            or _required(meta, "MediaStorageSOPClassUID", "it names no SOP class"),
+            sop_instance_uid=_text(first, "SOPInstanceUID")
+            or _required(meta, "MediaStorageSOPInstanceUID", "it has no SOP Instance UID"),
+            transfer_syntax_uid=transfer_syntax,
+            offset=offset,
+            size=size,
+        )
 
 
 def _file_meta(file: BinaryIO) -> Dataset:
