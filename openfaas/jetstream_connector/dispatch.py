@@ -249,7 +249,9 @@ class Dispatcher:
         # Failing for itself after all: it may travel with others again.
         record.alone = retry.alone or (record.alone and not retry.counted)
         await self._outlet.ledger.save(message, durable=retry.counted or (retry.lost and item.others_fine))
-        await message.raw.nak(delay=max(retry.delay, self.wait()))
+        # What may have killed the function comes back after others have had the chance to be answered.
+        wait = self.wait() * (2 if retry.alone else 1)
+        await message.raw.nak(delay=max(retry.delay, wait))
 
     async def _put_back(self, message: Message) -> None:
         """Hand a message back without judging it; when even that fails, its ack wait does it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,22 +174,22 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float 
         await asyncio.sleep(0.02)
 
 
-async def open_client(settings: Settings) -> Client:
+async def open_client(settings: Settings, *, streams: bool = True) -> Client:
     """Connect a test's own client, and make the streams."""
     client = await nats.connect(
         settings.nats_url, user=settings.nats_user, password=settings.nats_password.get_secret_value()
     )
-    for stream in STREAMS:
+    for stream in STREAMS if streams else ():
         await client.jetstream().add_stream(stream)
     return client
 
 
 @asynccontextmanager
-async def stage(settings: Settings) -> Any:
+async def stage(settings: Settings, *, streams: bool = True) -> AsyncIterator[Stage]:
     """Run a connector in this process against a real nats-server and a scripted gateway."""
     gateway = Gateway()
     await gateway.start()
-    client = await open_client(settings)
+    client = await open_client(settings, streams=streams)
     own = await connect(settings, "connector-under-test")
     directory, caller = GatewayDirectory(gateway.url, "admin", ""), GatewayCaller(gateway.url)
     connector = Connector(own, directory, caller, Metrics(), 0.1)
