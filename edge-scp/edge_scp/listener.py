@@ -32,7 +32,7 @@ from bucky.log import get_logger
 from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from bucky.settings import Listener, Settings
 from bucky.trace import new_traceparent
-from edge_scp.admission import Rejection, refusal
+from edge_scp.admission import Rejection, network_allowed, refusal
 from edge_scp.metrics import Metrics
 from edge_scp.receiver import Caller, Receiver, StoreRequest
 from edge_scp.storage_syntaxes import Syntaxes
@@ -82,7 +82,7 @@ class DicomListener:
     @property
     def associations(self) -> int:
         """Return how many associations are open."""
-        return len(self._server.active_associations)
+        return len(self._server.admitted())
 
     @property
     def accepting(self) -> bool:
@@ -101,9 +101,8 @@ class DicomListener:
     def drain(self, seconds: float) -> bool:
         """Let open associations finish for so long, then abort the rest (A-ABORT); tell whether all did."""
         deadline = time.monotonic() + seconds
-        while self._server.active_associations and time.monotonic() < deadline:
+        while (late := self._server.admitted()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        late = self._server.active_associations
         for association in late:
             association.abort()
         return not late
@@ -151,9 +150,17 @@ class _Server(ThreadedAssociationServer):
         secured.settimeout(self.io_seconds)
         return secured
 
+    def admitted(self) -> list["_Association"]:
+        """Return the associations that were let in and are not over; the rest are mere connections."""
+        associations = (cast(_Association, association) for association in self.active_associations)
+        return [association for association in associations if association.caller is not None]
+
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's
-        """Drop a connection when even those waiting for their rejection are too many."""
-        room = len(self.active_associations) < self.max_associations + REJECTED_AT_ONCE
+        """Drop a connection when too many are open; those from networks not allowed fill a few at most."""
+        limit = REJECTED_AT_ONCE
+        if network_allowed(self.listener, client_address[0]):
+            limit += self.max_associations
+        room = len(self.active_associations) < limit
         if not room:
             self.metrics.association("dropped")
             log.warning("association.dropped", source_address=client_address[0], reason="too many connections")
@@ -205,6 +212,8 @@ class _Association(Association):
 
     def __init__(self, entity: AE, mode: str) -> None:
         super().__init__(entity, mode)
+        # A peer that hangs must not keep the process from ending.
+        self.dul.daemon = True
         self.id = secrets.token_hex(8)
         self.caller: Caller | None = None
         self.started = time.monotonic()
@@ -285,7 +294,7 @@ def _on_requested(event: evt.Event) -> None:
         address=caller.source_address,
         calling_aet=caller.calling_aet,
         called_aet=caller.called_aet,
-        too_many=len(edge.active_associations) > edge.max_associations,
+        too_many=len(edge.admitted()) >= edge.max_associations,
     )
     if rejection is not None:
         _reject(association, caller, rejection)

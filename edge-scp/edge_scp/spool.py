@@ -76,9 +76,10 @@ class Spool:
 
     def open(self) -> None:
         """Take the folder, delete what was never acknowledged, and queue what was, oldest first."""
-        for folder in (self._incoming, self._ready, self._quarantine):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._disk.sync_folder(self._folder)
+        try:
+            self._make_folders()
+        except OSError as error:
+            raise SettingsError(f"BUCKY_SPOOL_DIR: cannot use {self._folder}: {error.strerror}") from error
         self._lock()
         for leftover in self._incoming.iterdir():
             self._disk.unlink(leftover)
@@ -157,6 +158,11 @@ class Spool:
         with self._guard:
             self._entries.pop(entry.name, None)
         self._capacity.release(entry.size)
+
+    def _make_folders(self) -> None:
+        for folder in (self._incoming, self._ready, self._quarantine):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._disk.sync_folder(self._folder)
 
     def _lock(self) -> None:
         self._lock_file = (self._folder / "lock").open("ab")

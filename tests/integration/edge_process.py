@@ -1,0 +1,185 @@
+"""An edge under test: the real process on free ports, or its listener alone inside the test."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nats
+
+from bucky.events import CloudEvent
+from bucky.scu import Peer
+from bucky.settings import Listener, Settings
+from edge_scp.listener import DicomListener
+from edge_scp.metrics import Metrics
+from edge_scp.receiver import Receiver
+from edge_scp.record import Record, verify
+from edge_scp.spool import Spool
+from local_stack.process import Program, http_ok, start, stop, wait_ready
+from local_stack.servers import free_port
+
+NOWHERE = "127.0.0.1:9"
+
+
+def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until the condition holds, or fail saying what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s still not true: {what}"
+        time.sleep(0.02)
+
+
+class EdgeProcess:
+    """`python -m edge_scp`, which can be killed and started again on the same spool."""
+
+    def __init__(self, folder: Path, store: Settings | None, broker: Settings | None, **more: object) -> None:
+        self.port, self.http_port = free_port(), free_port()
+        self.spool = folder / "spool"
+        self.log = folder / "edge.log"
+        self._url = f"http://127.0.0.1:{self.http_port}/health"
+        env = {
+            "BUCKY_EDGE_LISTENERS": json.dumps([{"port": self.port}]),
+            "BUCKY_EDGE_HTTP_PORT": str(self.http_port),
+            "BUCKY_SPOOL_DIR": str(self.spool),
+            "BUCKY_SPOOL_MIN_FREE_BYTES": "0",
+            "BUCKY_STORE_BARRIER": "none",
+            "BUCKY_STORE_ENDPOINT": f"http://{NOWHERE}",
+            "BUCKY_NATS_URL": f"nats://{NOWHERE}",
+        }
+        if store is not None:
+            env["BUCKY_STORE_ENDPOINT"] = store.store_endpoint
+            env["BUCKY_STORE_BUCKET"] = store.store_bucket
+            env["BUCKY_STORE_ACCESS_KEY"] = store.store_access_key.get_secret_value()
+            env["BUCKY_STORE_SECRET_KEY"] = store.store_secret_key.get_secret_value()
+        if broker is not None:
+            env["BUCKY_NATS_URL"] = broker.nats_url
+            env["BUCKY_NATS_PASSWORD"] = broker.nats_password.get_secret_value()
+        env |= {f"BUCKY_{name.upper()}": str(value) for name, value in more.items()}
+        self._program = Program(
+            name="edge",
+            argv=(sys.executable, "-m", "edge_scp"),
+            env=env,
+            ready=http_ok(self._url, any_status=True),
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = start(self._program, self.log)
+        wait_ready(self._program, self.process, self.log)
+
+    def kill(self) -> None:
+        """End it at once, as `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """End it by SIGTERM, however it is."""
+        if self.process is not None:
+            stop(self.process, 15)
+
+    def health(self) -> dict[str, Any]:
+        """Return its health page."""
+        body: dict[str, Any] = httpx.get(self._url, timeout=5, trust_env=False).json()
+        return body
+
+    def health_status(self) -> int:
+        """Return the health page's HTTP status."""
+        return httpx.get(self._url, timeout=5, trust_env=False).status_code
+
+    def spooled(self) -> int:
+        """Return how many instances are in its spool."""
+        return int(self.health()["spool"]["instances"])
+
+    def peer(self) -> Peer:
+        """Return its address for senders."""
+        return Peer("BUCKY", "127.0.0.1", self.port, calling_aet="TEST", timeout=20)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return its log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def edge_process(
+    folder: Path, store: Settings | None = None, broker: Settings | None = None, **more: object
+) -> Iterator[EdgeProcess]:
+    """Run an edge for the length of a block; without store or broker it cannot reach one."""
+    edge = EdgeProcess(folder, store, broker, **more)
+    try:
+        edge.start()
+        yield edge
+    finally:
+        edge.stop()
+
+
+async def stored_events(settings: Settings) -> list[CloudEvent]:
+    """Return every `dicom.instance.stored` message in the stream, in order."""
+    client = await nats.connect(
+        settings.nats_url,
+        user=settings.nats_user,
+        password=settings.nats_password.get_secret_value(),
+        connect_timeout=5,
+    )
+    try:
+        js = client.jetstream()
+        info = await js.stream_info("INSTANCES")
+        events = []
+        for sequence in range(info.state.first_seq, info.state.last_seq + 1):
+            message = await js.get_msg("INSTANCES", sequence)
+            events.append(CloudEvent.model_validate_json(message.data or b""))
+        return [event for event in events if event.type == "dicom.instance.stored"]
+    finally:
+        await client.close()
+
+
+@dataclass
+class ListenerAlone:
+    """A listener over a spool that nobody uploads."""
+
+    listener: DicomListener
+    spool: Spool
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return self.listener.port
+
+    def records(self) -> list[tuple[Record, bytes]]:
+        """Take every spooled instance: what is known of it, and its data set bytes."""
+        found = []
+        while (entry := self.spool.take()) is not None:
+            path = self.spool.path(entry)
+            record = verify(path)
+            found.append((record, path.read_bytes()[record.data_set_offset : record.object_size]))
+        return found
+
+
+@contextmanager
+def listener_alone(folder: Path, listener: Listener | None = None, **settings: Any) -> Iterator[ListenerAlone]:
+    """Run a listener inside the test for the length of a block."""
+    chosen = listener or Listener(port=0)
+    spool = Spool(folder / "spool", 10**9, 0)
+    spool.open()
+    metrics = Metrics(spool)
+    running = DicomListener(chosen, Settings(**settings), Receiver(spool, metrics), metrics)
+    running.start()
+    try:
+        yield ListenerAlone(running, spool)
+    finally:
+        running.stop_accepting()
+        running.drain(5)
+        spool.close()
