@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from pydantic import ValidationError
+from sqlalchemy import Connection, RowMapping, select
 
-from bucky.errors import Conflict, NotFound
+from bucky.errors import Conflict, IndexUnavailable, NotFound
 from bucky.index.database import insert_into
 from bucky.index.rows import RoutingVersion
 from bucky.index.schema import routing_versions
@@ -25,13 +26,13 @@ def one(connection: Connection, version: int) -> RoutingVersion:
     row = connection.execute(query).mappings().first()
     if row is None:
         raise NotFound(f"there is no routing version {version}")
-    return RoutingVersion(**{**row, "document": Routing.model_validate(row["document"])})
+    return _version(row)
 
 
 def listed(connection: Connection, limit: int) -> list[RoutingVersion]:
     """Return the versions, the newest first."""
     rows = connection.execute(_NEWEST_FIRST.limit(limit)).mappings()
-    return [RoutingVersion(**{**row, "document": Routing.model_validate(row["document"])}) for row in rows]
+    return [_version(row) for row in rows]
 
 
 def save(connection: Connection, document: Routing, expected_version: int, author: str, now: datetime) -> int:
@@ -50,3 +51,13 @@ def save(connection: Connection, document: Routing, expected_version: int, autho
             f"the routing changed meanwhile: it is not at version {expected_version}; read it again, then save"
         )
     return expected_version + 1
+
+
+def _version(row: RowMapping) -> RoutingVersion:
+    try:
+        document = Routing.model_validate(row["document"])
+    except ValidationError as error:
+        raise IndexUnavailable(
+            f"this program cannot read routing version {row['version']}, which a newer one wrote: update it"
+        ) from error
+    return RoutingVersion(**{**row, "document": document})

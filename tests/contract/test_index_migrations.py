@@ -1,0 +1,129 @@
+"""Migrations and outages, the same on SQLite and PostgreSQL."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+
+from bucky.errors import IndexUnavailable, SettingsError
+from bucky.index import Counts, Index
+from bucky.index.schema import metadata
+from local_stack.servers import free_port
+from tests.index_rows import indexed
+
+MIGRATE = """
+import sys
+from bucky.index import Index
+index = Index.open(sys.argv[1])
+sys.stdin.readline()
+index.migrate()
+index.check()
+print(index.counts().instances)
+"""
+
+
+def test_many_processes_may_migrate_at_once(index_url: str) -> None:
+    """Six processes that start on an empty database all come up, on one set of tables."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", MIGRATE, index_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "0\n"), err
+
+
+def test_migrations_make_the_declared_tables(index_url: str) -> None:
+    """The tables a migration makes are those `schema.py` declares, column by column and index by index."""
+    index = Index.open(index_url)
+    index.migrate()
+    index.close()
+    engine = create_engine(index_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_migrating_keeps_what_is_there(index_url: str) -> None:
+    """A restart migrates again, and finds everything as it was."""
+    index = Index.open(index_url)
+    index.migrate()
+    index.upsert_instances([indexed("a")])
+    index.migrate()
+    assert index.counts() == Counts(1, 1, 1, 0)
+    index.close()
+
+
+def test_an_index_without_tables_is_not_ready(index_url: str) -> None:
+    """Readiness says so, instead of the first instance failing."""
+    index = Index.open(index_url)
+    with pytest.raises(IndexUnavailable):
+        index.check()
+    index.migrate()
+    index.check()
+    index.close()
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://u@h/d", "oracle://x"])
+def test_an_unusable_url_is_named_without_its_password(url: str) -> None:
+    """A wrong setting stops the start with a sentence that names it."""
+    with pytest.raises(SettingsError, match="BUCKY_INDEX_URL"):
+        Index.open(url)
+
+
+def test_a_database_that_is_away_is_retriable(tmp_path: Path) -> None:
+    """Nobody listening, or an unreadable file, is trouble that passes; it never blames the instance."""
+    away = Index.open(f"postgresql+psycopg://bucky:secret@127.0.0.1:{free_port()}/index")
+    with pytest.raises(IndexUnavailable) as raised:
+        away.counts()
+    assert "secret" not in str(raised.value)
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(IndexUnavailable):
+        Index.open(f"sqlite:///{damaged}").counts()
+
+
+def test_a_killed_connection_heals(index_url: str) -> None:
+    """After the server ends every connection, as on its restart, the next call works, or the one after it."""
+    if index_url.startswith("sqlite"):
+        pytest.skip("SQLite has no server")
+    index = Index.open(index_url)
+    index.migrate()
+    index.upsert_instances([indexed("a")])
+    engine = create_engine(index_url)
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()
+    index.upsert_instances([indexed("b")])
+    assert index.counts().instances == 2
+    index.close()
+
+
+def test_the_index_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    """The SQLite file and its log hold patient data."""
+    index = Index.open(f"sqlite:///{tmp_path / 'new' / 'index.db'}")
+    index.migrate()
+    index.upsert_instances([indexed("a")])
+    files = list((tmp_path / "new").glob("index.db*"))
+    assert {file.name for file in files} >= {"index.db", "index.db-wal"}
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files if not file.name.endswith(".lock"))
+    index.close()
