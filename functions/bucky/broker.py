@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 import nats
 from nats.aio.client import Client
@@ -102,7 +103,7 @@ async def connect(settings: Settings, name: str) -> Client:
     )
     try:
         # The client itself would try its first connection for ever.
-        client = await asyncio.wait_for(attempt, CONNECT_TIMEOUT_SECONDS)
+        client = await _within(CONNECT_TIMEOUT_SECONDS, attempt)
     except (NatsError, OSError, TimeoutError) as error:
         reason = type(last_error or error).__name__
         raise BrokerUnavailable(
@@ -110,3 +111,26 @@ async def connect(settings: Settings, name: str) -> Client:
         ) from error
     connected = True
     return client
+
+
+async def _within(seconds: float, attempt: Coroutine[Any, Any, Client]) -> Client:
+    """Return what the attempt returns, or end it for certain and raise `TimeoutError`."""
+    task = asyncio.create_task(attempt)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            await _end(task)
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
+
+
+async def _end(task: asyncio.Task[Client]) -> None:
+    """Cancel until it is over: a cancellation that meets a refused connection is lost inside the client."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    if not task.cancelled() and task.exception() is None:
+        await task.result().close()
+        raise TimeoutError
