@@ -122,8 +122,7 @@ class Functions:
         function = self.get(name)
         self._store.remove(name)
         del self._functions[name]
-        self._secrets.unmount(name)
-        self._start(_end(function))
+        self._start(self._retire(function))
         _log.info("function removed", function=name)
 
     def secret_names(self) -> tuple[str, ...]:
@@ -184,6 +183,12 @@ class Functions:
         replicas = ReplicaSet(command(deployment, self._inherited, mounted), function.log, self._client, self._on_fault)
         function.sets.insert(0, replicas)
         self._start(_take_over(function, replicas))
+
+    async def _retire(self, function: Function) -> None:
+        await _end(function)
+        name = function.deployed.deployment.service
+        if name not in self._functions:  # it may have been deployed again meanwhile
+            self._secrets.unmount(name)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
