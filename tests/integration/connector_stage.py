@@ -1,12 +1,17 @@
 """A stage for the connector's tests: a real nats-server, and a scripted gateway with functions that misbehave."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import httpx
 import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -24,7 +29,7 @@ from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import GatewayDirectory
 from jetstream_connector.metrics import Metrics
-from local_stack.servers import free_port
+from local_stack.servers import REPOSITORY, free_port
 
 Batch = list[dict[str, Any]]
 Behaviour = Callable[[Batch], Awaitable[Response]]
@@ -172,6 +177,42 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float 
         if time.monotonic() > deadline:
             raise AssertionError("the condition did not come to hold in time")
         await asyncio.sleep(0.02)
+
+
+@contextmanager
+def process(module: str, environ: Mapping[str, str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run `python -m module` with these settings; kill it at the end."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environ},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+async def ended(running: "subprocess.Popen[bytes]", seconds: float = 20) -> int:
+    """Wait for a process to end and return its exit code."""
+    await until(lambda: running.poll() is not None, seconds)
+    return running.returncode
+
+
+async def ready(url: str) -> None:
+    """Wait until a page answers 200."""
+
+    async def answers() -> bool:
+        try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                return (await client.get(url)).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    await until(answers)
 
 
 async def open_client(settings: Settings, *, streams: bool = True) -> Client:

@@ -66,13 +66,18 @@ class FunctionApp:
         return JSONResponse({"status": "ok", "function": self._handler.function, "in_flight": self._in_flight})
 
     async def _ready(self, _request: Request) -> Response:
-        trouble = "draining" if self.draining else await self._dependencies.trouble()
+        trouble = await self._trouble()
         status = {"status": "ok"} if trouble is None else {"status": "unavailable", "reason": trouble}
         return JSONResponse({"function": self._handler.function, **status}, 200 if trouble is None else 503)
 
+    async def _trouble(self) -> str | None:
+        return "draining" if self.draining else await self._dependencies.trouble()
+
     async def _call(self, request: Request) -> Response:
-        if self.draining or not self._dependencies.opened:
-            return _refusal(503, "draining" if self.draining else "not ready: its dependencies are not open yet")
+        # Without its dependencies every event would fail, and burn an attempt for nothing: say so once.
+        trouble = await self._trouble()
+        if trouble is not None:
+            return _refusal(503, trouble)
         if self._in_flight >= self._max_in_flight:
             return _refusal(429, f"{self._max_in_flight} batches are in flight already")
         self._in_flight += 1

@@ -1,0 +1,10 @@
+"""A handler that the tests serve in a process of its own: it needs the object store."""
+
+from bucky.events import CloudEvent
+from bucky.handlers import Context
+from bucky.objects import ObjectStore
+
+
+def handle(_event: CloudEvent, _ctx: Context, objects: ObjectStore) -> None:
+    """Read an object that is not there."""
+    objects.get("missing")
