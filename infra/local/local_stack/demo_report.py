@@ -19,6 +19,12 @@ from bucky.send import FileResult, SendReport, Sent
 from local_stack.demo_data import DemoFile, Expected
 
 MOST_SHOWN = 20
+RIGHT_OUTCOMES = {
+    Expected.ACCEPTED: {Sent.SENT},
+    Expected.REFUSED: {Sent.REFUSED},
+    # A file without the DICM prefix may not be DICOM at all, and is passed over.
+    Expected.UNSENDABLE: {Sent.FAILED, Sent.SKIPPED},
+}
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,7 @@ def _problem(file: DemoFile, result: FileResult | None) -> str:
     """Return what is wrong with one file's answer, or nothing."""
     if result is None:
         return f"{file.source} was not sent"
-    expected = {
-        Expected.ACCEPTED: Sent.SENT,
-        Expected.REFUSED: Sent.REFUSED,
-        Expected.UNSENDABLE: Sent.FAILED,
-    }[file.expected]
-    if result.outcome is not expected:
+    if result.outcome not in RIGHT_OUTCOMES[file.expected]:
         return f"{file.source} was to be {file.expected}, but: {result.outcome} {result.reason} {result.comment}"
     if file.expected is not Expected.ACCEPTED and not result.reason:
         return f"{file.source} was {result.outcome} without a reason"
