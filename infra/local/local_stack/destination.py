@@ -11,18 +11,21 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socketserver import BaseServer
 from types import TracebackType
 from typing import Self, cast
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
@@ -43,6 +46,7 @@ HOST = "127.0.0.1"
 MAX_PDU = 131072
 MAX_ASSOCIATIONS = 64
 REMEMBERED = 10_000
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Destination:
         self.requests: deque[Received] = deque(maxlen=REMEMBERED)
         self._port = port
         self._tls = tls
+        self._connections: dict[Association, socket.socket] = {}
         self._counting = threading.Lock()
         self._closing = threading.Event()
         self._server: ThreadedAssociationServer | None = None
@@ -117,22 +122,42 @@ class Destination:
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._server = self._ae.start_server(
+        self._server = self._ae.make_server(
             (HOST, self._port),
-            block=False,
+            server_class=ThreadedAssociationServer,
             ssl_context=self._tls,
-            evt_handlers=[(evt.EVT_C_STORE, self._store)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_CONN_OPEN, self._opened),
+                (evt.EVT_CONN_CLOSE, self._closed),
+            ],
             contexts=_Shared(self._ae.supported_contexts),
         )
+        threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
         return self
 
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._closing.set()
         self._ae.shutdown()
+        if self._server is not None:
+            BaseServer.shutdown(self._server)  # the subclass's own expects a server its AE has started
+            self._server.server_close()
+        for connection in list(self._connections.values()):
+            connection.close()
 
     def received(self) -> dict[str, Path]:
         """Return the file of every data set kept, by the SHA-256 computed now from its bytes."""
         return received(self.directory)
+
+    def _opened(self, event: evt.Event) -> None:
+        """Remember the socket: pynetdicom forgets to close one whose peer went first."""
+        if event.assoc.dul.socket is not None and event.assoc.dul.socket.socket is not None:
+            self._connections[event.assoc] = event.assoc.dul.socket.socket
+
+    def _closed(self, event: evt.Event) -> None:
+        connection = self._connections.pop(event.assoc, None)
+        if connection is not None:
+            connection.close()
 
     def _store(self, event: evt.Event) -> Dataset:
         request, context = cast(C_STORE, event.request), event.context
