@@ -116,6 +116,16 @@ def test_nobody_there_leaves_everything_to_be_tried_again() -> None:
     assert "cannot be reached: Connection refused" in results[0].reason
 
 
+@pytest.mark.parametrize(
+    "peer", [Peer("PACS", "a..b", 104), Peer("PACS", "no.such.host.invalid", 104), Peer(" ", "h", 1)]
+)
+def test_an_impossible_address_leaves_everything_to_be_tried_again(peer: Peer) -> None:
+    """A mistake in a destination's address is put right by an administrator: nothing is lost until then."""
+    (result,) = store_all(peer, [instance(1)])
+    assert result.outcome is Outcome.UNAVAILABLE
+    assert "cannot be" in result.reason
+
+
 def test_a_rejected_association_leaves_everything_to_be_tried_again(tmp_path: Path) -> None:
     """A wrong AE title is put right by an administrator: until then everything waits, and the reason shows."""
     with Destination(tmp_path, aet="OTHER") as destination:

@@ -98,7 +98,19 @@ def test_an_address_is_read_as_people_write_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "BUCKY", "BUCKY@host", "@host:104", "B@host:0", "B@host:70000", "A" * 17 + "@h:1", " @h:1"]
+    "address",
+    [
+        "",
+        "BUCKY",
+        "BUCKY@host",
+        "@host:104",
+        "B@host:0",
+        "B@host:70000",
+        "A" * 17 + "@h:1",
+        " @h:1",
+        "ÄET@h:1",
+        "A\\B@h:1",
+    ],
 )
 def test_a_wrong_address_says_what_is_right(address: str) -> None:
     """A typing error in `--to` must be answered with the form that is expected."""

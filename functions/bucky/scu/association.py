@@ -34,9 +34,13 @@ class Association:
         self._peer = peer
         self._message_id = 0
         self._open = False
+        try:
+            request = messages.associate_request(peer, contexts)
+        except ValueError as error:
+            raise DestinationUnavailable(f"{peer} cannot be called: {error}", REJECTED_RETRY_SECONDS) from error
         self._socket = _connected(peer)
         try:
-            self._acceptance = self._negotiated(contexts)
+            self._acceptance = self._negotiated(request, contexts)
         except ValueError as error:
             self._lost(f"{peer} answered the association request wrongly: {error}", error)
         except BaseException:
@@ -105,8 +109,8 @@ class Association:
         finally:
             self._socket.close()
 
-    def _negotiated(self, contexts: Sequence[Context]) -> Acceptance:
-        self._send(messages.associate_request(self._peer, contexts))
+    def _negotiated(self, request: bytes, contexts: Sequence[Context]) -> Acceptance:
+        self._send(request)
         pdu = self._receive(time.monotonic() + self._peer.timeout)
         if pdu[0] == messages.ASSOCIATE_RJ:
             reason = messages.rejection(pdu)
@@ -184,7 +188,7 @@ def _connected(peer: Peer) -> socket.socket:
     context = _tls(peer)
     try:
         connection = socket.create_connection((peer.host, peer.port), timeout=peer.timeout)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise DestinationUnavailable(f"{peer} cannot be reached: {_words(error)}") from error
     try:
         # A command and its data set are separate writes: Nagle would hold the second one back.
@@ -206,7 +210,9 @@ def _tls(peer: Peer) -> ssl.SSLContext | None:
         ) from error
 
 
-def _words(error: OSError) -> str:
+def _words(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "that is not a host name"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, TimeoutError):

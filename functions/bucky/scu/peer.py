@@ -7,7 +7,7 @@ from typing import Self
 
 from bucky.errors import Permanent
 
-_ADDRESS = re.compile(r"(?P<aet>[^@\\\x00-\x1f]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s]+):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?P<aet>(?! *@)[ -?A-[\]-~]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\s]+):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
