@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 
 MAX_BINARY_BYTES = 1024
 MAX_DEPTH = 32
@@ -27,6 +29,7 @@ _UNDECODABLE = (
     RuntimeError,
     TypeError,
     ValueError,
+    BytesLengthException,
     struct.error,
 )
 _BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
@@ -54,8 +57,8 @@ def attributes(dataset: Dataset) -> Attributes:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence pydicom's warnings, which quote values; the lock because `catch_warnings` is not thread-safe."""
-    with _PYDICOM, warnings.catch_warnings():
+    """Keep pydicom from judging values, and from quoting them in warnings; neither switch is thread-safe."""
+    with _PYDICOM, warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield
 

@@ -89,7 +89,8 @@ def _empty(vr: str | None) -> bytes | None:
 
 def _encodings(character_set: bytes) -> list[str]:
     """Return the codecs that Specific Character Set (0008,0005) names."""
-    names = [name.strip() for name in character_set.decode("latin-1").rstrip("\0 ").split("\\")]
+    text = character_set[:1024].decode("ascii", "replace").replace("\0", "")  # codec names know no NUL
+    names = [name.strip() for name in text.split("\\")]
     with quietly():
         return convert_encodings(names)
 

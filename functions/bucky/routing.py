@@ -35,7 +35,11 @@ AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
 MAX_DEPTH = 16
 MAX_PATTERN_LENGTH = 500
 
-Operand = Annotated[str, Field(max_length=1024)] | Annotated[int, Field(strict=True)] | float
+Operand = (
+    Annotated[str, Field(max_length=1024)]
+    | Annotated[int, Field(strict=True)]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+)
 
 
 class InvalidRouting(Permanent):
