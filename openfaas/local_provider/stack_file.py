@@ -23,13 +23,14 @@ class _Yaml(BaseModel):
 
 
 class StackFunction(_Yaml):
-    """One function of a stack file, as far as deploying it needs."""
+    """One function of a stack file."""
 
     lang: str = ""
     handler: str = ""
     image: str = ""
     fprocess: str = ""
     namespace: str = ""
+    build_args: dict[str, str] = {}
     environment: dict[str, str] = {}
     environment_file: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
