@@ -16,7 +16,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from bucky.part10 import split
-from bucky.scu import Outcome, Outgoing, Peer, store_all
+from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from local_stack.destination import Destination, received, storage_sop_classes
 from local_stack.process import tcp_open
 from local_stack.servers import free_port
@@ -69,6 +69,29 @@ def test_the_process_misbehaves_as_it_is_told(tmp_path: Path) -> None:
         outcomes = [result.outcome for result in store_all(peer, [instance(number) for number in range(6)])]
     assert outcomes == [Outcome.STORED, Outcome.STORED, Outcome.UNAVAILABLE] * 2
     assert len(list(tmp_path.glob("*/*"))) == 4
+
+
+def test_killed_in_the_middle_nothing_is_called_stored_that_is_not_there(tmp_path: Path) -> None:
+    """A destination that dies at once leaves its answers true: the rest waits, and a new one takes it."""
+    items = [instance(number, number.to_bytes(4, "big") * 1000) for number in range(120)]
+    with running(tmp_path) as (peer, process):
+        answered: list[int] = []
+
+        def kill_after_40(index: int, _result: StoreResult) -> None:
+            answered.append(index)
+            if len(answered) == 40:
+                process.kill()
+
+        results = store_all(peer, items, associations=2, on_result=kill_after_40)
+    stored = [item for item, result in zip(items, results, strict=True) if result.outcome is Outcome.STORED]
+    left = [item for item, result in zip(items, results, strict=True) if result.outcome is Outcome.UNAVAILABLE]
+    assert len(stored) >= 39
+    assert len(left) == 120 - len(stored) > 0
+    kept = received(tmp_path).keys()
+    assert {hashlib.sha256(item.content().read()).hexdigest() for item in stored} <= kept
+    with running(tmp_path) as (peer, _process):
+        assert {result.outcome for result in store_all(peer, left)} == {Outcome.STORED}
+    assert len(received(tmp_path)) == 120
 
 
 def test_only_what_was_answered_as_stored_is_kept_by_what_its_bytes_are(tmp_path: Path) -> None:
