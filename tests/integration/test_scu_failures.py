@@ -31,7 +31,7 @@ def peer_of(destination: Destination, timeout: float = 10.0) -> Peer:
 
 
 @contextmanager
-def fake_peer(talk: Callable[[socket.socket], None]) -> Iterator[Peer]:
+def fake_peer(talk: Callable[[socket.socket], None], timeout: float = 0.5) -> Iterator[Peer]:
     """Run a peer that speaks to each connection as `talk` says, until it returns."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -46,7 +46,7 @@ def fake_peer(talk: Callable[[socket.socket], None]) -> Iterator[Peer]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield Peer("FAKE", "127.0.0.1", server.getsockname()[1], timeout=0.5)
+        yield Peer("FAKE", "127.0.0.1", server.getsockname()[1], timeout=timeout)
         server.shutdown(socket.SHUT_RDWR)
     thread.join(10)
 
@@ -174,11 +174,11 @@ def test_a_peer_that_stops_reading_is_given_up_in_time() -> None:
         connection.sendall(answer.encode())
         finished.wait(10)
 
-    with fake_peer(talk) as peer:
+    with fake_peer(talk, timeout=2.0) as peer:
         (result,) = store_all(peer, [instance(1, size=64 * 1024 * 1024)])
         finished.set()
     assert result.outcome is Outcome.UNAVAILABLE
-    assert result.reason.endswith("took no data for 0.5 s")
+    assert result.reason.endswith("took no data for 2 s")
 
 
 @pytest.mark.parametrize(
