@@ -4,6 +4,7 @@ Decisions are elsewhere: `admission` on associations, `receiver` on instances. T
 names used here are those of pynetdicom 3.0.4, to which the package is pinned.
 """
 
+import contextlib
 import secrets
 import socket
 import sys
@@ -275,6 +276,13 @@ class _BoundedSocket(AssociationSocket):
             if at < nr_bytes and time.monotonic() > deadline:
                 raise TimeoutError("the peer takes too long to send one PDU")
         return received[:at]
+
+    def _shutdown_socket(self) -> None:
+        """Close the connection, also when the peer was first and there is nothing left to shut down."""
+        connection = cast(socket.socket, self.socket)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 def _on_requested(event: evt.Event) -> None:

@@ -175,11 +175,13 @@ def listener_alone(folder: Path, listener: Listener | None = None, **settings: A
     spool = Spool(folder / "spool", 10**9, 0)
     spool.open()
     metrics = Metrics(spool)
-    running = DicomListener(chosen, Settings(**settings), Receiver(spool, metrics), metrics)
-    running.start()
     try:
-        yield ListenerAlone(running, spool)
+        running = DicomListener(chosen, Settings(**settings), Receiver(spool, metrics), metrics)
+        running.start()
+        try:
+            yield ListenerAlone(running, spool)
+        finally:
+            running.stop_accepting()
+            running.drain(5)
     finally:
-        running.stop_accepting()
-        running.drain(5)
         spool.close()
