@@ -56,6 +56,8 @@ class HttpServer:
             sock = self._server.config.bind_socket()
         except SystemExit:
             raise SettingsError(f"port {port} on {host} is taken; stop what uses it or set another") from None
+        # uvicorn's listener has no protocol number, so asyncio does not set this: answers stalled for 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = sock.getsockname()[1]
         self._task = asyncio.create_task(self._server.serve(sockets=[sock]))
         await self._server.listening.wait()
