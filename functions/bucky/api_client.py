@@ -111,8 +111,10 @@ class ApiClient:
             raise ApiFailed(
                 f"Bucky does not answer at {self._access.url}: start it with `bucky up`, or give --url."
             ) from None
-        except httpx.InvalidURL:
-            raise ApiFailed(f"{self._access.url} is not a URL.") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+            raise ApiFailed(
+                f"{self._access.url} is not the URL of a web service, such as https://localhost:8443."
+            ) from None
         except httpx.HTTPError as error:
             raise ApiFailed(
                 f"{self._access.url} did not answer properly ({type(error).__name__}); see `bucky status`."
