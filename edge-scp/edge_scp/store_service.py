@@ -32,8 +32,8 @@ class Refusal:
 
     @property
     def error_comment(self) -> str:
-        """Return the comment as Error Comment (0000,0902) can hold it."""
-        return self.comment[:COMMENT_LENGTH]
+        """Return the comment as Error Comment (0000,0902) can hold it: short, and in ASCII (PS3.7 §6.3.1)."""
+        return self.comment.replace("§", "").encode("ascii", "replace").decode()[:COMMENT_LENGTH]
 
 
 def decide(command: StoreCommand, data_set: bytes | memoryview) -> Identity | Refusal:

@@ -75,6 +75,7 @@ def test_refusals(request_command: StoreCommand, data_set: bytes, status: Status
     assert isinstance(decision, Refusal)
     assert decision.status is status
     assert 0 < len(decision.error_comment) <= COMMENT_LENGTH
+    assert decision.error_comment.isascii()
     assert "Secret" not in decision.comment
     assert "../" not in decision.comment
 
