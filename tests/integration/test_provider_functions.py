@@ -2,7 +2,9 @@
 
 import os
 import signal
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +79,17 @@ def test_a_streamed_body_passes(provider: Provider) -> None:
     """A body of unknown length is passed on in chunks."""
     provider.deploy()
     assert provider.call(content=iter([b"a" * 70_000, b"b" * 70_000]))["size"] == 140_000
+
+
+def test_calls_do_not_stall(provider: Provider) -> None:
+    """A call takes milliseconds: neither leg waits 40 ms for a delayed acknowledgement of TCP."""
+    provider.deploy()
+    seconds = []
+    for _ in range(30):
+        began = time.perf_counter()
+        provider.call(content=b"x" * 20_000)
+        seconds.append(time.perf_counter() - began)
+    assert statistics.median(seconds) < 0.035
 
 
 def test_a_function_gets_its_own_secrets_and_no_others(provider: Provider) -> None:
