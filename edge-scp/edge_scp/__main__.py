@@ -28,7 +28,7 @@ from edge_scp.uploader import Uploader
 DRAIN_SECONDS = 10.0
 CHECK_SECONDS = 10.0
 # An upload under way when the edge stops is given this long; the spool still has its instance.
-EXIT_SECONDS = 5.0
+EXIT_SECONDS = 3.0
 
 
 async def serve(settings: Settings) -> None:
@@ -83,7 +83,7 @@ async def serve(settings: Settings) -> None:
         await page.stop()
         spool.close()
         logger.info("edge.stopped", drained=drained, spooled=spool.state().instances)
-    _exit_even_if_a_thread_hangs()
+        _exit_even_if_a_thread_hangs(0 if stop.is_set() else 1)
 
 
 async def _first_of(stop: asyncio.Event, working: asyncio.Future[Any]) -> None:
@@ -110,8 +110,8 @@ async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -
         await asyncio.sleep(CHECK_SECONDS)
 
 
-def _exit_even_if_a_thread_hangs() -> None:
-    timer = threading.Timer(EXIT_SECONDS, os._exit, (0,))
+def _exit_even_if_a_thread_hangs(code: int) -> None:
+    timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
     timer.daemon = True
     timer.start()
 

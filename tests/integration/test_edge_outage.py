@@ -212,6 +212,19 @@ def test_sigterm_lets_an_open_association_finish(tmp_path: Path) -> None:
         assert (stopped["event"], stopped["drained"]) == ("edge.stopped", True)
 
 
+def test_a_store_that_never_answers_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    """SIGTERM ends the edge within seconds though an upload hangs; the instance stays in the spool."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with edge_process(tmp_path, store_endpoint=endpoint) as edge:
+            _send_all(edge, samples(1))
+            edge.terminate()
+            assert edge.process is not None
+            assert edge.process.wait(12) == 0
+            assert edge.log_lines()[-1]["spooled"] == 1
+    assert len(list((edge.spool / "ready").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
