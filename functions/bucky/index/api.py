@@ -5,9 +5,7 @@ Raises `IndexUnavailable` when the database does not answer, `NotFound` for what
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self
-
-from sqlalchemy import Connection
+from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
 from bucky.index import deliveries, instances, migrate, routing_versions, studies
@@ -96,7 +94,7 @@ class Index:
 
     def counts(self) -> Counts:
         """Return how much there is."""
-        return self._db.read(_counts)
+        return self._db.read(studies.counts)
 
     # Deliveries
 
@@ -167,9 +165,3 @@ class Index:
     def save_routing(self, document: Routing, expected_version: int, author: str) -> int:
         """Append a version and return its number; raise `Conflict` when somebody else was first."""
         return self._db.write(routing_versions.save, document, expected_version, author, utc_now())
-
-
-def _counts(connection: Connection) -> Counts:
-    study_count, series_count = studies.count(connection)
-    by_quarantine: dict[bool, Any] = instances.count(connection)
-    return Counts(study_count, series_count, by_quarantine.get(False, 0), by_quarantine.get(True, 0))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from bucky.errors import NotFound
 from bucky.index.attributes import decode_header, encode_header, instance_attributes
@@ -92,12 +92,6 @@ def quarantined(connection: Connection, limit: int, offset: int) -> list[Instanc
     query = select(*_LISTED).where(instances.c.quarantined)
     query = query.order_by(instances.c.received_at.desc(), instances.c.sha256)
     return _rows(connection, query.limit(limit).offset(offset))
-
-
-def count(connection: Connection) -> dict[bool, int]:
-    """Return how many instances are quarantined (True), and how many are not (False)."""
-    query = select(instances.c.quarantined, func.count()).group_by(instances.c.quarantined)
-    return {bool(quarantined): number for quarantined, number in connection.execute(query)}
 
 
 def _rows(connection: Connection, query: Any) -> list[InstanceRow]:

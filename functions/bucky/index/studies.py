@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from bucky.errors import NotFound
 from bucky.index.attributes import name_key
-from bucky.index.rows import SeriesRow, StudyQuery, StudyRow
+from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
 from bucky.index.schema import series, studies
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
@@ -46,12 +46,17 @@ def series_of(connection: Connection, study_instance_uids: Iterable[str]) -> lis
     return [SeriesRow(**row) for row in connection.execute(statement).mappings()]
 
 
-def count(connection: Connection) -> tuple[int, int]:
-    """Return how many studies and series there are."""
-    return (
-        connection.execute(select(func.count()).select_from(studies)).scalar_one(),
-        connection.execute(select(func.count()).select_from(series)).scalar_one(),
+def counts(connection: Connection) -> Counts:
+    """Return how much there is, from the counts kept with the series: instances are too many to count."""
+    c = series.c
+    total = select(
+        func.count(),
+        func.coalesce(func.sum(c.instance_count), 0),
+        func.coalesce(func.sum(c.quarantined_count), 0),
     )
+    series_count, instances, quarantined = connection.execute(total).one()
+    study_count = connection.execute(select(func.count()).select_from(studies)).scalar_one()
+    return Counts(study_count, series_count, int(instances), int(quarantined))
 
 
 def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRow]:
