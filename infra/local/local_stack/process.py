@@ -59,6 +59,15 @@ def tcp_open(host: str, port: int) -> Callable[[], bool]:
     return check
 
 
+def exits_with_0(*argv: str) -> Callable[[], bool]:
+    """Return a check that passes when a command says so by its exit code."""
+
+    def check() -> bool:
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    return check
+
+
 def start(program: Program, log_file: Path) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, its output appended to the log file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local_stack.process import ProcessFailed, Program, http_ok, tcp_open
+from local_stack.process import ProcessFailed, Program, exits_with_0, http_ok
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOST = "127.0.0.1"
@@ -183,7 +183,8 @@ def postgresql(data: Path, port: int, password: str) -> Program:
             "-c",
             "max_connections=200",
         ),
-        ready=tcp_open(HOST, port),
+        # The port opens before the server takes connections.
+        ready=exits_with_0(str(folder / "pg_isready"), "-q", "-h", HOST, "-p", str(port)),
         address=f"postgresql://{HOST}:{port}",
     )
 
