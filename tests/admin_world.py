@@ -101,20 +101,18 @@ async def world(settings: Settings, index_url: str, key: str | None = KEY) -> As
     index, objects, link = Index.open(index_url), MemoryObjectStore(), BrokerLink(settings)
     index.migrate()
     http = httpx.AsyncClient(trust_env=False)
-    running = migrated(index)
     app = create_app(
         authenticator=Authenticator(KEY),
         index=index,
         objects=objects,
         dead_letters=DeadLetterBox(link),
         health=HealthBoard(checks_of(settings, index, objects, link, http)),
-        running=running,
     )
     headers = {"X-Api-Key": key} if key else {}
     transport = httpx.ASGITransport(app)
     async with (
         http,
-        running,
+        migrated(index),
         link.open(),
         httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as api,
     ):

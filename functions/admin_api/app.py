@@ -1,8 +1,5 @@
 """The application: its routes, and what stands before them."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
 from fastapi import FastAPI, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBasic, HTTPBearer
 from starlette.middleware import Middleware
@@ -44,15 +41,8 @@ def create_app(
     objects: ObjectStore,
     dead_letters: DeadLetterBox,
     health: HealthBoard,
-    running: AbstractAsyncContextManager[None],
 ) -> FastAPI:
-    """Return the application; `running` is entered while it serves."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with running:
-            yield
-
+    """Return the application."""
     app = FastAPI(
         title="Bucky admin API",
         description=DESCRIPTION,
@@ -61,7 +51,6 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
         middleware=[
             Middleware(OneLinePerRequest, get_logger("admin-api")),
             Middleware(PrivateAnswers),

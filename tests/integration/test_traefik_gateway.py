@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import warnings
@@ -414,3 +415,21 @@ def test_the_admin_api_ends_cleanly(gateway: Gateway) -> None:
     gateway.admin.stop()
     assert gateway.admin.process.returncode == 0
     gateway.admin.start()
+
+
+@pytest.mark.parametrize(("environ", "said"), [({"BUCKY_API_KEY": ""}, "BUCKY_API_KEY is empty"), ({}, "taken")])
+def test_what_keeps_the_admin_api_from_starting_is_one_sentence(
+    gateway: Gateway, environ: dict[str, str], said: str
+) -> None:
+    """Without a key, or on a taken port, the process must end at once and say what to do."""
+    started = subprocess.run(
+        gateway.admin.program.argv,
+        env={**gateway.admin.program.env, **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert said in next(line for line in started.stderr.splitlines() if line.startswith("admin-api: "))
+    assert "Traceback" not in started.stderr
