@@ -120,7 +120,10 @@ def test_a_killed_connection_heals(index_url: str) -> None:
 
 def test_the_index_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     """The SQLite file and its log hold patient data."""
+    (tmp_path / "new").mkdir()
     index = Index.open(f"sqlite:///{tmp_path / 'new' / 'index.db'}")
+    with pytest.raises(IndexUnavailable):
+        index.check()  # which makes SQLite create the file
     index.migrate()
     index.upsert_instances([indexed("a")])
     files = list((tmp_path / "new").glob("index.db*"))

@@ -73,5 +73,7 @@ def _one_process_at_a_time(file: Path) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_name(file.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        file.touch(mode=0o600)  # it holds patient data
+        file.touch()
+        if file.stat().st_size == 0:
+            file.chmod(0o600)  # it will hold patient data
         yield
