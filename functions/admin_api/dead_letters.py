@@ -94,7 +94,7 @@ class DeadLetterBox:
             js = self._link.jetstream()
             state = (await js.stream_info(STREAM)).state
             top = state.last_seq if before is None else min(before - 1, state.last_seq)
-            bottom = max(state.first_seq, top - SCAN_LIMIT + 1)
+            bottom = max(1, state.first_seq, top - SCAN_LIMIT + 1)
             found: list[DeadLetter] = []
             while top >= bottom:
                 low = max(bottom, top - READ_AT_ONCE + 1)

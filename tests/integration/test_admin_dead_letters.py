@@ -67,6 +67,17 @@ async def messages(here: World, stream: str) -> int:
     return int((await here.jetstream.stream_info(stream)).state.messages)
 
 
+async def test_no_dead_letters_is_an_empty_list(here: World) -> None:
+    """A stream that never had a letter, and one that had all removed, must both be shown as empty."""
+    empty = {"items": [], "next": None}
+    assert (await here.api.get("/api/dead-letters")).json() == empty
+    sequence = await dies(here, 1)
+    await here.api.post(f"/api/dead-letters/{sequence}/redrive")
+    assert (await here.api.get("/api/dead-letters")).json() == empty
+    answer = (await here.api.post("/api/dead-letters/redrive", json={"all": True})).json()
+    assert answer == {"redriven": [], "failed": {}, "next": None}
+
+
 async def test_a_dead_letter_is_sent_again_and_removed(here: World) -> None:
     """The original event must be in its stream again in spite of the duplicate window, and the letter gone."""
     sequence = await dies(here, 1)
