@@ -42,8 +42,20 @@ def peer_tool(tool: str) -> str | None:
     return shutil.which(tool, path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a peer that is not installed, and remember to say so loudly."""
+# The fixtures through which tests reach the server that TEST_STORE or TEST_INDEX replaces.
+STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test"}
+INDEX_FIXTURES = {"index", "index_url", "servers_under_test"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what touches the server that is replaced, if one is; skip what needs a peer that is not there."""
+    wanted = (STORE_FIXTURES if "TEST_STORE" in os.environ else set()) | (
+        INDEX_FIXTURES if "TEST_INDEX" in os.environ else set()
+    )
+    if wanted:
+        untouched = [item for item in items if not wanted & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=untouched)
+        items[:] = [item for item in items if item not in untouched]
     for item in items:
         for marker in item.iter_markers("peer"):
             name = marker.args[0]
@@ -183,15 +195,30 @@ def store_settings(_shared_store: Settings) -> Settings:
     return settings
 
 
+@dataclass
+class PostgreSql:
+    """The session's PostgreSQL server; `address` is `user:password@host:port`."""
+
+    server: Running
+    address: str
+
+    def fresh_database(self) -> str:
+        """Make an empty database and return the index URL of it."""
+        name = f"index_{secrets.token_hex(6)}"
+        with psycopg.connect(f"postgresql://{self.address}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://{self.address}/{name}"
+
+
 @pytest.fixture(scope="session")
-def _postgresql() -> Iterator[str]:
+def _postgresql() -> Iterator[PostgreSql]:
     # Not under pytest's own folder: only root may enter that, and PostgreSQL does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="bucky-postgresql-"))
     folder.chmod(0o755)
     password, port = secrets.token_hex(8), free_port()
     server = run(servers.postgresql(folder / "data", port, password), folder)
     _used.add("postgresql")
-    yield f"bucky:{password}@127.0.0.1:{port}"
+    yield PostgreSql(server, f"bucky:{password}@127.0.0.1:{port}")
     server.stop()
     shutil.rmtree(folder)
 
@@ -202,36 +229,43 @@ def index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if os.environ.get("TEST_INDEX") != "postgres":
         _used.add("sqlite")
         return f"sqlite:///{tmp_path / 'index.db'}"
-    return _fresh_database(request.getfixturevalue("_postgresql"))
+    postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+    return postgresql.fresh_database()
 
 
-def _fresh_database(server: str) -> str:
-    name = f"index_{secrets.token_hex(6)}"
-    with psycopg.connect(f"postgresql://{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql+psycopg://{server}/{name}"
+@dataclass
+class ServersUnderTest:
+    """The servers a whole stack is to use instead of its own, and the `BUCKY_*` variables that say so."""
+
+    environ: dict[str, str]
+    running: dict[str, Running]
 
 
 @pytest.fixture(scope="module")
-def store_and_index(
+def servers_under_test(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, str]]:
-    """The `BUCKY_*` variables with which a stack uses the servers under test; none for its own."""
-    environ: dict[str, str] = {}
-    server: Running | None = None
+) -> Iterator[ServersUnderTest]:
+    """MinIO or PostgreSQL where this run is about them; nothing where the stack brings its own."""
+    under_test = ServersUnderTest({}, {})
     if os.environ.get("TEST_STORE") == "minio":
         server, settings = make_store(tmp_path_factory.mktemp("minio"))
-        environ |= {
+        under_test.running["minio"] = server
+        under_test.environ |= {
             "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
             "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
             "BUCKY_STORE_SECRET_KEY": settings.store_secret_key.get_secret_value(),
             "BUCKY_STORE_BARRIER": "delay",
             "BUCKY_STORE_BARRIER_SECONDS": "2",
         }
+    else:
+        _used.add("seaweedfs")
     if os.environ.get("TEST_INDEX") == "postgres":
-        environ["BUCKY_INDEX_URL"] = _fresh_database(request.getfixturevalue("_postgresql"))
-    _used.update(("nats-server", "traefik", *(() if "BUCKY_STORE_ENDPOINT" in environ else ("seaweedfs",))))
-    _used.add("postgresql" if "BUCKY_INDEX_URL" in environ else "sqlite")
-    yield environ
-    if server is not None:
-        server.stop()
+        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+        under_test.running["postgresql"] = postgresql.server
+        under_test.environ["BUCKY_INDEX_URL"] = postgresql.fresh_database()
+    else:
+        _used.add("sqlite")
+    _used.update(("nats-server", "traefik"))
+    yield under_test
+    if "minio" in under_test.running:
+        under_test.running["minio"].stop()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from bucky.api_client import Access, ApiClient, ApiFailed
 from bucky.index import DeliveryRow, DeliveryState, Index, InstanceRow
 from bucky.objects import S3ObjectStore
@@ -17,6 +19,7 @@ from local_stack.demo_routing import ensure_demo_routing
 from local_stack.layout import Home, Ports
 from local_stack.process import last_line
 from local_stack.stack import build
+from tests.conftest import Running
 
 START_SECONDS = 90.0
 MOST_ROWS = 100_000
@@ -37,6 +40,7 @@ class RunningStack:
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self.home = Home(folder)
         self.environ = dict(environ)
+        self.others: dict[str, Running] = {}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BUCKY_")}
         self.log = folder.with_suffix(".log")
         with self.log.open("wb") as log:
@@ -89,11 +93,27 @@ class RunningStack:
         return pids
 
     def kill(self, program: str) -> None:
-        """`kill -9` a program of the stack, or a function."""
+        """`kill -9` a program of the stack, a function, or another server, which is then started again."""
+        if program == "index connections":
+            self._end_index_connections()
+            return
+        if program in self.others:
+            self.others[program].kill()
+            self.others[program].start()
+            return
         pids = [self.pid(program)] if program in self._record()["processes"] else self.function_pids(program)
         assert pids, f"{program} does not run"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+    def _end_index_connections(self) -> None:
+        """Make PostgreSQL end every connection to the index, as a failover does."""
+        url = self.settings.index_url.get_secret_value().replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
 
     def healthy(self) -> bool:
         """Say whether every part reports that it is well."""

@@ -17,6 +17,7 @@ from bucky.send import Sent, send
 from local_stack.demo_data import DemoFile, Expected, demo_files
 from local_stack.demo_report import RIGHT_OUTCOMES
 from local_stack.destination import received
+from tests.conftest import ServersUnderTest
 from tests.running_stack import RunningStack, eventually
 from tests.sample_instances import samples
 
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, store_and_index: dict[str, str]) -> Iterator[RunningStack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:
     """One running stack for this file."""
-    running = RunningStack(tmp_path_factory.mktemp("pipeline") / "home", store_and_index)
+    running = RunningStack(tmp_path_factory.mktemp("pipeline") / "home", servers_under_test.environ)
     yield running
     running.stop()
 

@@ -7,7 +7,7 @@ store is started; with `BUCKY_NATS_URL`, no broker.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bucky.settings import PREFIX, Settings
@@ -103,7 +103,11 @@ def _services(home: Home, ports: Ports, env: Mapping[str, str], settings: Settin
         console=f"http://{HOST}:{ports.s3_console}",
     )
     return [
-        _python("provider", "local_provider", env, f"http://{HOST}:{ports.provider}", "/healthz"),
+        # It lets functions finish what they are doing, for half a minute.
+        replace(
+            _python("provider", "local_provider", env, f"http://{HOST}:{ports.provider}", "/healthz"),
+            stop_seconds=35,
+        ),
         _python("admin-api", "admin_api", env, f"http://{HOST}:{ports.admin}", "/health", any_status=True),
         _python("connector", "jetstream_connector", env, f"http://{HOST}:{ports.connector}", "/health"),
         Program(
