@@ -94,7 +94,8 @@ class DeadLetterBox:
             js = self._link.jetstream()
             state = (await js.stream_info(STREAM)).state
             top = state.last_seq if before is None else min(before - 1, state.last_seq)
-            bottom = max(1, state.first_seq, top - SCAN_LIMIT + 1)
+            first = max(1, state.first_seq)
+            bottom = max(first, top - SCAN_LIMIT + 1)
             found: list[DeadLetter] = []
             while top >= bottom:
                 low = max(bottom, top - READ_AT_ONCE + 1)
@@ -103,10 +104,10 @@ class DeadLetterBox:
                     if letter is not None and wanted.matches(letter):
                         found.append(letter)
                         if len(found) == limit:
-                            more = letter.sequence > state.first_seq
+                            more = letter.sequence > first
                             return Page(tuple(found), letter.sequence if more else None)
                 top = low - 1
-            return Page(tuple(found), bottom if bottom > state.first_seq else None)
+            return Page(tuple(found), bottom if bottom > first else None)
 
     async def get(self, sequence: int) -> DeadLetter:
         """Return one letter, or raise `NotFound`."""
