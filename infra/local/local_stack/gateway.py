@@ -34,9 +34,7 @@ class Upstreams:
     console: str
 
 
-def traefik(
-    ports: GatewayPorts, upstreams: Upstreams, certificates: Certificates, host: str = HOST
-) -> Program:
+def traefik(ports: GatewayPorts, upstreams: Upstreams, certificates: Certificates, host: str = HOST) -> Program:
     """Return Traefik, listening on `host` and ready when its ping answers."""
     static = yaml.safe_load((TRAEFIK_FOLDER / "traefik.yaml").read_text())
     addresses = {
