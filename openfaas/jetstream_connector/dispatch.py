@@ -192,7 +192,7 @@ class Dispatcher:
     ) -> None:
         """Tell the breaker, the pace and the health page how the function is."""
         reasons = [verdict.reason] + [getattr(action, "reason", "") for action in verdict.actions]
-        self._health.last_error = next((reason for reason in reasons if reason), None)
+        self._health.last_error = next((reason for reason in reasons if reason), self._health.last_error)
         if verdict.condition is Condition.DOWN:
             self._health.breaker.down(called_at, now)
         else:
@@ -221,6 +221,8 @@ class Dispatcher:
             self._metrics.messages.labels(self._function, type(action).__name__.lower()).inc()
         await self._outlet.flush()
         self._broker.answered()
+        if all(isinstance(action, Ack) for action in actions):
+            self._health.last_error = None
 
     async def _carry_out(self, message: Message, action: Action) -> None:
         match action:

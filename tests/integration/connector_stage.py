@@ -185,7 +185,7 @@ def process(module: str, environ: Mapping[str, str], log: Path) -> "Iterator[sub
     with log.open("ab") as output:
         started = subprocess.Popen(
             [sys.executable, "-m", module],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environ},
+            env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{REPOSITORY}", **environ},
             stdout=output,
             stderr=output,
         )
