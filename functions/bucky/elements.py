@@ -124,7 +124,6 @@ class Walk:
                 levels.append(True)
             self._at = inner.value_at
             if inner.length != _UNDEFINED:
-                self._check_ends(inner)
                 self._at += inner.length
 
     def _read_head(self, at: int, *, implicit: bool) -> _Head:

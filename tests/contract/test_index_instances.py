@@ -60,13 +60,22 @@ def test_other_bytes_under_the_same_uid_are_quarantined(index: Index) -> None:
     assert (study.instance_count, study.quarantined_count) == (1, 1)
 
 
-def test_a_conflict_within_one_batch_is_found(index: Index) -> None:
+@pytest.mark.parametrize(("first", "second"), ["ab", "ba"])
+def test_a_conflict_within_one_batch_is_found(index: Index, first: str, second: str) -> None:
     """Two different digests of one SOP Instance UID in a batch: the one received first is current."""
-    late = indexed("a", sop_instance_uid="1.9", received_at=RECEIVED_AT + timedelta(seconds=1))
-    early = indexed("b", sop_instance_uid="1.9")
+    late = indexed(second, sop_instance_uid="1.9", received_at=RECEIVED_AT + timedelta(seconds=1))
+    early = indexed(first, sop_instance_uid="1.9")
     results = index.upsert_instances([late, early])
     assert [one.outcome for one in results] == [UpsertOutcome.CONFLICT, UpsertOutcome.NEW]
-    assert results[0].existing_sha256 == digest("b")
+    assert results[0].existing_sha256 == digest(first)
+
+
+@pytest.mark.parametrize("readable", ["ab", "bc", "ca"])
+def test_a_batch_completes_its_own_study(index: Index, readable: str) -> None:
+    """Unreadable headers in a batch, wherever they stand in it, leave the study what the readable ones say."""
+    batch = [indexed(name, header(PatientID="P1") if name in readable else None) for name in "abc"]
+    index.upsert_instances(batch)
+    assert index.study("1.2").patient_id == "P1"
 
 
 def test_first_value_of_an_attribute_stays_and_gaps_are_filled(index: Index) -> None:
