@@ -34,8 +34,9 @@ def file_header(meta: FileMeta) -> bytes:
             _short(0x0010, b"UI", meta.transfer_syntax_uid, b"\0"),
             _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-            _short(0x0016, b"AE", meta.calling_aet, b" ") if meta.calling_aet else b"",
-            _short(0x0018, b"AE", meta.called_aet, b" ") if meta.called_aet else b"",
+            # At full length, so that the same instance from another sender makes an object of the same size.
+            _short(0x0016, b"AE", meta.calling_aet.ljust(16), b" ") if meta.calling_aet else b"",
+            _short(0x0018, b"AE", meta.called_aet.ljust(16), b" ") if meta.called_aet else b"",
         )
     )
     return PREAMBLE + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
