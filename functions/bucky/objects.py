@@ -13,13 +13,14 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from bucky.errors import NotFound, Permanent, StoreUnavailable
+from bucky.errors import NotFound, StoreUnavailable
 from bucky.settings import Settings
 from bucky.uids import checked_uid
 
 MULTIPART_BYTES = 64 * 1024 * 1024
-_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
-_FINAL = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName"}
+_MISSING = {"NoSuchKey", "NoSuchObject"}
+# Somebody must put these right, but they are not the instance's fault: it waits, and is not given up.
+_MISCONFIGURED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName", "NoSuchBucket"}
 
 
 def object_key(study: str, series: str, instance: str, sha256: str) -> str:
@@ -141,7 +142,7 @@ class S3ObjectStore:
         """Raise unless the bucket can be reached."""
         with _Translating():
             if not self._client.bucket_exists(self._bucket):
-                raise Permanent(
+                raise StoreUnavailable(
                     f"the bucket {self._bucket!r} does not exist; create it or set BUCKY_STORE_BUCKET"
                 )
 
@@ -156,9 +157,9 @@ class _Translating:
         if isinstance(error, S3Error):
             if error.code in _MISSING:
                 raise NotFound(f"the object store has no {error.object_name or error.bucket_name}") from error
-            if error.code in _FINAL:
-                raise Permanent(
-                    f"the object store refused: {error.code}; check its keys and bucket"
+            if error.code in _MISCONFIGURED:
+                raise StoreUnavailable(
+                    f"the object store refused: {error.code}; check BUCKY_STORE_BUCKET and the keys"
                 ) from error
             raise StoreUnavailable(f"the object store answered {error.code}") from error
         if isinstance(error, ServerError | InvalidResponseError):

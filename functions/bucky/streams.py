@@ -44,9 +44,7 @@ STREAMS: tuple[StreamConfig, ...] = (
 )
 
 
-async def ensure_streams(
-    js: JetStreamContext, replicas: int = 1, streams: Iterable[StreamConfig] = STREAMS
-) -> None:
+async def ensure_streams(js: JetStreamContext, replicas: int = 1, streams: Iterable[StreamConfig] = STREAMS) -> None:
     """Create or update every stream; running it again changes nothing."""
     for stream in streams:
         wanted = replace(

@@ -79,9 +79,6 @@ def _parsed(stored: InstanceStored, trace: str | None, objects: ObjectStore) -> 
     except NotFound as error:
         # The edge saw it stored: a store that lost it gets it again from the spool.
         raise StoreUnavailable(f"the object is not there, although it was stored: {error}") from error
-    except Permanent as error:
-        # Wrong keys or a missing bucket are not the instance's fault: it must not become a dead letter.
-        raise StoreUnavailable(str(error)) from error
     decoded = attributes(header.dataset)
     problems = [header.problem] if header.problem else []
     if decoded.undecodable:

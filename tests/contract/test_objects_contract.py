@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bucky.errors import InvalidInstance, NotFound, Permanent, StoreUnavailable
+from bucky.errors import InvalidInstance, NotFound, StoreUnavailable
 from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, object_key, put_bytes
 from bucky.settings import Settings
 from local_stack.servers import free_port
@@ -77,10 +77,7 @@ def test_large_objects_go_in_parts(store_settings: Settings, tmp_path: Path) -> 
     with file.open("rb") as content:
         store.put(KEY, content, file.stat().st_size)
     store.download(KEY, tmp_path / "copy")
-    assert (
-        hashlib.sha256((tmp_path / "copy").read_bytes()).digest()
-        == hashlib.sha256(file.read_bytes()).digest()
-    )
+    assert hashlib.sha256((tmp_path / "copy").read_bytes()).digest() == hashlib.sha256(file.read_bytes()).digest()
 
 
 def test_short_content_is_not_stored(store: ObjectStore) -> None:
@@ -99,7 +96,7 @@ def test_no_server_is_retriable() -> None:
 
 
 def test_wrong_secret_is_refused(store_settings: Settings) -> None:
-    """Wrong credentials are a permanent error that says what to look at."""
+    """Wrong credentials say what to look at, and make nobody give an instance up."""
     wrong = Settings.load(
         {
             "BUCKY_STORE_ENDPOINT": store_settings.store_endpoint,
@@ -108,8 +105,15 @@ def test_wrong_secret_is_refused(store_settings: Settings) -> None:
             "BUCKY_STORE_BUCKET": store_settings.store_bucket,
         }
     )
-    with pytest.raises(Permanent, match="check its keys"):
+    with pytest.raises(StoreUnavailable, match="the keys"):
         put_bytes(S3ObjectStore(wrong), KEY, b"x")
+
+
+def test_missing_bucket_is_worth_waiting_for(store_settings: Settings) -> None:
+    """A bucket that somebody forgot, or removed, is nobody's permanent failure."""
+    elsewhere = S3ObjectStore(store_settings.model_copy(update={"store_bucket": "not-made-yet"}))
+    with pytest.raises(StoreUnavailable, match="BUCKY_STORE_BUCKET"):
+        elsewhere.check()
 
 
 @pytest.mark.parametrize("uid", ["", "../../x", "1.2/3", "1" * 65, "1.2\n", "..", "\u0661.\u0662"])

@@ -69,7 +69,7 @@ async def messages(here: World, stream: str) -> int:
 
 async def test_no_dead_letters_is_an_empty_list(here: World) -> None:
     """A stream that never had a letter, and one that had all removed, must both be shown as empty."""
-    empty = {"items": [], "next": None}
+    empty: dict[str, object] = {"items": [], "next": None}
     assert (await here.api.get("/api/dead-letters")).json() == empty
     sequence = await dies(here, 1)
     await here.api.post(f"/api/dead-letters/{sequence}/redrive")

@@ -138,9 +138,7 @@ def postgresql(data: Path, port: int, password: str) -> Program:
     PostgreSQL refuses to run as root, so root hands it to the `nobody` user.
     """
     folder = _postgresql_folder()
-    as_other = (
-        ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
-    )
+    as_other = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
     if not (data / "PG_VERSION").exists():
         data.mkdir(parents=True, mode=0o700)
         password_file = data.parent / "postgresql-password"
