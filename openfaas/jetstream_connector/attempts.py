@@ -9,8 +9,7 @@ never fewer, and a poison message still ends as a dead letter once the broker is
 """
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
@@ -19,23 +18,10 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from bucky.errors import BrokerUnavailable
-
-if TYPE_CHECKING:
-    from jetstream_connector.message import Message
+from jetstream_connector.message import Message, Record
 
 BUCKET = "connector-attempts"
 KEPT_SECONDS = 30 * 24 * 3600.0
-
-
-@dataclass
-class Record:
-    """Failed attempts so far, whether to send it alone, and how often it was lost while others were fine."""
-
-    attempts: int = 0
-    alone: bool = False
-    losses: int = 0
-    # The function's count of answers when this message was last lost alone; memory only.
-    lost_at: int | None = None
 
 
 class AttemptLedger:
@@ -47,14 +33,14 @@ class AttemptLedger:
         self._bucket: KeyValue | None = None
         self._records: dict[str, Record] = {}
 
-    async def load(self, message: "Message") -> None:
+    async def load(self, message: Message) -> None:
         """Give a message its record; raise `BrokerUnavailable` when it cannot be known."""
         if message.deliveries == 1:
             return
         known = self._records.get(message.key)
         message.record = known if known is not None else await self._read(message.key)
 
-    async def save(self, message: "Message", *, durable: bool) -> None:
+    async def save(self, message: Message, *, durable: bool) -> None:
         """Remember a message's record; with `durable`, beyond a restart."""
         self._records[message.key] = message.record
         if durable:
@@ -64,7 +50,7 @@ class AttemptLedger:
             except (NatsError, TimeoutError) as error:
                 raise BrokerUnavailable("the attempt could not be counted durably") from error
 
-    async def forget(self, message: "Message") -> None:
+    async def forget(self, message: Message) -> None:
         """Drop the record of a settled message."""
         record = self._records.pop(message.key, message.record)
         if record.attempts or record.losses:

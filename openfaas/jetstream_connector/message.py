@@ -8,7 +8,17 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from bucky.events import CloudEvent, DeadLettered
-from jetstream_connector.attempts import Record
+
+
+@dataclass
+class Record:
+    """Failed attempts so far, whether to send it alone, and how often it was lost while others were fine."""
+
+    attempts: int = 0
+    alone: bool = False
+    losses: int = 0
+    # The function's count of answers when this message was last lost alone; memory only.
+    lost_at: int | None = None
 
 
 @dataclass

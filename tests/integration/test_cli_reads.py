@@ -11,11 +11,10 @@ from typing import Any
 
 import nats
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
-from bucky import cli_views
 from bucky.api_client import ApiFailed
+from bucky.cli.app import app
 from bucky.events import CloudEvent, DeadLettered
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
 from bucky.routing import InvalidRouting
@@ -114,8 +113,6 @@ async def kill_letters(settings: Settings) -> None:
 
 def bucky(home: Path, *arguments: str) -> Result:
     """Run a command in this process."""
-    app = typer.Typer()
-    cli_views.register(app)
     return CliRunner().invoke(app, [*arguments, "--home", str(home)])
 
 
@@ -202,7 +199,7 @@ def test_dead_letters_are_listed_shown_and_sent_again(home: Path) -> None:
 
 def test_what_came_in_a_header_cannot_command_the_terminal() -> None:
     """A patient's name with escape sequences must not clear the screen or forge a line."""
-    from bucky.cli_output import cell
+    from bucky.cli.output import cell
 
     assert cell("a\x1b[2Jb\nc\u202ed\x9b") == "a [2Jb c d "
 

@@ -1,4 +1,4 @@
-"""`bucky up`, `down`, `demo` and `doctor`: the commands that run the embedded stack."""
+"""`bucky up` and `bucky down`: start and stop the embedded stack."""
 
 import os
 import signal
@@ -26,17 +26,6 @@ HomeOption = Annotated[
 ]
 FreePorts = Annotated[bool, typer.Option("--free-ports", help="Choose free ports instead of the usual ones.")]
 DEFAULT_HOME = Path(".bucky")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the stack's commands to the `bucky` command line."""
-    from local_stack.demo import demo
-    from local_stack.doctor import doctor
-
-    app.command()(up)
-    app.command()(down)
-    app.command()(demo)
-    app.command()(doctor)
 
 
 def up(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bucky.api_client import Access, ApiClient
-from bucky.cli_send import send_with_progress
+from bucky.cli.send import send_with_progress
 from bucky.events import utc_now
 from bucky.objects import S3ObjectStore
 from bucky.scu import Peer

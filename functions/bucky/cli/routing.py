@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bucky.cli_output import print_json, print_rows
-from bucky.cli_views import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.output import print_json, print_rows
 from bucky.routing import InvalidRouting, Routing
 
 DESTINATION_COLUMNS = {

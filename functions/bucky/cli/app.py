@@ -11,7 +11,10 @@ from typing import Annotated
 
 import typer
 
-from bucky import cli_send, cli_views
+from bucky.cli.dead_letters import dead_letters
+from bucky.cli.routing import destinations, routing, rules
+from bucky.cli.send import send_command
+from bucky.cli.views import deliveries, status, studies
 from bucky.errors import BuckyError
 from bucky.settings import Settings, markdown_table
 
@@ -40,10 +43,15 @@ def settings(
         typer.echo(f"BUCKY_{name.upper():<32} {value}")
 
 
+app.command(name="send")(send_command)
+for command in (status, studies, deliveries, destinations, rules):
+    app.command()(command)
+app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(routing, name="routing")
+
+
 def main() -> None:
     """Run the command line; an error Bucky foresaw is one sentence and exit code 1."""
-    cli_send.register(app)
-    cli_views.register(app)
     for entry_point in entry_points(group="bucky.commands"):
         entry_point.load()(app)
     try:
@@ -51,7 +59,3 @@ def main() -> None:
     except BuckyError as error:
         typer.secho(f"bucky: {error}", err=True, fg="red")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from bucky.api_client import ApiFailed
-from bucky.cli_output import print_json, print_rows
-from bucky.cli_views import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.output import print_json, print_rows
 
 COLUMNS = {
     "sequence": "No.",

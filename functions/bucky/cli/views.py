@@ -1,20 +1,12 @@
 """The commands that show what Bucky holds and how it is; they ask the admin API."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bucky.api_client import ApiClient, find_access
-from bucky.cli_output import print_json, print_rows
-from bucky.settings import Settings
+from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.output import print_json, print_rows
 
-Home = Annotated[Path | None, typer.Option("--home", help="Folder of the embedded stack.")]
-Url = Annotated[str | None, typer.Option("--url", help="Address of Bucky, such as https://localhost:8443.")]
-Key = Annotated[str | None, typer.Option("--api-key", help="API key; default: the embedded stack's.")]
-Ca = Annotated[Path | None, typer.Option("--ca", help="CA file; default: the embedded stack's.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many.")]
 
 STUDY_COLUMNS = {
@@ -38,25 +30,6 @@ DELIVERY_COLUMNS = {
     "sop_instance_uid": "Instance",
     "updated_at": "Changed",
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands, and those that change something, to the `bucky` command line."""
-    from bucky.cli_dead_letters import dead_letters
-    from bucky.cli_routing import destinations, routing, rules
-
-    for command in (status, studies, deliveries, destinations, rules):
-        app.command()(command)
-    app.add_typer(dead_letters, name="dead-letters")
-    app.add_typer(routing, name="routing")
-
-
-def api(home: Path | None, url: str | None, api_key: str | None, ca: Path | None) -> ApiClient:
-    """Return a client of the admin API; options win over settings, settings over the stack's own files."""
-    settings = Settings.load(os.environ)
-    if home is not None:
-        settings = settings.model_copy(update={"home": home})
-    return ApiClient(find_access(settings, url, api_key, ca))
 
 
 def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:

@@ -19,11 +19,6 @@ MOST_SHOWN = 50
 MEGABYTE = 1_000_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the `bucky` command line."""
-    app.command(name="send")(send_command)
-
-
 def send_command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders with them.", exists=True)],
     to: Annotated[str, typer.Option("--to", help="The node, as AET@host:port.")] = "BUCKY@127.0.0.1:11112",

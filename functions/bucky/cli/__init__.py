@@ -1,0 +1,1 @@
+"""The `bucky` command line; `app.py` puts it together."""
