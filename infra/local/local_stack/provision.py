@@ -4,14 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from local_provider.client import deploy
-
 from bucky.broker import connect
 from bucky.errors import Retriable
 from bucky.index import Index
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
+from local_provider.client import deploy
 from local_stack.stack import Stack, stack_file
 
 PATIENCE_SECONDS = 30.0
