@@ -33,7 +33,8 @@ from bucky.settings import Listener, Settings
 from bucky.trace import new_traceparent
 from edge_scp.admission import Rejection, network_allowed, refusal
 from edge_scp.metrics import Metrics
-from edge_scp.receiver import Caller, Receiver, StoreRequest
+from edge_scp.receiver import Receiver, StoreRequest
+from edge_scp.reception import Caller
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.store_service import StoreCommand
 from edge_scp.tls import server_context

@@ -13,6 +13,7 @@ from bucky.part10 import FileMeta
 from bucky.trace import child_of
 from edge_scp.capacity import SpoolFull
 from edge_scp.metrics import Metrics
+from edge_scp.reception import Answer, Caller
 from edge_scp.record import Record
 from edge_scp.spool import Spool
 from edge_scp.spool_writer import Provenance, SpoolFailed
@@ -23,31 +24,12 @@ log = get_logger("edge")
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The association an instance comes over; all it brings belongs to its trace."""
-
-    association_id: str
-    calling_aet: str
-    called_aet: str
-    source_address: str
-    traceparent: str
-
-
-@dataclass(frozen=True, slots=True)
 class StoreRequest:
     """One C-STORE request whose data set has arrived, still encoded."""
 
     command: StoreCommand
     caller: Caller
     data_set: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The C-STORE response: a status and, unless it is success, an Error Comment."""
-
-    status: Status
-    error_comment: str = ""
 
 
 class Receiver:

@@ -10,7 +10,8 @@ from bucky.identity import Identity
 from bucky.part10 import FileMeta
 from edge_scp.capacity import SpoolFull
 from edge_scp.metrics import Metrics
-from edge_scp.receiver import Caller, Receiver, StoreRequest
+from edge_scp.receiver import Receiver, StoreRequest
+from edge_scp.reception import Caller
 from edge_scp.record import verify
 from edge_scp.spool import Spool
 from edge_scp.spool_writer import SpoolFailed, SpoolWriter
