@@ -97,6 +97,14 @@ class Settings(BaseModel):
     edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
     edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
     edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
+    edge_artim_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="ARTIM: seconds to send a whole association request, and to close when an association has ended.",
+    )
+    edge_min_bytes_per_second: int = Field(
+        1024, ge=0, description="Average below which a sender of a data set is aborted, over the idle time."
+    )
 
     spool_dir: Path = Field(Path(".bucky/spool"), description="Folder of the edge's durable spool.")
     spool_max_bytes: int = Field(
