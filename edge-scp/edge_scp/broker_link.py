@@ -5,7 +5,8 @@ import asyncio
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from bucky.broker import JetStreamPublisher, connect
+from bucky.batches import BatchPublisher
+from bucky.broker import connect, disconnect
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent
 from bucky.settings import Settings
@@ -18,6 +19,7 @@ class BrokerLink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: Client | None = None
+        self._publisher: BatchPublisher | None = None
         self._connecting = asyncio.Lock()
 
     async def prepare(self) -> None:
@@ -25,6 +27,7 @@ class BrokerLink:
         async with self._connecting:
             if self._client is None:
                 self._client = await connect(self._settings, "edge")
+                self._publisher = BatchPublisher(self._client)
         try:
             await ensure_streams(self._client.jetstream(), self._settings.nats_replicas)
         except (NatsError, OSError, TimeoutError) as error:
@@ -32,9 +35,9 @@ class BrokerLink:
 
     async def publish(self, event: CloudEvent) -> None:
         """Return once the stream has the event."""
-        if self._client is None:
+        if self._publisher is None:
             raise BrokerUnavailable("not connected to NATS yet")
-        await JetStreamPublisher(self._client.jetstream()).publish(event)
+        await self._publisher.publish(event)
 
     async def check(self) -> None:
         """Raise unless the connection is up."""
@@ -44,4 +47,4 @@ class BrokerLink:
     async def close(self) -> None:
         """Close the connection."""
         if self._client is not None:
-            await self._client.close()
+            await disconnect(self._client)

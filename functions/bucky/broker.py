@@ -1,6 +1,7 @@
 """The broker: one seam to NATS JetStream, and the in-memory fake that ships with it."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -111,6 +112,12 @@ async def connect(settings: Settings, name: str) -> Client:
         ) from error
     connected = True
     return client
+
+
+async def disconnect(client: Client) -> None:
+    """Close the connection; it may be broken already, which the client itself would raise."""
+    with contextlib.suppress(NatsError, OSError):
+        await client.close()
 
 
 async def _within(seconds: float, attempt: Coroutine[Any, Any, Client]) -> Client:

@@ -20,6 +20,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects=["dicom.instance.>", "dicom.study.>"],
         max_age=14 * DAY,
         duplicate_window=600.0,
+        allow_atomic=True,
     ),
     StreamConfig(
         name="DELIVERIES",
@@ -27,6 +28,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects=["dicom.delivery.>"],
         max_age=14 * DAY,
         duplicate_window=600.0,
+        allow_atomic=True,
     ),
     StreamConfig(
         name="DEADLETTERS",
@@ -34,6 +36,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects=["deadletter.>"],
         max_age=90 * DAY,
         duplicate_window=600.0,
+        allow_atomic=True,
     ),
     StreamConfig(
         name="ADVISORIES",

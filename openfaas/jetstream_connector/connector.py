@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.broker import JetStreamPublisher
+from bucky.batches import BatchPublisher
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
 from jetstream_connector.annotations import AnnotationError, Subscription, parse
@@ -53,7 +53,7 @@ class Connector:
         self._js: JetStreamContext = client.jetstream()
         self._directory, self._caller, self._metrics = directory, caller, metrics
         self._refresh_seconds = refresh_seconds
-        self._outlet = Outlet(client, JetStreamPublisher(self._js), AttemptLedger(self._js, replicas), self._published)
+        self._outlet = Outlet(client, BatchPublisher(client), AttemptLedger(self._js, replicas), self._published)
         self._log = get_logger("connector")
         self._subscribers: dict[str, Subscriber] = {}
         self._leaving: set[asyncio.Task[None]] = set()

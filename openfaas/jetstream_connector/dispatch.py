@@ -36,7 +36,7 @@ from jetstream_connector.outcomes import (
 )
 from jetstream_connector.pace import Pace
 
-PUBLISHES_AT_ONCE = 100
+PUBLISHES_AT_ONCE = 500
 FLUSH_SECONDS = 5
 
 

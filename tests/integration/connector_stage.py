@@ -36,7 +36,7 @@ Behaviour = Callable[[Batch], Awaitable[Response]]
 
 STREAMS = (
     StreamConfig(name="WORK", subjects=["work.>"], duplicate_window=600.0),
-    StreamConfig(name="RESULTS", subjects=["result.>"], duplicate_window=600.0),
+    StreamConfig(name="RESULTS", subjects=["result.>"], duplicate_window=600.0, allow_atomic=True),
     StreamConfig(name="DEADLETTERS", subjects=["deadletter.>"], duplicate_window=600.0),
 )
 
