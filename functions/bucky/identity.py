@@ -1,7 +1,8 @@
 """Who an instance is: the four UIDs that name it, read from its encoded data set bytes (PS3.5 §7).
 
-The reader walks elements in a loop, never by recursion, and never decodes anything but those UIDs:
-hostile nesting, lengths and deflate bombs end in `InvalidInstance`, not in exhaustion.
+The reader takes the data set as it comes, in pieces of any size, and keeps none of it but an element's
+header or UID that a piece cuts in two. It walks elements in a loop, never by recursion, and decodes nothing
+but those UIDs: hostile nesting, lengths and deflate bombs end in `InvalidInstance`, not in exhaustion.
 """
 
 import struct
@@ -38,6 +39,7 @@ _UNDEFINED = 0xFFFFFFFF
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 # More than 64 characters is no UID; a longer value is not even read.
 _LONGEST_UID = 66
+_NO_VR = "the data set is not encoded in its transfer syntax: an element has no VR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,103 +57,146 @@ def read_identity(data_set: bytes | memoryview, transfer_syntax_uid: str) -> Ide
 
     Raises `InvalidInstance` when a UID is missing or invalid, or the bytes are not in that transfer syntax.
     """
-    content = _inflated(data_set) if transfer_syntax_uid in DEFLATED else data_set
-    walk = _Walk(
-        memoryview(content),
-        implicit=transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN},
-        big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
-    )
-    found = walk.wanted_values()
-    return Identity(*(checked_uid(found.get(tag, ""), keyword) for tag, keyword in _KEYWORDS.items()))
+    reader = IdentityReader(transfer_syntax_uid)
+    reader.feed(memoryview(data_set))
+    return reader.identity()
 
 
-def _inflated(data_set: bytes | memoryview) -> bytes:
-    """Inflate at most 1 MiB (PS3.5 §A.5); the header is far smaller, a bomb is far larger."""
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, INFLATED_BYTES)
-    except zlib.error as error:
-        raise InvalidInstance("the data set is not deflated as its transfer syntax says (PS3.5 §A.5)") from error
+class IdentityReader:
+    """Reads the identity of a data set that arrives in pieces.
+
+    `feed` until it says that it has seen enough, or the data set ends; then ask for the `identity`.
+    """
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self._walk = _Walk(
+            implicit=transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN},
+            big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
+        )
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in DEFLATED else None
+        self._inflated = 0
+        self._failure: InvalidInstance | None = None
+
+    def feed(self, piece: memoryview) -> bool:
+        """Take the next piece; return whether more would change nothing. Never raises."""
+        if self._failure is None and not self._walk.over:
+            try:
+                self._walk.feed(piece if self._inflater is None else self._inflate(piece))
+            except InvalidInstance as failure:
+                self._failure = failure
+        return self._failure is not None or self._walk.over
+
+    def identity(self) -> Identity:
+        """Return the identity, once all pieces were fed or enough; raise `InvalidInstance` if there is none."""
+        if self._failure is not None:
+            raise self._failure
+        found = self._walk.wanted_values()
+        return Identity(*(checked_uid(found.get(tag, ""), keyword) for tag, keyword in _KEYWORDS.items()))
+
+    def _inflate(self, piece: memoryview) -> memoryview:
+        """Inflate at most 1 MiB in all (PS3.5 §A.5); the header is far smaller, a bomb is far larger."""
+        if self._inflater is None or self._inflated >= INFLATED_BYTES:
+            raise InvalidInstance("the first MiB of the inflated data set does not hold its UIDs")
+        try:
+            inflated = self._inflater.decompress(piece, INFLATED_BYTES - self._inflated)
+        except zlib.error as error:
+            raise InvalidInstance("the data set is not deflated as its transfer syntax says (PS3.5 §A.5)") from error
+        self._inflated += len(inflated)
+        return memoryview(inflated)
 
 
 class _Walk:
     """One pass over the elements of a data set, from its first byte to Series Instance UID."""
 
-    def __init__(self, content: memoryview, *, implicit: bool, big_endian: bool) -> None:
+    def __init__(self, *, implicit: bool, big_endian: bool) -> None:
         order = ">" if big_endian else "<"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "H")
+        self._explicit_header = struct.Struct(order + "HH2sH")
+        self._implicit_header = struct.Struct(order + "HHI")
         self._long = struct.Struct(order + "I")
-        self._content = content
         self._implicit = implicit
-        self._at = 0
+        self._found: dict[int, str] = {}
+        # One entry per open level: whether it is a sequence (else an item), and whether it is implicit VR.
+        self._levels: list[tuple[bool, bool]] = []
+        self._skip = 0
+        self._rest = b""
         self._budget = MAX_ELEMENTS
+        self.over = False
 
     def wanted_values(self) -> dict[int, str]:
         """Return the values of the wanted tags that are there; elements come in ascending order (§7.1)."""
-        found: dict[int, str] = {}
-        while self._at < len(self._content) and len(found) < len(_KEYWORDS):
-            tag, vr, length = self._header(implicit=self._implicit)
-            if tag > _SERIES:
+        if self._skip:
+            raise InvalidInstance("the data set ends inside an element's value")
+        if self._rest or self._levels:
+            raise InvalidInstance("the data set ends inside an element's header")
+        return self._found
+
+    def feed(self, piece: memoryview) -> None:
+        """Walk on through a piece, and remember where its last element ends."""
+        if self._skip >= len(piece):
+            self._skip -= len(piece)
+            return
+        content = piece[self._skip :]
+        if self._rest:
+            content = memoryview(self._rest + content)
+        end, at = len(content), 0
+        while not self.over:
+            header = self._header(content, at)
+            if header is None:
                 break
-            if length == _UNDEFINED:
-                self._skip_nested(inside_unknown=self._implicit or vr == b"UN")
-                continue
-            start = self._advance(length)
-            if tag in _KEYWORDS and length <= _LONGEST_UID:
-                value = bytes(self._content[start : start + length])
-                found[tag] = value.decode("ascii", "replace").rstrip("\0 ")
-        return found
-
-    def _skip_nested(self, *, inside_unknown: bool) -> None:
-        """Step over a value of undefined length, which may nest; UN holds implicit VR (PS3.5 §6.2.2)."""
-        # One entry per open level: whether it is a sequence (else an item), and whether it is implicit VR.
-        open_levels = [(True, inside_unknown)]
-        while open_levels:
-            in_sequence, implicit = open_levels[-1]
-            tag, vr, length = self._header(implicit=implicit)
-            if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
-                open_levels.pop()
-            elif in_sequence and tag != _ITEM:
-                raise InvalidInstance("a sequence holds something that is not an item (PS3.5 §7.5)")
-            elif length != _UNDEFINED:
-                self._advance(length)
-            elif in_sequence:
-                open_levels.append((False, implicit))
+            tag, vr, length, start = header
+            if self._levels:
+                at = start + self._nested(tag, vr, length)
+            elif tag > _SERIES:
+                self.over = True
+            elif length == _UNDEFINED:
+                # UN of undefined length holds implicit VR (PS3.5 §6.2.2).
+                self._levels.append((True, self._implicit or vr == b"UN"))
+                at = start
+            elif tag in _KEYWORDS and length <= _LONGEST_UID:
+                if start + length > end:
+                    break
+                self._keep(tag, bytes(content[start : start + length]))
+                at = start + length
             else:
-                open_levels.append((True, implicit or vr == b"UN"))
+                at = start + length
+        self._rest = b"" if self.over else bytes(content[at:])
+        self._skip = 0 if self.over else max(0, at - end)
 
-    def _header(self, *, implicit: bool) -> tuple[int, bytes, int]:
-        """Read one element's tag, VR (empty if implicit) and length; leave the position at its value."""
+    def _keep(self, tag: int, value: bytes) -> None:
+        self._found[tag] = value.decode("ascii", "replace").rstrip("\0 ")
+        self.over = len(self._found) == len(_KEYWORDS)
+
+    def _nested(self, tag: int, vr: bytes, length: int) -> int:
+        """Go into or out of a sequence or item, or by an element in one; return how much of its value to skip."""
+        in_sequence, implicit = self._levels[-1]
+        if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
+            self._levels.pop()
+            return 0
+        if in_sequence and tag != _ITEM:
+            raise InvalidInstance("a sequence holds something that is not an item (PS3.5 §7.5)")
+        if length != _UNDEFINED:
+            return length
+        self._levels.append((False, implicit) if in_sequence else (True, implicit or vr == b"UN"))
+        return 0
+
+    def _header(self, content: memoryview, at: int) -> tuple[int, bytes, int, int] | None:
+        """Return an element's tag, VR (empty if implicit), length and where its value starts; None if cut."""
+        left = len(content) - at
+        if left < 8:
+            return None
         self._budget -= 1
         if self._budget < 0:
             raise InvalidInstance(f"the header has more than {MAX_ELEMENTS} elements before its UIDs")
-        try:
-            return self._parsed_header(implicit)
-        except struct.error as error:
-            raise InvalidInstance("the data set ends inside an element's header") from error
-
-    def _parsed_header(self, implicit: bool) -> tuple[int, bytes, int]:
-        group, element = self._tag.unpack_from(self._content, self._at)
-        tag = group << 16 | element
-        if implicit or group == 0xFFFE:
-            (length,) = self._long.unpack_from(self._content, self._at + 4)
-            self._at += 8
-            return tag, b"", length
-        vr = bytes(self._content[self._at + 4 : self._at + 6])
-        if not (vr.isalpha() and vr.isupper()):
-            raise InvalidInstance("the data set is not encoded in its transfer syntax: an element has no VR")
+        if self._levels[-1][1] if self._levels else self._implicit:
+            group, element, length = self._implicit_header.unpack_from(content, at)
+            return group << 16 | element, b"", length, at + 8
+        group, element, vr, length = self._explicit_header.unpack_from(content, at)
         if vr in _SHORT_VRS:
-            (length,) = self._short.unpack_from(self._content, self._at + 6)
-            self._at += 8
-        else:
-            (length,) = self._long.unpack_from(self._content, self._at + 8)
-            self._at += 12
-        return tag, vr, length
-
-    def _advance(self, length: int) -> int:
-        """Step over a value and return where it started."""
-        start = self._at
-        if start + length > len(self._content):
-            raise InvalidInstance("the data set ends inside an element's value")
-        self._at = start + length
-        return start
+            return group << 16 | element, vr, length, at + 8
+        if group == 0xFFFE:
+            return group << 16 | element, b"", self._long.unpack_from(content, at + 4)[0], at + 8
+        if not (vr.isalpha() and vr.isupper()):
+            raise InvalidInstance(_NO_VR)
+        if left < 12:
+            return None
+        return group << 16 | element, vr, self._long.unpack_from(content, at + 8)[0], at + 12

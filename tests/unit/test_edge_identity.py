@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import pydicom
@@ -20,6 +21,7 @@ from bucky.identity import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     INFLATED_BYTES,
     Identity,
+    IdentityReader,
     read_identity,
 )
 from bucky.part10 import FileMeta, split
@@ -205,3 +207,57 @@ def test_random_bytes_are_refused_and_nothing_worse(noise: bytes, syntax: str) -
     """Random bytes give `InvalidInstance`, never another exception."""
     with pytest.raises(InvalidInstance):
         read_identity(noise, syntax)
+
+
+def read_in_pieces(encoded: bytes, transfer_syntax: str, cuts: list[int]) -> Identity | None:
+    """Return what a reader finds when the bytes come in pieces cut at these places, or None when refused."""
+    reader = IdentityReader(transfer_syntax)
+    edges = [0, *sorted(cut % (len(encoded) + 1) for cut in cuts), len(encoded)]
+    for start, end in pairwise(edges):
+        reader.feed(memoryview(encoded)[start:end])
+    with contextlib.suppress(InvalidInstance):
+        return reader.identity()
+    return None
+
+
+def read_whole(encoded: bytes, transfer_syntax: str) -> Identity | None:
+    """Return what is found in the whole, or None when refused."""
+    return read_in_pieces(encoded, transfer_syntax, [])
+
+
+FIRST_TWO = b"".join(explicit(tag, b"UI", uid(value)) for tag, value in UIDS[:2])
+UNKNOWN = explicit(0x00091001, b"UN", bytes(70)) + explicit(0x00091002, b"SQ", b"")
+PIECES = (*SEEDS, FIRST_TWO + UNKNOWN + EXPLICIT_UIDS[len(FIRST_TWO) :], nested(3) + IMPLICIT_UIDS)
+
+
+@given(
+    encoded=st.sampled_from(PIECES),
+    damage=st.tuples(st.integers(0, 300), st.binary(max_size=10)),
+    cuts=st.lists(st.integers(0, 10_000), max_size=12),
+    syntax=st.sampled_from(SYNTAXES),
+)
+def test_pieces_make_no_difference(encoded: bytes, damage: tuple[int, bytes], cuts: list[int], syntax: str) -> None:
+    """However the network cuts a data set, whole or damaged, the same identity is read or refused."""
+    at, noise = damage
+    damaged = encoded[:at] + noise + encoded[at + len(noise) :]
+    assert read_in_pieces(damaged, syntax, cuts) == read_whole(damaged, syntax)
+
+
+def test_byte_by_byte_is_read_and_little_is_kept() -> None:
+    """A reader fed single bytes steps over a value of megabytes without keeping it."""
+    private = explicit(0x00091001, b"UN", b"")[:8] + struct.pack("<I", 50_000_000)
+    reader = IdentityReader(EXPLICIT_VR_LITTLE_ENDIAN)
+    head, tail = FIRST_TWO + private, EXPLICIT_UIDS[len(FIRST_TWO) :]
+    for at in range(len(head)):
+        assert not reader.feed(memoryview(head)[at : at + 1])
+    block = memoryview(bytes(1_000_000))
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            assert not reader.feed(block)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    seen_enough = [reader.feed(memoryview(tail)[at : at + 1]) for at in range(len(tail))]
+    assert seen_enough == [False] * (len(tail) - 1) + [True]
+    assert reader.identity() == EXPECTED
