@@ -96,6 +96,12 @@ class Settings(BaseModel):
     )
     edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
     edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
+    edge_max_associations_per_peer: int = Field(
+        80, ge=1, description="Associations served at once from one address, so that one peer leaves room for others."
+    )
+    edge_processes: int = Field(
+        0, ge=0, le=32, description="Processes that receive; 0 is one for each core, up to four."
+    )
     edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
     edge_artim_seconds: float = Field(
         15.0,
@@ -110,8 +116,19 @@ class Settings(BaseModel):
     spool_max_bytes: int = Field(
         20 * 1024**3, gt=0, description="Spool size past which the edge answers 0xA700, in bytes."
     )
+    spool_resume_fraction: float = Field(
+        0.9, gt=0, le=1, description="Once past `BUCKY_SPOOL_MAX_BYTES`, accept again below this fraction of it."
+    )
     spool_min_free_bytes: int = Field(
         1024**3, ge=0, description="Free disk space below which the edge answers 0xA700, in bytes."
+    )
+    spool_sync: Literal["group", "file", "none"] = Field(
+        "group",
+        description=(
+            "How instances reach the disk before they are acknowledged: `group` (one sync of the spool's file "
+            "system for all that wait), `file` (each file by itself: for a file system that others write much "
+            "to), `none` (not at all: **a power cut loses acknowledged instances**; for benchmarks only)."
+        ),
     )
     upload_concurrency: int = Field(8, ge=1, le=256, description="Uploads in flight at once.")
 
