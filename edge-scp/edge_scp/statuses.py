@@ -7,10 +7,11 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """A C-STORE response status (0000,0900)."""
+    """The Status (0000,0900) of a response."""
 
     SUCCESS = 0x0000
     SOP_CLASS_NOT_SUPPORTED = 0x0122
+    UNRECOGNIZED_OPERATION = 0x0211
     OUT_OF_RESOURCES = 0xA700
     DATA_SET_MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000

@@ -1,15 +1,24 @@
 """TLS of a listener: who the edge is, and whose certificate it asks for (PS3.15 Annex B)."""
 
 import ssl
+from pathlib import Path
 
 from bucky.errors import SettingsError
+from bucky.log import get_logger
 from bucky.settings import ListenerTls
+
+log = get_logger("edge")
+
+# RFC 9325 §4.2: forward secrecy and authenticated encryption. TLS 1.3 has nothing else.
+_TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context(tls: ListenerTls) -> ssl.SSLContext:
-    """Return a server context for TLS 1.2 and later (BCP 195, PS3.15 §B.9 to §B.11)."""
+    """Return a server context of the BCP 195 profile: TLS 1.2 and later, RFC 9325's ciphers (PS3.15 §B.9 to §B.11)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_TLS_1_2_CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     try:
         context.load_cert_chain(tls.cert_file, tls.key_file)
         if tls.client_ca_file is not None:
@@ -20,3 +29,38 @@ def server_context(tls: ListenerTls) -> ssl.SSLContext:
             f"BUCKY_EDGE_LISTENERS: cannot read the certificate, key or client CA of {tls.cert_file}: {error}"
         ) from error
     return context
+
+
+class Certificates:
+    """A listener's TLS context, made anew when its files have changed: a renewal needs no restart."""
+
+    def __init__(self, tls: ListenerTls) -> None:
+        self._tls = tls
+        self._files = [path for path in (tls.cert_file, tls.key_file, tls.client_ca_file) if path is not None]
+        self._seen = self._state()
+        self._context = server_context(tls)
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next handshake; the last good one while the files are unusable."""
+        state = self._state()
+        if state != self._seen:
+            self._seen = state
+            try:
+                self._context = server_context(self._tls)
+            except SettingsError as error:
+                # A certificate and its key are two files: between their changes they do not match.
+                log.warning("tls.reload_failed", error=str(error))
+            else:
+                log.info("tls.reloaded", cert_file=str(self._tls.cert_file))
+        return self._context
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        return [_state_of(path) for path in self._files]
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,140 @@
+"""The associations of one listener in one process: sockets that were accepted elsewhere become associations here."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from bucky.log import get_logger
+from bucky.settings import Listener
+from edge_scp.admission import Rejection
+from edge_scp.reception import Sink
+from edge_scp.storage_syntaxes import Syntaxes
+from edge_scp.tls import Certificates
+from edge_scp.upper_layer.association import Association, AssociationMetrics, Service
+from edge_scp.upper_layer.connection import Connection, receive_buffer
+from edge_scp.upper_layer.deadlines import Sweep
+from edge_scp.upper_layer.limits import Limits
+from edge_scp.upper_layer.negotiation import Negotiator
+
+log = get_logger("edge")
+
+# For peers to close after the last word, and for close_notify to be answered.
+LINGER_SECONDS = 1.0
+TLS_SHUTDOWN_SECONDS = 2.0
+
+
+def no_obstacle() -> Rejection | None:
+    """Accept every association that may be."""
+    return None
+
+
+class Acceptor:
+    """Serves one listener's connections in the running loop.
+
+    `obstacle` says why no association can be accepted now (too many, or the process drains), or None.
+    `buffer` may be shared by all acceptors of a loop.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        limits: Limits,
+        syntaxes: Syntaxes,
+        sink: Sink,
+        metrics: AssociationMetrics,
+        *,
+        obstacle: Callable[[], Rejection | None] = no_obstacle,
+        buffer: memoryview | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._service = Service(
+            listener=listener,
+            limits=limits,
+            negotiator=Negotiator(syntaxes, limits.max_pdu),
+            sink=sink,
+            metrics=metrics,
+            obstacle=obstacle,
+            clock=self._loop.time,
+        )
+        self._buffer = receive_buffer() if buffer is None else buffer
+        self._certificates = Certificates(listener.tls) if listener.tls else None
+        self._sweep = Sweep(self._loop, limits.sweep_seconds)
+        self._open: dict[Connection, Association] = {}
+        self._emptied = asyncio.Event()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @property
+    def associations(self) -> list[Association]:
+        """Return the associations that were accepted and are not over."""
+        return [association for association in self._open.values() if association.established]
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections are open, whatever has become of them."""
+        return len(self._open)
+
+    def serve(self, accepted: socket.socket, address: str, on_closed: Callable[[], None]) -> None:
+        """Take over a connected socket; `on_closed` is called once, when it is closed."""
+        association = Association(self._service, address)
+
+        def closed() -> None:
+            if self._open.pop(connection, None) is not None:
+                self._sweep.remove(association.tick)
+                association.disconnected()
+                on_closed()
+            if not self._open:
+                self._emptied.set()
+
+        connection = Connection(association.provider, accepted, self._buffer, on_lost=closed)
+        self._open[connection] = association
+        self._sweep.add(association.tick)
+        connecting = self._loop.create_task(self._connect(connection, accepted, closed))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+
+    async def drain(self, seconds: float) -> bool:
+        """Let associations end by themselves for so long, then end them; tell whether none had to be.
+
+        Of those left, the idle ones are asked to release and the others aborted.
+        """
+        for connecting in tuple(self._connecting):
+            connecting.cancel()
+        for connection, association in tuple(self._open.items()):
+            if not association.established:
+                connection.abort()
+        await self._all_closed(seconds)
+        late = self.associations
+        for association in late:
+            if not association.release():
+                association.abort("the edge stops")
+        await self._all_closed(LINGER_SECONDS)
+        for connection in tuple(self._open):
+            connection.abort()
+        return not late
+
+    async def _connect(self, connection: Connection, accepted: socket.socket, closed: Callable[[], None]) -> None:
+        tls: dict[str, Any] = {}
+        if self._certificates is not None:
+            tls = {
+                "ssl": self._certificates.context(),
+                "ssl_handshake_timeout": self._service.limits.artim_seconds,
+                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
+            }
+        try:
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)
+        except OSError as error:
+            # Most are the handshake's: ssl.SSLError, and ConnectionAbortedError when it takes too long.
+            log.info("connection.failed", error=type(error).__name__, reason=getattr(error, "reason", None))
+        finally:
+            if not connection.made:
+                closed()
+
+    async def _all_closed(self, seconds: float) -> None:
+        if self._open:
+            self._emptied.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
