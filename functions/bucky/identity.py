@@ -39,6 +39,8 @@ _UNDEFINED = 0xFFFFFFFF
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 # More than 64 characters is no UID; a longer value is not even read.
 _LONGEST_UID = 66
+_GROUP_8_UIDS = frozenset({_SOP_CLASS & 0xFFFF, _SOP_INSTANCE & 0xFFFF})
+_LAST_GROUP = _STUDY >> 16
 _NO_VR = "the data set is not encoded in its transfer syntax: an element has no VR"
 
 
@@ -138,46 +140,68 @@ class _Walk:
         content = piece[self._skip :]
         if self._rest:
             content = memoryview(self._rest + content)
-        end, at = len(content), 0
-        while not self.over:
-            header = self._header(content, at)
-            if header is None:
-                break
-            tag, vr, length, start = header
-            if self._levels:
-                at = start + self._nested(tag, vr, length)
-            elif tag > _SERIES:
-                self.over = True
-            elif length == _UNDEFINED:
-                # UN of undefined length holds implicit VR (PS3.5 §6.2.2).
-                self._levels.append((True, self._implicit or vr == b"UN"))
-                at = start
-            elif tag in _KEYWORDS and length <= _LONGEST_UID:
-                if start + length > end:
-                    break
-                self._keep(tag, bytes(content[start : start + length]))
-                at = start + length
-            else:
-                at = start + length
+        end, at, before = len(content), 0, -1
+        # Each step gets further, or the rest is less than an element.
+        while not self.over and at != before:
+            before = at
+            at = self._nested(content, at) if self._levels else self._flat(content, at)
         self._rest = b"" if self.over else bytes(content[at:])
         self._skip = 0 if self.over else max(0, at - end)
+
+    def _flat(self, content: memoryview, at: int) -> int:
+        """Walk over elements outside sequences until something opens, is cut or is over; return where that is."""
+        while (header := self._header(content, at := self._skim(content, at))) is not None:
+            tag, vr, length, start = header
+            if tag > _SERIES:
+                self.over = True
+                return at
+            if length == _UNDEFINED:
+                # UN of undefined length holds implicit VR (PS3.5 §6.2.2).
+                self._levels.append((True, self._implicit or vr == b"UN"))
+                return start
+            if tag in _KEYWORDS and length <= _LONGEST_UID:
+                if start + length > len(content):
+                    return at
+                self._keep(tag, bytes(content[start : start + length]))
+                if self.over:
+                    return start
+            at = start + length
+        return at
 
     def _keep(self, tag: int, value: bytes) -> None:
         self._found[tag] = value.decode("ascii", "replace").rstrip("\0 ")
         self.over = len(self._found) == len(_KEYWORDS)
 
-    def _nested(self, tag: int, vr: bytes, length: int) -> int:
-        """Go into or out of a sequence or item, or by an element in one; return how much of its value to skip."""
+    def _skim(self, content: memoryview, at: int) -> int:
+        """Step over explicit elements with nothing special about them: most of a header, so done the short way."""
+        if self._implicit:
+            return at
+        last, steps, unpack = len(content) - 8, 0, self._explicit_header.unpack_from
+        while at <= last:
+            group, element, vr, length = unpack(content, at)
+            if group >= _LAST_GROUP or vr not in _SHORT_VRS or (group == 0x0008 and element in _GROUP_8_UIDS):
+                break
+            at += 8 + length
+            steps += 1
+        self._budget -= steps
+        return at
+
+    def _nested(self, content: memoryview, at: int) -> int:
+        """Step over one element in a sequence or item of undefined length, or into or out of one."""
+        header = self._header(content, at)
+        if header is None:
+            return at
+        tag, vr, length, start = header
         in_sequence, implicit = self._levels[-1]
         if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
             self._levels.pop()
-            return 0
+            return start
         if in_sequence and tag != _ITEM:
             raise InvalidInstance("a sequence holds something that is not an item (PS3.5 §7.5)")
         if length != _UNDEFINED:
-            return length
+            return start + length
         self._levels.append((False, implicit) if in_sequence else (True, implicit or vr == b"UN"))
-        return 0
+        return start
 
     def _header(self, content: memoryview, at: int) -> tuple[int, bytes, int, int] | None:
         """Return an element's tag, VR (empty if implicit), length and where its value starts; None if cut."""
