@@ -34,6 +34,10 @@ class Syntaxes:
         self.storage_sop_classes = _storage_sop_classes() | set(settings.edge_private_sop_classes)
         self.transfer_syntaxes = _transfer_syntaxes() | set(settings.edge_private_transfer_syntaxes)
 
+    def serves(self, abstract: str) -> bool:
+        """Tell whether the service is offered, in whatever transfer syntax."""
+        return abstract in self.storage_sop_classes or abstract == VERIFICATION
+
     def negotiable(self, proposed: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
         """Return the known transfer syntaxes of each known abstract syntax that was proposed.
 
@@ -41,7 +45,7 @@ class Syntaxes:
         """
         wanted: dict[str, dict[str, None]] = {}
         for abstract, uids in proposed:
-            if abstract in self.storage_sop_classes or abstract == VERIFICATION:
+            if self.serves(abstract):
                 known = (uid for uid in uids if uid in self.transfer_syntaxes)
                 wanted.setdefault(abstract, {}).update(dict.fromkeys(known))
         return {abstract: list(uids) for abstract, uids in wanted.items() if uids}

@@ -22,6 +22,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
+from bucky.identity import IMPLICIT_VR_LITTLE_ENDIAN
 from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.upper_layer import pdu
@@ -32,6 +33,8 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _FIXED = struct.Struct(">HH16s16s32s")
 _ITEM = struct.Struct(">BxH")
 _APPLICATION_CONTEXT_ITEM, _CONTEXT_ITEM, _USER_INFORMATION = 0x10, 0x20, 0x50
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
+_CONTEXT_HEAD = 8  # the item's own header, the context id and three reserved bytes (PS3.8 Table 9-13)
 _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLE_SELECTION, _IMPLEMENTATION_VERSION = 0x51, 0x52, 0x54, 0x55
 _READ = {_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLE_SELECTION, _IMPLEMENTATION_VERSION}
 _MAX_CONTEXTS = 128
@@ -101,7 +104,12 @@ class Negotiator:
         key = hashlib.sha256(request.items).digest()
         agreement = self._remembered.get(key)
         if agreement is None:
-            agreement = self._negotiated(_proposal(request.items))
+            try:
+                agreement = self._negotiated(_proposal(_known(request.items)))
+            except InvalidPdu:
+                raise
+            except Exception as error:  # pynetdicom's classes raise whatever malformed values lead them to
+                raise InvalidPdu("an A-ASSOCIATE-RQ is malformed") from error
             self._remembered[key] = agreement
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -141,9 +149,11 @@ class Negotiator:
         )
 
     def _supported(self, proposed: list[PresentationContext]) -> list[PresentationContext]:
-        pairs = ((str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax]) for context in proposed)
+        pairs = [(str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax]) for context in proposed]
+        # Where no proposed transfer syntax will do, one that was not proposed gives the right result (4, not 3).
+        takes = {abstract: [IMPLICIT_VR_LITTLE_ENDIAN] for abstract, _ in pairs if self._syntaxes.serves(abstract)}
         supported = []
-        for abstract, uids in self._syntaxes.negotiable(pairs).items():
+        for abstract, uids in (takes | self._syntaxes.negotiable(pairs)).items():
             context = build_context(abstract, uids)
             # The peer may be SCU; we never are.
             context.scu_role, context.scp_role = True, False
@@ -162,13 +172,10 @@ class Negotiator:
 
 def _proposal(items: bytes) -> A_ASSOCIATE:
     """Decode variable items; the AE titles are not looked at here."""
-    body = _FIXED.pack(1, 0, b"ANY".ljust(16), b"ANY".ljust(16), b"") + _known(items)
+    body = _FIXED.pack(1, 0, b"ANY".ljust(16), b"ANY".ljust(16), b"") + items
     request = A_ASSOCIATE_RQ()
-    try:
-        request.decode(struct.pack(">BxI", pdu.A_ASSOCIATE_RQ, len(body)) + body)
-        return request.to_primitive()
-    except Exception as error:  # pynetdicom's decoders raise whatever malformed bytes lead them to
-        raise InvalidPdu("an A-ASSOCIATE-RQ is malformed") from error
+    request.decode(struct.pack(">BxI", pdu.A_ASSOCIATE_RQ, len(body)) + body)
+    return request.to_primitive()
 
 
 def _known(items: bytes) -> bytes:
@@ -182,7 +189,10 @@ def _known(items: bytes) -> bytes:
         seen += 1
         if kind == _CONTEXT_ITEM:
             contexts += 1
-            seen += sum(1 for _ in _items(item[8:]))
+            syntaxes = [kind for kind, _ in _items(item[_CONTEXT_HEAD:])]
+            seen += len(syntaxes)
+            if syntaxes.count(_ABSTRACT_SYNTAX) != 1 or _TRANSFER_SYNTAX not in syntaxes:
+                raise InvalidPdu("a presentation context without an abstract or a transfer syntax")
         elif kind == _USER_INFORMATION:
             parts = list(_items(item[4:]))
             seen += len(parts)

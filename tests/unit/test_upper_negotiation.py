@@ -1,0 +1,173 @@
+"""What is answered to an A-ASSOCIATE-RQ, and what is refused before it costs anything."""
+
+import struct
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pynetdicom.pdu import A_ASSOCIATE_AC
+
+from bucky.scu import Peer
+from bucky.scu.messages import acceptance, associate_request
+from bucky.settings import Settings
+from edge_scp.storage_syntaxes import VERIFICATION, Syntaxes
+from edge_scp.upper_layer.negotiation import AssociateRequest, Context, Negotiator, is_ae_title
+from edge_scp.upper_layer.pdu import InvalidPdu
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+SYNTAXES = Syntaxes(Settings())
+FIXED = struct.pack(">HH16s16s32s", 1, 0, b"BUCKY".ljust(16), b"CT1".ljust(16), bytes(range(32)))
+
+
+def item(kind: int, content: bytes) -> bytes:
+    """Encode an item (PS3.8 §9.3.2)."""
+    return struct.pack(">BxH", kind, len(content)) + content
+
+
+def context(context_id: int, abstract: str = CT, transfer: tuple[str, ...] = (EXPLICIT,)) -> bytes:
+    """Encode a presentation context item."""
+    syntaxes = b"".join(item(0x40, uid.encode()) for uid in transfer)
+    return item(0x20, bytes([context_id, 0, 0, 0]) + item(0x30, abstract.encode()) + syntaxes)
+
+
+APPLICATION = item(0x10, b"1.2.840.10008.3.1.1.1")
+LENGTH, CLASS = item(0x51, struct.pack(">I", 16384)), item(0x52, b"1.2.3")
+USER = item(0x50, LENGTH + CLASS)
+
+
+def asked(items: bytes) -> AssociateRequest:
+    """Return a request with these items."""
+    return AssociateRequest.read(FIXED + items)
+
+
+def negotiator() -> Negotiator:
+    """Return one that has seen nothing yet."""
+    return Negotiator(SYNTAXES, 131072)
+
+
+def test_each_context_is_answered_by_itself() -> None:
+    """Known syntaxes are accepted in the caller's order; unknown ones have their own results."""
+    contexts = [
+        context(1, CT, ("9.9", IMPLICIT, EXPLICIT)),
+        context(3, MR, ("9.9",)),
+        context(5, "1.2.840.10008.5.1.4.1.2.2.1"),
+        context(7, CT, (EXPLICIT,)),
+        context(255, VERIFICATION, (IMPLICIT,)),
+    ]
+    agreement = negotiator().agreement(asked(APPLICATION + b"".join(contexts) + USER))
+    assert agreement.contexts == {
+        1: Context(CT, IMPLICIT),
+        7: Context(CT, EXPLICIT),
+        255: Context(VERIFICATION, IMPLICIT),
+    }
+    assert (agreement.refused, agreement.peer_max_pdu) == (2, 16384)
+
+
+def test_the_reply_is_one_that_pynetdicom_reads() -> None:
+    """The A-ASSOCIATE-AC says who we are and what we take, and sends the request's own fields back."""
+    request = asked(APPLICATION + context(1) + context(3, MR, ("9.9",)) + USER)
+    reply = negotiator().agreement(request).reply(request)
+    assert reply[10:74] == FIXED[4:]
+    decoded = A_ASSOCIATE_AC()
+    decoded.decode(reply)
+    assert decoded.protocol_version == 1
+    assert [(one.context_id, one.result) for one in decoded.presentation_context] == [(1, 0), (3, 4)]
+    assert decoded.user_information is not None
+    assert decoded.user_information.maximum_length == 131072
+    assert decoded.user_information.implementation_version_name == "BUCKY_0_1"
+
+
+def test_a_proposal_that_comes_again_is_answered_from_memory() -> None:
+    """The same proposal gets the same agreement, with its own AE titles; and memory is bounded."""
+    same = negotiator()
+    peer = Peer("BUCKY", "127.0.0.1", 1, calling_aet="CT1")
+    request = associate_request(peer, [(CT, EXPLICIT)])
+    agreement = same.agreement(AssociateRequest.read(request[6:]))
+    other = associate_request(Peer("BUCKY", "127.0.0.1", 1, calling_aet="CT2"), [(CT, EXPLICIT)])
+    read = AssociateRequest.read(other[6:])
+    assert same.agreement(read) is agreement
+    assert acceptance(agreement.reply(read), [(CT, EXPLICIT)]).accepted == {(CT, EXPLICIT): 1}
+    for number in range(600):
+        same.agreement(asked(APPLICATION + context(1, f"1.2.{number}") + USER))
+    assert len(same._remembered) <= 256
+
+
+def test_items_of_unknown_types_are_passed_over() -> None:
+    """What a later edition of the standard adds does not end the association (PS3.8 §9.3.1)."""
+    user = item(0x50, item(0x7E, b"new") + LENGTH + CLASS + item(0x58, b"\x02\x01\0\x04user\0\x06secret"))
+    agreement = negotiator().agreement(asked(item(0x77, b"new") + APPLICATION + context(1) + user))
+    assert list(agreement.contexts) == [1]
+
+
+def test_a_peer_without_a_maximum_length_has_none() -> None:
+    """A maximum length left out is no limit (PS3.8 §D.1)."""
+    assert negotiator().agreement(asked(APPLICATION + context(1) + item(0x50, CLASS))).peer_max_pdu == 0
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        b"",
+        APPLICATION + USER,
+        APPLICATION + context(2) + USER,
+        APPLICATION + context(1) + context(1, MR) + USER,
+        APPLICATION + item(0x20, b"\x01\0\0\0") + USER,
+        APPLICATION + item(0x20, b"\x01") + USER,
+        APPLICATION + context(1) + item(0x50, item(0x51, struct.pack(">I", 5)) + CLASS),
+        APPLICATION + context(1) + item(0x50, item(0x51, b"\0")),
+        APPLICATION + context(1) + b"\x50\0\xff\xff",
+        APPLICATION + context(1) + b"\x50\0",
+        APPLICATION + b"".join(context(1) for _ in range(129)) + USER,
+        APPLICATION + item(0x20, b"\x01\0\0\0" + item(0x40, b"") * 16000) + USER,
+        item(0x77, b"") * 60000,
+    ],
+    ids=[
+        "nothing",
+        "no context",
+        "even id",
+        "id twice",
+        "empty context",
+        "cut context",
+        "useless maximum length",
+        "cut maximum length",
+        "item too long",
+        "cut item",
+        "129 contexts",
+        "16000 syntaxes",
+        "60000 unknown items",
+    ],
+)
+def test_malformed_and_absurd_requests_are_invalid_at_once(items: bytes) -> None:
+    """Each is refused in well under the time that would hold up the other associations of a process."""
+    began = time.perf_counter()
+    with pytest.raises(InvalidPdu):
+        negotiator().agreement(asked(items))
+    assert time.perf_counter() - began < 0.5
+
+
+def test_a_request_shorter_than_its_fixed_fields_is_invalid() -> None:
+    """An A-ASSOCIATE-RQ that ends within its AE titles is no request."""
+    with pytest.raises(InvalidPdu):
+        AssociateRequest.read(FIXED[:67])
+
+
+@given(st.binary(max_size=300), st.integers(0, 400))
+def test_random_items_are_answered_or_invalid(noise: bytes, at: int) -> None:
+    """Noise written over a good request is answered or refused, and nothing else."""
+    good = APPLICATION + context(1) + context(3, MR) + USER
+    items = good[:at] + noise + good[at + len(noise) :]
+    try:
+        negotiator().agreement(asked(items))
+    except InvalidPdu:
+        return
+
+
+@pytest.mark.parametrize(
+    ("title", "valid"),
+    [("CT1", True), ("A B", True), ("", False), ("A\\B", False), ("A\nB", False), ("Ä", False), ("�", False)],
+)
+def test_ae_titles(title: str, valid: bool) -> None:
+    """Only what VR AE allows is let in, since it is written to files and logs (PS3.5 §6.2)."""
+    assert is_ae_title(title) is valid
