@@ -4,23 +4,35 @@ Keys are content-addressed, so storing the same bytes twice changes nothing and 
 """
 
 import io
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 
+from bucky.bucket import Bucket, failure
 from bucky.errors import NotFound, StoreUnavailable
 from bucky.settings import Settings
 from bucky.uids import checked_uid
 
-MULTIPART_BYTES = 64 * 1024 * 1024
-_MISSING = {"NoSuchKey", "NoSuchObject"}
-# Somebody must put these right, but they are not the instance's fault: it waits, and is not given up.
-_MISCONFIGURED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName", "NoSuchBucket"}
+if TYPE_CHECKING:
+    from obstore import Attributes, GetOptions
+    from obstore.store import ClientConfig, S3Credential
+
+# What is larger goes in parts; one upload holds at most three parts in memory.
+PART_BYTES = 5 * 1024 * 1024
+PARTS_AT_ONCE = 2
+CONNECT_SECONDS = 5.0
+# From the beginning of a request to its answer, and between two reads of an answer.
+ANSWER_SECONDS = 120.0
+_PIECE_BYTES = 1024 * 1024
+_ATTRIBUTES: "Attributes" = {"Content-Type": "application/dicom"}
+_ANSWERED = re.compile(r"status code: (\d+)(?:.*?<Code>(\w+)</Code>)?", re.DOTALL)
 
 
 def object_key(study: str, series: str, instance: str, sha256: str) -> str:
@@ -65,107 +77,118 @@ class ObjectStore(Protocol):
 
 
 class S3ObjectStore:
-    """An S3 bucket through the `minio` client.
+    """An S3 bucket: objects through `obstore`, the bucket itself through the `minio` client.
 
-    Over HTTP the client signs the payload's SHA-256, over HTTPS it sends its MD5: either way the server
-    refuses bytes that are not the ones read here.
+    Every PUT carries a checksum of the bytes as they were read here, and `ensure_bucket` proves that the
+    server compares it: a signature alone does not make every server do so.
     """
 
     def __init__(self, settings: Settings) -> None:
-        endpoint = urlsplit(settings.store_endpoint)
-        http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=60),
-            maxsize=max(16, settings.upload_concurrency),
-            retries=False,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=str(settings.store_ca_file) if settings.store_ca_file else None,
-        )
-        self._bucket = settings.store_bucket
-        self._region = settings.store_region
-        self._client = Minio(
-            endpoint.netloc,
-            access_key=settings.store_access_key.get_secret_value(),
-            secret_key=settings.store_secret_key.get_secret_value(),
-            secure=endpoint.scheme == "https",
+        credentials: S3Credential = {
+            "access_key_id": settings.store_access_key.get_secret_value(),
+            "secret_access_key": settings.store_secret_key.get_secret_value(),
+            "expires_at": None,
+        }
+        client: ClientConfig = {
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "read_timeout": timedelta(seconds=ANSWER_SECONDS),
+            # For the whole of a download, however large.
+            "timeout": timedelta(days=1),
+        }
+        if settings.store_ca_file:
+            client["root_certificate"] = settings.store_ca_file.read_text()
+        # Everything is given: what is not would be read from the environment.
+        self._store = S3Store(
+            settings.store_bucket,
+            endpoint=settings.store_endpoint,
             region=settings.store_region,
-            http_client=http,
+            checksum_algorithm=settings.store_checksum,
+            unsigned_payload=True,
+            virtual_hosted_style_request=False,
+            skip_signature=False,
+            credential_provider=lambda: credentials,
+            client_options=client,
+            retry_config={"max_retries": 0},
         )
+        self._bucket = Bucket(settings)
 
     def ensure_bucket(self) -> None:
-        """Create the bucket unless it is there."""
-        with _Translating():
-            if not self._client.bucket_exists(self._bucket):
-                self._client.make_bucket(self._bucket, self._region)
+        """Create the bucket unless it is there, and prove that it refuses corrupted bytes."""
+        self._bucket.ensure()
+        self._bucket.prove_checksums()
 
     def put(self, key: str, content: BinaryIO, size: int) -> None:
-        """Store `size` bytes in one request, or in parts when larger than 64 MiB."""
-        with _Translating():
-            part_size = MULTIPART_BYTES if size > MULTIPART_BYTES else 0
-            self._client.put_object(
-                self._bucket, key, content, size, content_type="application/dicom", part_size=part_size
-            )
+        """Store `size` bytes in one request, or in parts when larger than `PART_BYTES`."""
+        with _translating(key):
+            if size > PART_BYTES:
+                obstore.put(
+                    self._store,
+                    key,
+                    _pieces(content, size),
+                    attributes=_ATTRIBUTES,
+                    chunk_size=PART_BYTES,
+                    max_concurrency=PARTS_AT_ONCE,
+                )
+            else:
+                obstore.put(
+                    self._store,
+                    key,
+                    b"".join(_pieces(content, size)),
+                    attributes=_ATTRIBUTES,
+                    use_multipart=False,
+                )
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
         """Return part of an object by a ranged GET."""
-        with _Translating():
-            response = self._client.get_object(self._bucket, key, offset=offset, length=length)
-            try:
-                return response.read()
-            finally:
-                response.close()
-                response.release_conn()
+        with _translating(key):
+            if length:
+                return bytes(obstore.get_range(self._store, key, start=offset, length=length))
+            options: GetOptions = {"range": {"offset": offset}} if offset else {}
+            return bytes(obstore.get(self._store, key, options=options).bytes())
 
     def download(self, key: str, path: Path) -> None:
-        """Write the whole object to a file, 1 MiB at a time."""
-        with _Translating():
-            response = self._client.get_object(self._bucket, key)
-            try:
-                with path.open("wb") as file:
-                    for chunk in response.stream(1024 * 1024):
-                        file.write(chunk)
-            finally:
-                response.close()
-                response.release_conn()
+        """Write the whole object to a file, about 1 MiB at a time."""
+        with path.open("wb") as file, _translating(key):
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=_PIECE_BYTES):
+                file.write(chunk)
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes."""
-        with _Translating():
-            return int(self._client.stat_object(self._bucket, key).size or 0)
+        with _translating(key):
+            return obstore.head(self._store, key)["size"]
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys with a prefix."""
-        with _Translating():
-            for entry in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-                yield str(entry.object_name)
+        return self._bucket.keys(prefix)
 
     def check(self) -> None:
         """Raise unless the bucket can be reached."""
-        with _Translating():
-            if not self._client.bucket_exists(self._bucket):
-                raise StoreUnavailable(
-                    f"the bucket {self._bucket!r} does not exist; create it or set BUCKY_STORE_BUCKET"
-                )
+        self._bucket.check()
 
 
-class _Translating:
+def _pieces(content: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield exactly `size` bytes, a piece at a time; raise `OSError` when there are fewer."""
+    while size > 0:
+        piece = content.read(min(size, _PIECE_BYTES))
+        if not piece:
+            raise OSError("fewer bytes were given than promised")
+        size -= len(piece)
+        yield piece
+
+
+@contextmanager
+def _translating(key: str) -> Iterator[None]:
     """Turn the client's exceptions into Bucky's."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, S3Error):
-            if error.code in _MISSING:
-                raise NotFound(f"the object store has no {error.object_name or error.bucket_name}") from error
-            if error.code in _MISCONFIGURED:
-                raise StoreUnavailable(
-                    f"the object store refused: {error.code}; check BUCKY_STORE_BUCKET and the keys"
-                ) from error
-            raise StoreUnavailable(f"the object store answered {error.code}") from error
-        if isinstance(error, ServerError | InvalidResponseError):
-            raise StoreUnavailable(f"the object store answered {type(error).__name__}") from error
-        if isinstance(error, urllib3.exceptions.HTTPError):
+    try:
+        yield
+    except (BaseError, FileNotFoundError) as error:
+        answered = _ANSWERED.search(str(error))
+        if answered is None:
             raise StoreUnavailable(f"the object store cannot be reached: {type(error).__name__}") from error
+        status, code = answered.groups()
+        # An answer to HEAD has no body that could say more.
+        raise failure(code or ("NoSuchKey" if status == "404" else status), key) from error
 
 
 class MemoryObjectStore:

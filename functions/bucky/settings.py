@@ -58,6 +58,9 @@ class Settings(BaseModel):
     store_access_key: SecretStr = Field(SecretStr(""), description="S3 access key.")
     store_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
     store_ca_file: Path | None = Field(None, description="CA certificate of the S3 endpoint, if private.")
+    store_checksum: Literal["crc64nvme", "sha256"] = Field(
+        "crc64nvme", description="Checksum the store verifies each upload by; tried out before the first upload."
+    )
     store_barrier: Literal["none", "syncfs", "delay"] = Field(
         "delay",
         description=(

@@ -3,13 +3,18 @@
 import hashlib
 import io
 import secrets
+import socket
+import socketserver
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from bucky.errors import InvalidInstance, NotFound, StoreUnavailable
-from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, object_key, put_bytes
+from bucky.objects import PART_BYTES, MemoryObjectStore, ObjectStore, S3ObjectStore, object_key, put_bytes
 from bucky.settings import Settings
 from local_stack.servers import free_port
 
@@ -88,11 +93,127 @@ def test_short_content_is_not_stored(store: ObjectStore) -> None:
         store.size(KEY)
 
 
+def test_short_content_of_many_parts_is_not_stored(store_settings: Settings) -> None:
+    """A large file that was cut short never becomes an object either."""
+    store = S3ObjectStore(store_settings)
+    with pytest.raises((StoreUnavailable, OSError)):
+        store.put(KEY, io.BytesIO(bytes(PART_BYTES + 1000)), 3 * PART_BYTES)
+    with pytest.raises(NotFound):
+        store.size(KEY)
+
+
+@contextmanager
+def _way_that_corrupts(settings: Settings) -> Iterator[tuple[Settings, list[int]]]:
+    """Yield settings whose way to the store changes `FLIPME` in what passes, and a list of how often it did."""
+    host, _, port = settings.store_endpoint.removeprefix("http://").rpartition(":")
+    flips: list[int] = []
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as store:
+                threading.Thread(target=self._carry, args=(store, self.request), daemon=True).start()
+                self._carry(self.request, store)
+
+        def _carry(self, origin: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := origin.recv(65536):
+                    flips.extend([1] * data.count(b"FLIPME"))
+                    target.sendall(data.replace(b"FLIPME", b"FLIPNE"))
+            for end in (origin, target):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    class Ways(socketserver.ThreadingTCPServer):
+        daemon_threads = True  # the client keeps its connections open
+
+    with Ways(("127.0.0.1", 0), Way) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = server.server_address
+        yield settings.model_copy(update={"store_endpoint": f"http://127.0.0.1:{address[1]}"}), flips
+        server.shutdown()
+
+
+@pytest.mark.parametrize("size", [20, 500_000, 2 * PART_BYTES + 5])
+@pytest.mark.parametrize("checksum", ["crc64nvme", "sha256"])
+def test_bytes_changed_on_the_way_are_refused(store_settings: Settings, size: int, checksum: str) -> None:
+    """What a broken network card or a proxy did to an upload never becomes an object."""
+    content = b"FLIPME" + secrets.token_bytes(size)
+    with _way_that_corrupts(store_settings.model_copy(update={"store_checksum": checksum})) as (settings, flips):
+        store = S3ObjectStore(settings)
+        store.ensure_bucket()
+        assert not flips
+        with pytest.raises(StoreUnavailable, match="answered"):
+            put_bytes(store, KEY, content)
+        assert flips
+    with pytest.raises(NotFound):
+        S3ObjectStore(store_settings).size(KEY)
+
+
+@pytest.mark.parametrize("checksum", ["crc64nvme", "sha256"])
+def test_a_store_that_verifies_leaves_no_trace_of_the_proof(store_settings: Settings, checksum: str) -> None:
+    """The proof that wrong bytes are refused adds nothing to the bucket."""
+    store = S3ObjectStore(store_settings.model_copy(update={"store_checksum": checksum}))
+    store.ensure_bucket()
+    assert list(store.keys()) == []
+
+
+def test_a_store_that_does_not_verify_is_not_trusted() -> None:
+    """Where wrong bytes are taken without a word nothing is uploaded, so nothing is released either."""
+
+    class Credulous(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(204 if self.command == "DELETE" else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815 - named by http.server
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Credulous) as server:
+        threading.Thread(target=server.serve_forever).start()
+        settings = Settings.load(
+            {
+                "BUCKY_STORE_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                "BUCKY_STORE_ACCESS_KEY": "a",
+                "BUCKY_STORE_SECRET_KEY": "b",
+            }
+        )
+        with pytest.raises(StoreUnavailable, match="BUCKY_STORE_CHECKSUM"):
+            S3ObjectStore(settings).ensure_bucket()
+        server.shutdown()
+
+
+def test_the_environment_of_other_programs_changes_nothing(
+    store_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and options meant for other S3 clients do not leak into ours."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+        "AWS_SESSION_TOKEN": "z",
+        "AWS_ENDPOINT": "http://127.0.0.1:1",
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_UNSIGNED_PAYLOAD": "false",
+        "AWS_CHECKSUM_ALGORITHM": "SHA256",
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true",
+        "AWS_REGION": "eu-west-9",
+    }.items():
+        monkeypatch.setenv(name, value)
+    store = S3ObjectStore(store_settings)
+    put_bytes(store, KEY, b"x")
+    assert store.get(KEY) == b"x"
+
+
 def test_no_server_is_retriable() -> None:
-    """A store that cannot be reached is worth trying again."""
+    """A store that cannot be reached is worth trying again, whatever was asked of it."""
     settings = Settings.load({"BUCKY_STORE_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
-    with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        S3ObjectStore(settings.model_copy(update={"store_access_key": settings.api_key})).check()
+    store = S3ObjectStore(settings.model_copy(update={"store_access_key": settings.api_key}))
+    for ask in (store.check, lambda: put_bytes(store, KEY, b"x"), lambda: store.get(KEY), lambda: store.size(KEY)):
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            ask()
 
 
 def test_wrong_secret_is_refused(store_settings: Settings) -> None:
