@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,6 +118,10 @@ class Stage:
             return function()
 
         return asyncio.run_coroutine_threadsafe(called(), self.loop).result(5)
+
+    def drain(self, seconds: float) -> "Future[bool]":
+        """Begin to drain, and return what will be known when it is done."""
+        return asyncio.run_coroutine_threadsafe(self.acceptor.drain(seconds), self.loop)
 
     @property
     def connections(self) -> int:
