@@ -1,32 +1,35 @@
-"""The edge: receive over DICOM, keep on disk, acknowledge, upload, announce, release. Wired here."""
+"""The edge: receive over DICOM, keep on disk, acknowledge, upload, announce, release. The parent is wired here.
+
+This process accepts connections and hands each to the receiver that has fewest; it does nothing for each
+instance. `receiving` and `uploading` are its children's pages like this one.
+"""
 
 import asyncio
-import contextlib
-import logging
 import os
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from bucky import log
 from bucky.errors import BuckyError
-from bucky.objects import S3ObjectStore
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
+from edge_scp.announcements import open_pipe
 from edge_scp.barrier import barrier_of
-from edge_scp.broker_link import BrokerLink
-from edge_scp.dependency import Dependency, Unavailable
-from edge_scp.health import health_app
-from edge_scp.listener import DicomListener
-from edge_scp.metrics import Metrics
-from edge_scp.receiver import Receiver
+from edge_scp.capacity import Ledger, Limits
+from edge_scp.children import Child, Shared
+from edge_scp.health import EdgeState, health_app
+from edge_scp.listening import Port
+from edge_scp.metrics import ParentMetrics
+from edge_scp.receivers import Receivers
 from edge_scp.spool import Spool
-from edge_scp.uploader import Uploader
+from edge_scp.spool_alarm import watch_spool
+from edge_scp.spool_folder import SpoolFolder
+from edge_scp.tls import server_context
 
 DRAIN_SECONDS = 10.0
-CHECK_SECONDS = 10.0
+# Receivers end those of their associations that do not finish; this is for the last words.
+GRACE_SECONDS = 4.0
 # An upload under way when the edge stops is given this long; the spool still has its instance.
 EXIT_SECONDS = 3.0
 
@@ -34,86 +37,78 @@ EXIT_SECONDS = 3.0
 async def serve(settings: Settings) -> None:
     """Wire the process, run it until SIGTERM, and drain it."""
     logger = log.get_logger("edge")
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.upload_concurrency + 8))
     stop = stop_signal()
+    _check(settings)
 
-    spool = Spool.of(settings)
-    spool.open()
-    metrics = Metrics(spool)
-    objects = S3ObjectStore(settings)
-    link = BrokerLink(settings)
-    store = Dependency("store", lambda: asyncio.to_thread(objects.ensure_bucket))
-    broker = Dependency("broker", link.prepare)
-    uploader = Uploader(
-        spool,
-        objects,
-        link,
-        barrier_of(settings),
-        metrics,
-        store=store,
-        broker=broker,
-        bucket=settings.store_bucket,
-        concurrency=settings.upload_concurrency,
+    folder = SpoolFolder(settings.spool_dir)
+    folder.make()
+    lock = folder.lock()
+    ledger, ledger_descriptor = Ledger.create()
+    limits = Limits.of(settings, ledger)
+    resumed = Spool(folder, ledger).open()
+    arriving, announcing = open_pipe()
+    metrics = ParentMetrics(ledger)
+    shared = Shared(ledger_descriptor, lock, metrics)
+    receivers = Receivers(settings, shared, ledger, announcing)
+    uploader = Child(
+        "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()
     )
-    receiver = Receiver(spool, metrics)
-    listeners = [DicomListener(listener, settings, receiver, metrics) for listener in settings.edge_listeners]
-    page = HttpServer(health_app(listeners, spool, (store, broker), metrics), "127.0.0.1", settings.edge_http_port)
+    ports = [
+        Port(listener, settings, receivers.hand_for(number), metrics.refused)
+        for number, listener in enumerate(settings.edge_listeners)
+    ]
+    receivers.counts = [port.connections for port in ports]
+    state = EdgeState(ports, receivers.children, uploader, ledger, limits)
+    page = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
-    await page.start()
-    for listener in listeners:
-        listener.start()
-    logger.info(
-        "edge.started",
-        listeners=[f"{listener.aet}:{listener.port}" for listener in listeners],
-        http_port=page.port,
-        resumed=spool.state().instances,
-    )
-    working = asyncio.gather(
-        uploader.run(),
-        _watch(store, lambda: asyncio.to_thread(objects.check)),
-        _watch(broker, link.check),
-    )
+    children = (*receivers.children, uploader)
+    working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(ledger, limits))
     try:
-        await _first_of(stop, working)
+        await _first_of(stop, working, _ready(children))
+        if not stop.is_set():
+            for port in ports:
+                port.start()
+            await page.start()
+            logger.info(
+                "edge.started",
+                listeners=[f"{port.listener.aet}:{port.port}" for port in ports],
+                http_port=page.port,
+                receivers=len(receivers.children),
+                resumed=resumed,
+            )
+            await _first_of(stop, working, stop.wait())
     finally:
-        drained = await _drain(listeners)
+        for port in ports:
+            port.stop()
+        drained = await receivers.drain(DRAIN_SECONDS, GRACE_SECONDS)
+        await uploader.stop({"stop": True}, EXIT_SECONDS)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        await link.close()
         await page.stop()
-        spool.close()
-        logger.info("edge.stopped", drained=drained, spooled=spool.state().instances)
-        _exit_even_if_a_thread_hangs(0 if stop.is_set() else 1)
+        logger.info("edge.stopped", drained=drained, spooled=ledger.instances)
 
 
-async def _first_of(stop: asyncio.Event, working: asyncio.Future[Any]) -> None:
-    """Return at the stop signal; raise what ended the work, which ends by itself only when it is broken."""
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
+def _check(settings: Settings) -> None:
+    """Raise `SettingsError` for what a child could not start with."""
+    barrier_of(settings)
+    for listener in settings.edge_listeners:
+        if listener.tls is not None:
+            server_context(listener.tls)
+
+
+async def _ready(children: Iterable[Child]) -> None:
+    """Return when all children are ready."""
+    await asyncio.gather(*(child.until_ready() for child in children))
+
+
+async def _first_of(stop: asyncio.Event, working: asyncio.Future[Any], awaited: Coroutine[Any, Any, Any]) -> None:
+    """Return at the stop signal or when what is awaited is there; raise what ended the work."""
+    others = [asyncio.create_task(stop.wait()), asyncio.create_task(awaited)]
+    await asyncio.wait([*others, working], return_when=asyncio.FIRST_COMPLETED)
+    for other in others:
+        other.cancel()
     if working.done():
         await working
-
-
-async def _drain(listeners: Sequence[DicomListener]) -> bool:
-    """Accept nothing new and let open associations finish; tell whether none had to be aborted."""
-    await asyncio.gather(*(asyncio.to_thread(listener.stop_accepting) for listener in listeners))
-    finished = await asyncio.gather(*(asyncio.to_thread(listener.drain, DRAIN_SECONDS) for listener in listeners))
-    return all(finished)
-
-
-async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -> None:
-    """Keep the health page true while nothing is uploaded, and prepare the dependency at start."""
-    while True:
-        with contextlib.suppress(Unavailable):
-            await dependency.call(check)
-        await asyncio.sleep(CHECK_SECONDS)
-
-
-def _exit_even_if_a_thread_hangs(code: int) -> None:
-    timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
 
 
 def main() -> None:
@@ -121,8 +116,6 @@ def main() -> None:
     try:
         settings = Settings.load(os.environ)
         log.configure(settings.log_level)
-        # It logs tracebacks of what peers do wrong; the edge has its own line for each association.
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         asyncio.run(serve(settings))
     except BuckyError as error:
         sys.exit(f"edge_scp: {error}")

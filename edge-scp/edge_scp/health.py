@@ -1,57 +1,115 @@
 """The edge's own page: `/health` for people and probes, `/metrics` for Prometheus."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_scp.dependency import Dependency
-from edge_scp.listener import DicomListener
-from edge_scp.metrics import Metrics
-from edge_scp.spool import Spool
+from edge_scp.capacity import Ledger, Limits
+from edge_scp.channel import Message
+from edge_scp.children import Child
+from edge_scp.listening import Port
+from edge_scp.metrics import ParentMetrics
+
+_SILENT: Message = {"ok": False, "error": "the uploader does not answer"}
 
 
-def report(listeners: Sequence[DicomListener], spool: Spool, dependencies: Sequence[Dependency]) -> dict[str, Any]:
-    """Return the edge's health; it is `accepting` even while store and broker are away."""
-    state = spool.state()
-    accepting = state.accepting and all(listener.accepting for listener in listeners)
-    well = accepting and state.quarantined == 0 and all(dependency.ok for dependency in dependencies)
-    return {
-        "status": "ok" if well else "degraded" if accepting else "refusing",
-        "accepting": accepting,
-        "listeners": [
-            {
-                "aet": listener.aet,
-                "port": listener.port,
-                "accepting": listener.accepting,
-                "associations": listener.associations,
-            }
-            for listener in listeners
-        ],
-        "spool": {
-            "instances": state.instances,
-            "bytes": state.bytes,
-            "oldest_seconds": round(state.oldest_seconds, 3),
-            "quarantined": state.quarantined,
-        },
-        **{dependency.name: {"ok": dependency.ok, "error": dependency.error} for dependency in dependencies},
-    }
+class EdgeState:
+    """What the parent knows of the edge, and what its children say when asked."""
+
+    def __init__(
+        self, ports: Sequence[Port], receivers: Sequence[Child], uploader: Child, ledger: Ledger, limits: Limits
+    ) -> None:
+        self._ports, self._receivers, self._uploader = ports, receivers, uploader
+        self._ledger, self._limits = ledger, limits
+
+    @property
+    def accepting(self) -> bool:
+        """Tell whether an instance would be accepted now."""
+        ready = any(receiver.ready for receiver in self._receivers)
+        return ready and self._limits.room() > 0 and all(port.accepting for port in self._ports)
+
+    async def report(self) -> dict[str, Any]:
+        """Return the edge's health; it is `accepting` even while store and broker are away."""
+        ledger, said = self._ledger, await self._uploader.ask("report") or {}
+        dependencies = {name: said.get(name, _SILENT) for name in ("store", "broker")}
+        children = (*self._receivers, self._uploader)
+        accepting = self.accepting
+        well = (
+            accepting
+            and ledger.quarantined == 0
+            and all(dependency["ok"] for dependency in dependencies.values())
+            and all(child.ready for child in children)
+        )
+        return {
+            "status": "ok" if well else "degraded" if accepting else "refusing",
+            "accepting": accepting,
+            "listeners": [
+                {
+                    "aet": port.listener.aet,
+                    "port": port.port,
+                    "accepting": port.accepting,
+                    "associations": port.connections.serving,
+                }
+                for port in self._ports
+            ],
+            "spool": {
+                "instances": ledger.instances,
+                "bytes": ledger.held_bytes,
+                "oldest_seconds": round(ledger.oldest_seconds, 3),
+                "quarantined": ledger.quarantined,
+            },
+            **dependencies,
+            "processes": [
+                {"name": child.name, "pid": child.pid, "ready": child.ready, "restarts": child.restarts}
+                for child in children
+            ],
+        }
+
+    async def pages(self) -> dict[str, str]:
+        """Return the metrics pages of the children that answer, by their names."""
+        children = (*self._receivers, self._uploader)
+        answers = await asyncio.gather(*(child.ask("report") for child in children))
+        return {child.name: answer["page"] for child, answer in zip(children, answers, strict=True) if answer}
 
 
-def health_app(
-    listeners: Sequence[DicomListener], spool: Spool, dependencies: Sequence[Dependency], metrics: Metrics
-) -> Starlette:
+def health_app(state: EdgeState, metrics: ParentMetrics) -> Starlette:
     """Return the ASGI app; `/health` is 503 when no instance would be accepted."""
 
     async def health(_request: Request) -> JSONResponse:
-        body = report(listeners, spool, dependencies)
+        body = await state.report()
         return JSONResponse(body, 200 if body["accepting"] else 503)
 
     async def show_metrics(_request: Request) -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        merged = CollectorRegistry()
+        merged.register(_Pages(await state.pages()))
+        page = generate_latest(metrics.registry) + generate_latest(merged)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/health", health), Route("/metrics", show_metrics)])
+
+
+class _Pages(Collector):
+    """The pages of several processes as one, each sample labelled with its process."""
+
+    def __init__(self, pages: dict[str, str]) -> None:
+        self._pages = pages
+
+    def collect(self) -> Iterator[Metric]:
+        """Merge families of the same name."""
+        merged: dict[str, Metric] = {}
+        for process, page in self._pages.items():
+            families: Iterable[Metric] = text_string_to_metric_families(page)
+            for family in families:
+                target = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    target.add_sample(sample.name, {**sample.labels, "process": process}, sample.value)
+        yield from merged.values()

@@ -1,4 +1,7 @@
-"""The edge's Prometheus metrics; labels are statuses and outcomes, never names or UIDs."""
+"""The edge's Prometheus metrics; labels are statuses and outcomes, never names or UIDs.
+
+Each process has its own registry. The parent asks for their pages and shows them as one (`metrics_page`).
+"""
 
 from collections.abc import Iterator
 
@@ -7,59 +10,103 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from edge_scp.spool import Spool
+from edge_scp.capacity import Ledger
 from edge_scp.statuses import Status
 
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
-class Metrics:
-    """One registry per process, so that tests can run many edges."""
 
-    def __init__(self, spool: Spool) -> None:
+class ReceiverMetrics:
+    """What a receiver counts."""
+
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "bucky_edge_store_requests", "C-STORE requests answered", ["status"], registry=self.registry
-        )
+        requests = Counter("bucky_edge_store_requests", "C-STORE requests answered", ["status"], registry=self.registry)
+        self._requests = {status: requests.labels(status.name.lower()) for status in Status}
         self._bytes = Counter("bucky_edge_acknowledged_bytes", "Data set bytes acknowledged", registry=self.registry)
         self._seconds = Histogram(
             "bucky_edge_store_seconds",
             "Time from a whole data set to its answer",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+            buckets=_LATENCIES,
             registry=self.registry,
+        )
+        self._group_size = Histogram(
+            "bucky_edge_commit_group_size",
+            "Instances made durable by one sync",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=self.registry,
+        )
+        self._commit_seconds = Histogram(
+            "bucky_edge_commit_seconds", "Time of one sync", buckets=_LATENCIES, registry=self.registry
         )
         self._associations = Counter(
             "bucky_edge_associations", "Association requests", ["outcome"], registry=self.registry
         )
-        self._released = Counter("bucky_edge_released", "Instances released from the spool", registry=self.registry)
-        self.registry.register(_SpoolCollector(spool))
 
     def received(self, status: Status, size: int, seconds: float) -> None:
         """Count one answered C-STORE."""
-        self._requests.labels(status.name.lower()).inc()
+        self._requests[status].inc()
         self._seconds.observe(seconds)
         if status is Status.SUCCESS:
             self._bytes.inc(size)
 
+    def committed(self, instances: int, seconds: float) -> None:
+        """Count one group commit."""
+        self._group_size.observe(instances)
+        self._commit_seconds.observe(seconds)
+
     def association(self, outcome: str) -> None:
         """Count one association: accepted, rejected, released or aborted."""
         self._associations.labels(outcome).inc()
+
+
+class UploaderMetrics:
+    """What the uploader counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._released = Counter("bucky_edge_released", "Instances released from the spool", registry=self.registry)
 
     def released(self) -> None:
         """Count one instance that is safe elsewhere and left the spool."""
         self._released.inc()
 
 
+class ParentMetrics:
+    """What the parent counts, and the shared state of the spool."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.registry = CollectorRegistry()
+        self._refused = Counter(
+            "bucky_edge_connections_refused", "Connections not served", ["reason"], registry=self.registry
+        )
+        self._restarts = Counter(
+            "bucky_edge_process_restarts", "Processes that ended and were started again", ["process"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.registry.register(_SpoolCollector(ledger))
+
+    def refused(self, reason: str) -> None:
+        """Count one connection that was not served."""
+        self._refused.labels(reason).inc()
+
+    def restarted(self, process: str) -> None:
+        """Count one restart."""
+        self._restarts.labels(process).inc()
+
+
 class _SpoolCollector(Collector):
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
         """Measure the spool when somebody looks."""
-        state = self._spool.state()
+        ledger = self._ledger
         for name, text, value in (
-            ("instances", "Instances in the spool", state.instances),
-            ("bytes", "Bytes in the spool", state.bytes),
-            ("oldest_seconds", "Age of the oldest instance in the spool", state.oldest_seconds),
-            ("quarantined", "Instances set aside in the spool", state.quarantined),
-            ("accepting", "Whether the spool takes another instance", float(state.accepting)),
+            ("instances", "Instances in the spool", ledger.instances),
+            ("bytes", "Bytes in the spool", ledger.held_bytes),
+            ("oldest_seconds", "Age of the oldest instance in the spool", ledger.oldest_seconds),
+            ("quarantined", "Instances set aside in the spool", ledger.quarantined),
+            ("accepting", "Whether the spool takes another instance", float(not ledger.refusing)),
         ):
             yield GaugeMetricFamily(f"bucky_edge_spool_{name}", text, value=value)

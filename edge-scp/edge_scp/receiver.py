@@ -1,88 +1,77 @@
-"""Receive one instance: decide, spool, and only then answer. The edge's one failure policy for C-STORE.
+"""Receive instances: decide, spool, and only then answer. The edge's one failure policy for C-STORE.
 
-Whatever carried the request (pynetdicom today) hands over a `StoreRequest` and sends back the `Answer`.
+An instance is written to the spool while it arrives. What cannot be kept is refused as soon as that is known;
+the rest of it is counted and forgotten.
 """
 
+import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from bucky.errors import Retriable
 from bucky.events import utc_now
-from bucky.identity import Identity
+from bucky.identity import Identity, IdentityReader
 from bucky.log import get_logger
 from bucky.part10 import FileMeta
 from bucky.trace import child_of
-from edge_scp.capacity import SpoolFull
-from edge_scp.metrics import Metrics
+from edge_scp.announcements import Announcer
+from edge_scp.capacity import Capacity
+from edge_scp.committer import Commit, Committer, Group, SyncMode
+from edge_scp.disk import Disk
+from edge_scp.metrics import ReceiverMetrics
 from edge_scp.reception import Answer, Caller
 from edge_scp.record import Record
-from edge_scp.spool import Spool
-from edge_scp.spool_writer import Provenance, SpoolFailed
+from edge_scp.spool_file import SpoolFile
+from edge_scp.spool_folder import SpoolFolder
 from edge_scp.statuses import Status
-from edge_scp.store_service import Refusal, StoreCommand, decide
+from edge_scp.store_service import Refusal, StoreCommand, decide, objection
 
 log = get_logger("edge")
 
 
-@dataclass(frozen=True, slots=True)
-class StoreRequest:
-    """One C-STORE request whose data set has arrived, still encoded."""
-
-    command: StoreCommand
-    caller: Caller
-    data_set: memoryview
-
-
 class Receiver:
-    """Turns store requests into durable spool entries; safe to use from many threads."""
+    """The `Sink` of one process: turns what associations bring into durable spool entries.
 
-    def __init__(self, spool: Spool, metrics: Metrics) -> None:
-        self._spool = spool
-        self._metrics = metrics
+    Used from the running event loop's thread only, where it is also made.
+    """
 
-    def receive(self, request: StoreRequest) -> Answer:
-        """Answer success only when the instance would survive a power cut; never raise."""
-        started = time.perf_counter()
-        try:
-            outcome = self._kept(request)
-        except (SpoolFull, SpoolFailed) as error:
-            outcome = Refusal(Status.OUT_OF_RESOURCES, str(error))
-        except Exception:
-            # An unforeseen failure must still be answered, and never as success.
-            log.exception("instance.failed", association_id=request.caller.association_id)
-            outcome = Refusal(Status.PROCESSING_FAILURE, "Unexpected error; see the receiver's log")
-        seconds = time.perf_counter() - started
-        if isinstance(outcome, Refusal):
-            return self._refused(request, outcome, seconds)
-        return self._acknowledged(outcome, seconds)
+    def __init__(
+        self,
+        folder: SpoolFolder,
+        capacity: Capacity,
+        announcer: Announcer,
+        metrics: ReceiverMetrics,
+        sync: SyncMode = "group",
+        disk: Disk | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder, self._capacity, self._metrics = folder, capacity, metrics
+        self._disk = disk or Disk()
+        self._committer = Committer(self._disk, folder, sync, announcer, self._deliver)
 
-    def _kept(self, request: StoreRequest) -> Record | Refusal:
-        decision = decide(request.command, request.data_set)
-        if isinstance(decision, Refusal):
-            return decision
-        return self._spooled(request, decision)
+    def begin(self, command: StoreCommand, caller: Caller) -> "Arrival":
+        """Start an instance."""
+        return Arrival(self, command, caller)
 
-    def _spooled(self, request: StoreRequest, identity: Identity) -> Record:
-        caller = request.caller
-        meta = FileMeta(
-            sop_class_uid=identity.sop_class_uid,
-            sop_instance_uid=identity.sop_instance_uid,
-            transfer_syntax_uid=request.command.transfer_syntax_uid,
-            calling_aet=caller.calling_aet,
-            called_aet=caller.called_aet,
-        )
-        provenance = Provenance(
-            calling_aet=caller.calling_aet,
-            called_aet=caller.called_aet,
-            source_address=caller.source_address,
-            association_id=caller.association_id,
-            received_at=utc_now(),
-            traceparent=child_of(caller.traceparent),
-        )
-        with self._spool.begin(meta, expected_bytes=len(request.data_set)) as writer:
-            writer.write(request.data_set)
-            return writer.commit(identity, provenance)
+    def close(self) -> None:
+        """Make durable what was finished, and end; answers that are due are still given by the event loop."""
+        self._committer.close()
 
-    def _acknowledged(self, record: Record, seconds: float) -> Answer:
+    def create(self, meta: FileMeta) -> tuple[SpoolFile, int]:
+        """Return a new file, and the committer's epoch before it was begun."""
+        epoch = self._committer.epoch
+        return SpoolFile(self._disk, self._capacity, self._folder.ready, meta), epoch
+
+    def commit(self, commit: Commit) -> None:
+        """Make a whole file durable."""
+        self._committer.submit(commit)
+
+    def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
+        """Answer in the next turn of the event loop."""
+        self._loop.call_soon(answered, answer)
+
+    def log_kept(self, record: Record, seconds: float) -> None:
+        """Note that an instance was acknowledged: the canonical line."""
         size = record.object_size - record.data_set_offset
         self._metrics.received(Status.SUCCESS, size, seconds)
         log.info(
@@ -100,19 +89,156 @@ class Receiver:
             association_id=record.association_id,
             traceparent=record.traceparent,
         )
-        return Answer(Status.SUCCESS)
 
-    def _refused(self, request: StoreRequest, refusal: Refusal, seconds: float) -> Answer:
-        self._metrics.received(refusal.status, len(request.data_set), seconds)
+    def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
+        """Note that an instance was refused: the canonical line."""
+        self._metrics.received(refusal.status, size, seconds)
         log.warning(
             "instance.refused",
             status=f"0x{refusal.status:04X}",
             reason=refusal.comment,
-            sop_class_uid=request.command.abstract_syntax_uid,
-            transfer_syntax_uid=request.command.transfer_syntax_uid,
-            bytes=len(request.data_set),
+            sop_class_uid=command.abstract_syntax_uid,
+            transfer_syntax_uid=command.transfer_syntax_uid,
+            bytes=size,
             duration_ms=round(seconds * 1000, 2),
-            calling_aet=request.caller.calling_aet,
-            association_id=request.caller.association_id,
+            calling_aet=caller.calling_aet,
+            association_id=caller.association_id,
         )
+
+    def _deliver(self, group: Group) -> None:
+        self._loop.call_soon_threadsafe(self._delivered, group)
+
+    def _delivered(self, group: Group) -> None:
+        self._metrics.committed(len(group.commits), group.seconds)
+        for commit in group.commits:
+            commit.ended(commit)
+
+
+class Arrival:
+    """The `Reception` of one instance."""
+
+    __slots__ = (
+        "_answered", "_caller", "_command", "_epoch", "_file", "_identity", "_reader", "_receiver", "_record",
+        "_refusal", "_size", "_started",
+    )  # fmt: skip
+
+    def __init__(self, receiver: Receiver, command: StoreCommand, caller: Caller) -> None:
+        self._receiver, self._command, self._caller = receiver, command, caller
+        self._reader = IdentityReader(command.transfer_syntax_uid)
+        self._identity: Identity | None = None
+        self._file: SpoolFile | None = None
+        self._record: Record | None = None
+        self._size = self._epoch = 0
+        self._started = 0.0
+        self._refusal = objection(command)
+        if self._refusal is None:
+            self._guarded(self._create)
+
+    def write(self, fragment: memoryview) -> None:
+        """Take a fragment."""
+        self._size += len(fragment)
+        if self._refusal is None:
+            self._guarded(self._keep, fragment)
+
+    def finish(self, answered: Callable[[Answer], None]) -> None:
+        """Make durable what came, then answer; or answer why it is refused."""
+        self._started = time.perf_counter()
+        self._answered = answered
+        if self._refusal is None:
+            self._guarded(self._submit)
+        if self._refusal is not None:
+            self._receiver.later(answered, self._answer_refused(self._refusal))
+
+    def abandon(self) -> None:
+        """Forget it, unless it is whole: then it is kept, though nobody will hear that it was."""
+        if self._file is not None and self._record is None:
+            self._discard()
+
+    def _create(self) -> None:
+        meta = FileMeta(
+            sop_class_uid=self._command.affected_sop_class_uid,
+            sop_instance_uid=self._command.affected_sop_instance_uid,
+            transfer_syntax_uid=self._command.transfer_syntax_uid,
+            calling_aet=self._caller.calling_aet,
+            called_aet=self._caller.called_aet,
+        )
+        self._file, self._epoch = self._receiver.create(meta)
+
+    def _keep(self, fragment: memoryview) -> None:
+        if self._identity is None and self._reader.feed(fragment) and not self._judged():
+            return
+        if self._file is not None:
+            self._file.write(fragment)
+
+    def _judged(self) -> bool:
+        """Decide, now that the data set told what it is; return whether it is kept."""
+        decision = decide(self._command, self._reader)
+        if isinstance(decision, Refusal):
+            self._refuse(decision)
+            return False
+        self._identity = decision
+        return True
+
+    def _submit(self) -> None:
+        if self._identity is None and not self._judged():
+            return
+        if self._file is None or self._identity is None:
+            raise AssertionError("an instance that is not refused has a file and an identity")
+        self._record = self._recorded(self._file, self._identity)
+        self._file.seal(self._record.footer())
+        self._receiver.commit(Commit(self._file, self._epoch, self._ended))
+
+    def _recorded(self, file: SpoolFile, identity: Identity) -> Record:
+        return Record(
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            transfer_syntax_uid=self._command.transfer_syntax_uid,
+            sha256=file.sha256,
+            object_size=file.size,
+            data_set_offset=file.data_set_offset,
+            calling_aet=self._caller.calling_aet,
+            called_aet=self._caller.called_aet,
+            source_address=self._caller.source_address,
+            association_id=self._caller.association_id,
+            received_at=utc_now(),
+            traceparent=child_of(self._caller.traceparent),
+        )
+
+    def _ended(self, commit: Commit) -> None:
+        """Answer, after the sync; success only when it succeeded."""
+        if commit.failure is not None:
+            refusal = Refusal(Status.OUT_OF_RESOURCES, str(commit.failure))
+            self._discard()
+            self._answered(self._answer_refused(refusal))
+            return
+        commit.file.close()
+        self._answered(Answer(Status.SUCCESS))
+        if self._record is not None:
+            self._receiver.log_kept(self._record, time.perf_counter() - self._started)
+
+    def _guarded(self, work: Callable[..., None], *arguments: memoryview) -> None:
+        """Run a step; whatever goes wrong is a refusal, never success and never the association's end."""
+        try:
+            work(*arguments)
+        except Retriable as error:
+            self._refuse(Refusal(Status.OUT_OF_RESOURCES, str(error)))
+        except Exception:
+            # An unforeseen failure must still be answered.
+            log.exception("instance.failed", association_id=self._caller.association_id)
+            self._refuse(Refusal(Status.PROCESSING_FAILURE, "Unexpected error; see the receiver's log"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self._discard()
+
+    def _discard(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.discard()
+
+    def _answer_refused(self, refusal: Refusal) -> Answer:
+        seconds = time.perf_counter() - self._started
+        self._receiver.log_refused(refusal, self._command, self._caller, self._size, seconds)
         return Answer(refusal.status, refusal.error_comment)

@@ -1,35 +1,22 @@
-"""The durable spool: what the edge acknowledged and has not yet released.
+"""The spool as the uploader sees it: what the edge acknowledged and has not yet released, oldest first."""
 
-    incoming/    being written, never acknowledged: deleted at start
-    ready/       acknowledged; `<received, ns>-<random>.dcm`, so names sort by age
-    quarantine/  what could not be trusted or stored, each with a `.reason`
-    lock         held by the one process that owns the folder
-
-An instance is acknowledged after: file fsync, rename into `ready/`, fsync of `ready/`.
-"""
-
-import errno
-import fcntl
-import secrets
+import contextlib
+import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from bucky.errors import SettingsError
-from bucky.part10 import FileMeta
-from bucky.settings import Settings
-from edge_scp.capacity import Capacity
+from edge_scp.announcements import Ended, Kept
+from edge_scp.capacity import Ledger
 from edge_scp.disk import Disk
-from edge_scp.spool_writer import SpoolWriter
+from edge_scp.spool_folder import SpoolFolder
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One acknowledged file; `size` is in bytes; `verified` is false for one found at start."""
+    """One acknowledged file; `size` is in bytes; `verified` is false for one found in the folder."""
 
     name: str
     size: int
@@ -37,79 +24,46 @@ class Entry:
 
     @property
     def received_ns(self) -> int:
-        """Return when it was received, in nanoseconds since 1970."""
-        return int(self.name.partition("-")[0])
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolState:
-    """The spool at one moment: files, bytes, age of the oldest in seconds, and whether it takes more."""
-
-    instances: int
-    bytes: int
-    oldest_seconds: float
-    quarantined: int
-    accepting: bool
+        """Return when it was received, in nanoseconds since 1970; 0 when the name does not say."""
+        when = self.name.partition("-")[0]
+        return int(when) if when.isdecimal() else 0
 
 
 class Spool:
-    """The spool folder; safe to use from many threads."""
+    """The entries of a spool folder; one process uses it, from any of its threads."""
 
-    def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int, disk: Disk | None = None) -> None:
+    def __init__(self, folder: SpoolFolder, ledger: Ledger, disk: Disk | None = None) -> None:
         self._disk = disk or Disk()
-        self._folder = folder
-        self._incoming = folder / "incoming"
-        self._ready = folder / "ready"
-        self._quarantine = folder / "quarantine"
-        self._capacity = Capacity(max_bytes, min_free_bytes, lambda: self._disk.free_bytes(folder))
+        self._folder, self._ledger = folder, ledger
         self._guard = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._waiting: deque[Entry] = deque()
-        self._quarantined = 0
-        self._lock_file: IO[bytes] | None = None
+        self._bytes = self._quarantined = 0
+        self._missed = 0
         self.on_ready: Callable[[], object] = lambda: None
 
-    @classmethod
-    def of(cls, settings: Settings) -> "Spool":
-        """Return the spool the settings describe."""
-        return cls(settings.spool_dir, settings.spool_max_bytes, settings.spool_min_free_bytes)
+    def open(self) -> int:
+        """Queue what is in the folder, oldest first, and return how many that is."""
+        self._quarantined = sum(1 for _ in self._folder.quarantine.glob("*.dcm"))
+        self._look()
+        return len(self._entries)
 
-    def open(self) -> None:
-        """Take the folder, delete what was never acknowledged, and queue what was, oldest first."""
-        try:
-            self._make_folders()
-        except OSError as error:
-            raise SettingsError(f"BUCKY_SPOOL_DIR: cannot use {self._folder}: {error.strerror}") from error
-        self._lock()
-        for leftover in self._incoming.iterdir():
-            self._disk.unlink(leftover)
-        for path in sorted(self._ready.glob("*.dcm")):
-            self._queue(Entry(path.name, path.stat().st_size, verified=False))
-        for entry in self._waiting:
-            self._capacity.adopt(entry.size)
-        self._quarantined = sum(1 for _ in self._quarantine.glob("*.dcm"))
-
-    def close(self) -> None:
-        """Let another process take the folder."""
-        if self._lock_file is not None:
-            self._lock_file.close()
-
-    def begin(self, meta: FileMeta, expected_bytes: int = 0) -> SpoolWriter:
-        """Start an instance whose data set has about so many bytes; raise `SpoolFull` when there is no room."""
-        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.dcm"
-        return SpoolWriter(
-            self._disk,
-            self._capacity,
-            incoming=self._incoming / name,
-            ready=self._ready / name,
-            meta=meta,
-            expected_bytes=expected_bytes,
-            on_commit=lambda size: self._committed(Entry(name, size, verified=True)),
-        )
+    def arrived(self, announcements: Iterable[Kept | Ended]) -> None:
+        """Queue what receivers announced; look into the folder where they could not."""
+        for announcement in announcements:
+            if isinstance(announcement, Ended):
+                self._look()
+                self._ledger.adopt_all(announcement.slot)
+            else:
+                self._queue([Entry(announcement.name, announcement.size, verified=True)])
+                self._ledger.adopt(announcement.slot, announcement.announced)
+        if self._missed != self._ledger.missed:
+            self._look()
+        self.on_ready()
 
     def path(self, entry: Entry) -> Path:
         """Return where an entry's file is."""
-        return self._ready / entry.name
+        return self._folder.ready / entry.name
 
     def take(self) -> Entry | None:
         """Return the entry that has waited longest, or None; it stays in the spool until released."""
@@ -118,6 +72,10 @@ class Spool:
 
     def give_back(self, entry: Entry) -> None:
         """Queue an entry again, behind those that wait."""
+        if not self.path(entry).exists():
+            # Its sync failed after it was found in the folder; its sender was told to send it again.
+            self._forget(entry)
+            return
         with self._guard:
             self._waiting.append(entry)
         self.on_ready()
@@ -129,49 +87,50 @@ class Spool:
 
     def set_aside(self, entry: Entry, reason: str) -> None:
         """Move an entry to the quarantine with the reason; nothing is deleted."""
-        target = self._quarantine / entry.name
+        target = self._folder.quarantine / entry.name
         self._disk.rename(self.path(entry), target)
-        self._disk.sync_folder(self._quarantine)
-        self._forget(entry)
+        target.with_suffix(".reason").write_text(reason + "\n", encoding="utf-8")
+        self._folder.sync(self._folder.quarantine)
         with self._guard:
             self._quarantined += 1
-        target.with_suffix(".reason").write_text(reason + "\n", encoding="utf-8")
+        self._forget(entry)
 
-    def state(self) -> SpoolState:
-        """Return the spool as it is now."""
+    def _look(self) -> None:
+        """Queue whatever is in the folder and is not known yet, oldest first."""
+        slots, self._missed = self._ledger.all_announced(), self._ledger.missed
+        self._queue(sorted(self._found(), key=lambda entry: entry.name))
+        # What was announced before the look is in the folder, or was in it and is known.
+        for slot, announced in enumerate(slots):
+            self._ledger.adopt(slot, announced)
+
+    def _found(self) -> Iterator[Entry]:
+        with os.scandir(self._folder.ready) as files:
+            for file in files:
+                if file.name.endswith(".dcm") and file.name not in self._entries:
+                    # Released meanwhile, it is gone.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield Entry(file.name, file.stat().st_size, verified=False)
+
+    def _queue(self, entries: Iterable[Entry]) -> None:
         with self._guard:
-            oldest = next(iter(self._entries.values()), None)
-            instances, quarantined = len(self._entries), self._quarantined
-        age = 0.0 if oldest is None else max(0.0, (time.time_ns() - oldest.received_ns) / 1e9)
-        return SpoolState(instances, self._capacity.held, age, quarantined, self._capacity.has_room)
-
-    def _committed(self, entry: Entry) -> None:
-        self._queue(entry)
-        self.on_ready()
-
-    def _queue(self, entry: Entry) -> None:
-        with self._guard:
-            self._entries[entry.name] = entry
-            self._waiting.append(entry)
+            for entry in entries:
+                if entry.name not in self._entries:
+                    self._entries[entry.name] = entry
+                    self._waiting.append(entry)
+                    self._bytes += entry.size
+            self._note()
 
     def _forget(self, entry: Entry) -> None:
         with self._guard:
-            self._entries.pop(entry.name, None)
-        self._capacity.release(entry.size)
+            if self._entries.pop(entry.name, None) is not None:
+                self._bytes -= entry.size
+            self._note()
 
-    def _make_folders(self) -> None:
-        for folder in (self._incoming, self._ready, self._quarantine):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._disk.sync_folder(self._folder)
-
-    def _lock(self) -> None:
-        self._lock_file = (self._folder / "lock").open("ab")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock_file.close()
-            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise
-            raise SettingsError(
-                f"BUCKY_SPOOL_DIR: another edge uses {self._folder}; stop it or choose another folder"
-            ) from None
+    def _note(self) -> None:
+        oldest = next(iter(self._entries.values()), None)
+        self._ledger.hold(
+            instances=len(self._entries),
+            size=self._bytes,
+            oldest_ns=oldest.received_ns if oldest is not None else 0,
+            quarantined=self._quarantined,
+        )

@@ -8,7 +8,7 @@ it: its bytes alone could not tell a rebuilt index what they are, nor could the 
 from dataclasses import dataclass
 
 from bucky.errors import InvalidInstance
-from bucky.identity import Identity, read_identity
+from bucky.identity import Identity, IdentityReader
 from bucky.uids import checked_uid
 from edge_scp.statuses import COMMENT_LENGTH, Status
 
@@ -36,14 +36,25 @@ class Refusal:
         return self.comment.replace("§", "").encode("ascii", "replace").decode()[:COMMENT_LENGTH]
 
 
-def decide(command: StoreCommand, data_set: bytes | memoryview) -> Identity | Refusal:
-    """Return the identity to keep the data set under, or the refusal to answer."""
+def objection(command: StoreCommand) -> Refusal | None:
+    """Return why an instance is refused whatever its data set is, or None."""
     if command.affected_sop_class_uid != command.abstract_syntax_uid:
         return Refusal(Status.SOP_CLASS_NOT_SUPPORTED, "Affected SOP Class UID is not its presentation context's")
     try:
         checked_uid(command.affected_sop_class_uid, "AffectedSOPClassUID")
         checked_uid(command.affected_sop_instance_uid, "AffectedSOPInstanceUID")
-        identity = read_identity(data_set, command.transfer_syntax_uid)
+    except InvalidInstance as error:
+        return Refusal(Status.CANNOT_UNDERSTAND, str(error))
+    return None
+
+
+def decide(command: StoreCommand, reader: IdentityReader) -> Identity | Refusal:
+    """Return the identity to keep the data set under, or the refusal to answer.
+
+    The command is one without `objection`; the reader has seen enough of the data set, or all of it.
+    """
+    try:
+        identity = reader.identity()
     except InvalidInstance as error:
         return Refusal(Status.CANNOT_UNDERSTAND, str(error))
     if identity.sop_class_uid != command.affected_sop_class_uid:

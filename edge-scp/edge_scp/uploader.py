@@ -18,7 +18,7 @@ from bucky.log import get_logger
 from bucky.objects import ObjectStore
 from edge_scp.barrier import Barrier
 from edge_scp.dependency import Dependency, Unavailable
-from edge_scp.metrics import Metrics
+from edge_scp.metrics import UploaderMetrics
 from edge_scp.record import CorruptRecord, Record, read_record, verify
 from edge_scp.spool import Entry, Spool
 
@@ -49,7 +49,7 @@ class Uploader:
         objects: ObjectStore,
         publisher: Publisher,
         barrier: Barrier,
-        metrics: Metrics,
+        metrics: UploaderMetrics,
         *,
         store: Dependency,
         broker: Dependency,

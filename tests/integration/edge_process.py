@@ -1,13 +1,15 @@
 """An edge under test: the real process on free ports, or its listener alone inside the test."""
 
+import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import nats
 from bucky.events import CloudEvent
 from bucky.scu import Peer
 from bucky.settings import Listener, Settings
-from edge_scp.listener import DicomListener
-from edge_scp.metrics import Metrics
+from edge_scp.connections import Verdict
+from edge_scp.listening import Port
+from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
+from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
-from edge_scp.spool import Spool
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from local_stack.servers import free_port
+from tests.edge_world import SpoolWorld
 
 NOWHERE = "127.0.0.1:9"
 
@@ -146,42 +150,84 @@ async def stored_events(settings: Settings) -> list[CloudEvent]:
         await client.close()
 
 
-@dataclass
 class ListenerAlone:
-    """A listener over a spool that nobody uploads."""
+    """A port, a receiver and a spool that nobody uploads, in an event loop of their own."""
 
-    listener: DicomListener
-    spool: Spool
+    def __init__(self, folder: Path, listener: Listener, settings: Settings) -> None:
+        self.world = SpoolWorld(folder / "spool")
+        self._listener, self._settings = listener, settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._port: Port
+        self._receiver: Receiver
+        self._acceptors: Acceptors
 
     @property
     def port(self) -> int:
         """Its port."""
-        return self.listener.port
+        return self._port.port
+
+    @property
+    def connections(self) -> int:
+        """How many connections are served."""
+        return self._port.connections.serving
+
+    @property
+    def instances(self) -> int:
+        """How many instances were kept."""
+        return self.world.ledger.instances
 
     def records(self) -> list[tuple[Record, bytes]]:
         """Take every spooled instance: what is known of it, and its data set bytes."""
+        self.world.spool.arrived(self.world.arrivals.read())
         found = []
-        while (entry := self.spool.take()) is not None:
-            path = self.spool.path(entry)
+        while (entry := self.world.spool.take()) is not None:
+            path = self.world.spool.path(entry)
             record = verify(path)
             found.append((record, path.read_bytes()[record.data_set_offset : record.object_size]))
         return found
+
+    def start(self) -> None:
+        """Accept connections; raise what keeps it from that."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
+
+    def stop(self) -> None:
+        """Drain and end."""
+        if hasattr(self, "_receiver"):
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.world.close()
+
+    async def _open(self) -> None:
+        settings = self._settings.model_copy(update={"edge_listeners": (self._listener,)})
+        self._port = Port(self._listener, settings, self._hand, lambda _reason: None)
+        metrics = ReceiverMetrics()
+        self._receiver = Receiver(self.world.folder, self.world.capacity, self.world.announcer, metrics)
+        self._acceptors = Acceptors(settings, self._receiver, metrics)
+        self._port.start()
+
+    def _hand(self, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+        def closed() -> None:
+            self._port.connections.closed(address, verdict)
+
+        self._acceptors.serve(0, connection.dup(), address, verdict, closed)
+        return True
+
+    async def _close(self) -> None:
+        self._port.stop()
+        await self._acceptors.drain(5)
+        self._receiver.close()
 
 
 @contextmanager
 def listener_alone(folder: Path, listener: Listener | None = None, **settings: Any) -> Iterator[ListenerAlone]:
     """Run a listener inside the test for the length of a block."""
-    chosen = listener or Listener(port=0)
-    spool = Spool(folder / "spool", 10**9, 0)
-    spool.open()
-    metrics = Metrics(spool)
+    alone = ListenerAlone(folder, listener or Listener(port=0), Settings(**settings))
     try:
-        running = DicomListener(chosen, Settings(**settings), Receiver(spool, metrics), metrics)
-        running.start()
-        try:
-            yield ListenerAlone(running, spool)
-        finally:
-            running.stop_accepting()
-            running.drain(5)
+        alone.start()
+        yield alone
     finally:
-        spool.close()
+        alone.stop()

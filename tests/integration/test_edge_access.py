@@ -26,7 +26,7 @@ from pynetdicom.transport import AssociationSocket
 from bucky.errors import SettingsError
 from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
-from edge_scp.receiver import Receiver
+from edge_scp.receiver import Arrival
 from local_stack.certificates import Certificates, ensure_certificates
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone
 from tests.sample_instances import samples
@@ -77,7 +77,7 @@ def test_strangers_are_rejected_with_the_reason(
     """A wrong called AE title, an unknown calling AE title and a foreign network are each told why."""
     with listener_alone(tmp_path, listener) as alone:
         assert rejection(associate(alone.port, called=called)) == expected
-        eventually(lambda: alone.listener.associations == 0, 5, "the rejected association is over")
+        eventually(lambda: alone.connections == 0, 5, "the rejected association is over")
 
 
 def test_one_association_too_many_is_rejected_as_transient(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_one_association_too_many_is_rejected_as_transient(tmp_path: Path) -> No
         assert second.is_established
         assert rejection(associate(alone.port)) == (2, 3, 2)
         first.release()
-        eventually(lambda: alone.listener.associations == 1, 5, "the first association is over")
+        eventually(lambda: alone.connections == 1, 5, "the first association is over")
         third = associate(alone.port)
         assert third.is_established
         second.release()
@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_refused_and_the_association_lives_on(
         answer = raw_store(association, sop_class, sop_instance or good.sop_instance_uid, change or data_set)
         assert answer.Status == status
         assert words in answer.ErrorComment
-        assert alone.spool.state().instances == 0
+        assert alone.instances == 0
         assert raw_store(association, CT, good.sop_instance_uid, data_set).Status == 0
         association.release()
         ((record, kept),) = alone.records()
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused_and_the_association_lives_on(
 def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the receiver meets an error nobody foresaw, the sender is told, and may send the next."""
 
-    def broken(_self: Receiver, _request: object) -> None:
+    def broken(_self: Arrival, _fragment: memoryview) -> None:
         raise RuntimeError("nobody foresaw this")
 
     good = samples(1)[0]
@@ -156,7 +156,7 @@ def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypa
     with listener_alone(tmp_path) as alone:
         association = associate(alone.port)
         with monkeypatch.context() as patch:
-            patch.setattr(Receiver, "_kept", broken)
+            patch.setattr(Arrival, "_keep", broken)
             answer = raw_store(association, CT, good.sop_instance_uid, data_set)
         assert answer.Status == 0x0110
         assert answer.ErrorComment
@@ -300,7 +300,7 @@ def test_a_slow_tls_handshake_delays_nobody(tls_listener: ListenerAlone, caller:
 )
 def test_connections_that_lead_nowhere_are_closed(tmp_path: Path, opening: bytes) -> None:
     """Garbage, stalls and absurd lengths end in a closed connection, and others are served meanwhile."""
-    with listener_alone(tmp_path, edge_idle_seconds=1) as alone:
+    with listener_alone(tmp_path, edge_artim_seconds=1) as alone:
         with socket.create_connection(("127.0.0.1", alone.port), timeout=10) as stranger:
             stranger.sendall(opening)
             association = associate(alone.port)
@@ -310,7 +310,7 @@ def test_connections_that_lead_nowhere_are_closed(tmp_path: Path, opening: bytes
             while chunk := _received(stranger):
                 received += chunk
             assert len(received) < 100
-        eventually(lambda: alone.listener.associations == 0, 5, "nothing is left open")
+        eventually(lambda: alone.connections == 0, 5, "nothing is left open")
 
 
 def _received(stranger: socket.socket) -> bytes:

@@ -121,4 +121,4 @@ def test_a_refusal_reaches_the_sender(tmp_path: Path) -> None:
         sent = dcmtk("storescu", "-d", *address(alone), str(tmp_path / "without.dcm"))
         assert "0xc000" in (sent.stdout + sent.stderr).lower()
         assert "StudyInstanceUID is missing" in sent.stdout + sent.stderr
-        assert alone.spool.state().instances == 0
+        assert alone.instances == 0

@@ -149,10 +149,12 @@ async def test_kill_in_the_middle_of_a_send_loses_nothing_acknowledged(
         edge.kill()
         sending.result()
         assert 40 <= len(acknowledged) < len(sent)
-        (edge.spool / "incoming" / "half.dcm").write_bytes(b"never acknowledged")
+        (edge.spool / "ready" / "00000000000000000001-half.dcm").write_bytes(b"torn by a power cut")
         edge.start()
         eventually(lambda: edge.spooled() == 0, 30, "the resumed spool has drained")
-        assert list((edge.spool / "incoming").iterdir()) == []
+        assert edge.health()["spool"]["quarantined"] == 1
+        (reason,) = (edge.spool / "quarantine").glob("*.reason")
+        assert "cut short" in reason.read_text() or "shorter" in reason.read_text()
     await _assert_all_arrived(store_settings, nats_settings, acknowledged)
 
 

@@ -3,282 +3,292 @@
 import errno
 import hashlib
 import os
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
 
 from bucky.errors import SettingsError
-from bucky.identity import Identity
-from bucky.part10 import FileMeta, split
+from bucky.part10 import split
 from edge_scp.capacity import SpoolFull
+from edge_scp.committer import SyncMode
 from edge_scp.disk import Disk
-from edge_scp.record import CorruptRecord, Record, read_record, verify
-from edge_scp.spool import Spool
-from edge_scp.spool_writer import Provenance, SpoolFailed
+from edge_scp.record import CorruptRecord, read_record, verify
+from edge_scp.spool_file import SpoolFailed
+from edge_scp.spool_folder import SpoolFolder
+from tests.edge_world import DATA, META, SpoolWorld
 
-IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
-META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
-PROVENANCE = Provenance("CT", "BUCKY", "127.0.0.1", "a1", datetime.now(UTC), "00-" + "1" * 32 + "-22-01")
-DATA = b"\x08\x00\x16\x00\x02\x00\x00\x001\0" * 1000
-STEPS = ("create", "write", "sync", "rename", "sync_folder")
-
-
-class PowerCut(BaseException):
-    """The machine lost its power; nothing runs after it, not even cleaning up."""
+STEPS = {
+    "group": ("create", "write", "link", "sync_file_system"),
+    "file": ("create", "write", "sync", "link", "sync"),
+    "none": ("create", "write", "link"),
+}
 
 
 class FaultyDisk(Disk):
-    """A real disk that notes each step, and can fail or be cut at one of them."""
+    """A real disk that notes each step, and can fail at one of them."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.fail_at: str | None = None
         self.error = errno.EIO
-        self.cut_before: int | None = None
         self.free: int | None = None
 
     def _step(self, name: str) -> None:
-        if self.cut_before is not None and len(self.steps) >= self.cut_before:
-            raise PowerCut
         self.steps.append(name)
         if name == self.fail_at:
             raise OSError(self.error, os.strerror(self.error))
 
-    def create(self, path: Path) -> int:
+    def create(self, folder: Path) -> int:
         self._step("create")
-        return super().create(path)
+        return super().create(folder)
 
-    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+    def write(self, descriptor: int, *pieces: bytes | memoryview) -> None:
         self._step("write")
-        super().write(descriptor, data)
+        super().write(descriptor, *pieces)
+
+    def link(self, descriptor: int, folder: int, name: str) -> None:
+        self._step("link")
+        super().link(descriptor, folder, name)
 
     def sync(self, descriptor: int) -> None:
         self._step("sync")
         super().sync(descriptor)
 
-    def rename(self, source: Path, target: Path) -> None:
-        self._step("rename")
-        super().rename(source, target)
-
-    def sync_folder(self, folder: Path) -> None:
-        self._step("sync_folder")
-        super().sync_folder(folder)
-
-    def unlink(self, path: Path) -> None:
-        if self.cut_before is not None:
-            raise PowerCut
-        super().unlink(path)
+    def sync_file_system(self, descriptor: int) -> None:
+        self._step("sync_file_system")
+        super().sync_file_system(descriptor)
 
     def free_bytes(self, folder: Path) -> int:
         return super().free_bytes(folder) if self.free is None else self.free
 
 
-def opened(folder: Path, disk: Disk | None = None, max_bytes: int = 10**9, min_free: int = 0) -> Spool:
-    """Return an open spool."""
-    spool = Spool(folder, max_bytes, min_free, disk)
-    spool.open()
-    return spool
+@pytest.fixture
+def disk() -> FaultyDisk:
+    """A disk that can fail."""
+    return FaultyDisk()
 
 
-def keep(spool: Spool, data: bytes = DATA) -> Record:
-    """Put one instance into the spool as the receiver does."""
-    with spool.begin(META, len(data)) as writer:
-        writer.write(data)
-        return writer.commit(IDENTITY, PROVENANCE)
+@pytest.fixture
+def world(tmp_path: Path, disk: FaultyDisk) -> Iterator[SpoolWorld]:
+    """A spool on that disk."""
+    world = SpoolWorld(tmp_path, disk=disk)
+    yield world
+    world.close()
 
 
-def files(folder: Path) -> list[str]:
-    """Return the names of all files that hold or held an instance."""
-    return sorted(path.name for kind in ("incoming", "ready") for path in (folder / kind).iterdir())
-
-
-def test_a_record_is_a_dicom_file_and_its_proof(tmp_path: Path) -> None:
+def test_a_record_is_a_dicom_file_and_its_proof(world: SpoolWorld) -> None:
     """The spooled file begins with a DICOM file whose data set is what came, byte for byte."""
-    spool = opened(tmp_path)
-    record = keep(spool)
-    entry = spool.take()
+    record = world.keep()
+    entry = world.spool.take()
     assert entry is not None
-    content = spool.path(entry).read_bytes()
+    content = world.spool.path(entry).read_bytes()
     meta, offset = split(content)
     assert meta == META
     assert content[offset : record.object_size] == DATA
     assert record.sha256 == hashlib.sha256(DATA).hexdigest()
-    assert verify(spool.path(entry)) == record
-    file_meta = pydicom.dcmread(spool.path(entry), stop_before_pixels=True, specific_tags=[]).file_meta
-    assert file_meta.MediaStorageSOPInstanceUID == IDENTITY.sop_instance_uid
-    spool.close()
+    assert verify(world.spool.path(entry)) == record
+    file_meta = pydicom.dcmread(world.spool.path(entry), stop_before_pixels=True, specific_tags=[]).file_meta
+    assert file_meta.MediaStorageSOPInstanceUID == META.sop_instance_uid
 
 
-def test_acknowledged_only_after_file_and_folder_are_synced(tmp_path: Path) -> None:
-    """Success comes after write, fsync, rename and folder fsync, in that order: that is the promise."""
+@pytest.mark.parametrize("sync", ["group", "file"])
+def test_acknowledged_only_after_bytes_and_name_are_synced(tmp_path: Path, sync: SyncMode) -> None:
+    """Nobody is told before the last sync, and that is after the last write and the name: that is the promise."""
     disk = FaultyDisk()
-    spool = opened(tmp_path, disk)
+    world = SpoolWorld(tmp_path, disk=disk, sync=sync)
+    world.keep()
+    expected = list(STEPS[sync])
+    seen = [step for at, step in enumerate(disk.steps) if at == 0 or step != disk.steps[at - 1]]
+    assert seen == expected
+    world.close()
+
+
+def test_one_sync_serves_all_that_wait(world: SpoolWorld, disk: FaultyDisk) -> None:
+    """Instances that are ready together share a sync, each is kept, and each is announced."""
+    files = []
+    for number in range(20):
+        file = world.begin()
+        file.write(memoryview(DATA + bytes([number, 0])))
+        world.seal(file)
+        files.append(file)
     disk.steps.clear()
-    announced: list[int] = []
-    spool.on_ready = lambda: announced.append(len(disk.steps))
-    keep(spool)
-    first = {step: disk.steps.index(step) for step in STEPS}
-    last_write = max(at for at, step in enumerate(disk.steps) if step == "write")
-    assert first["create"] < last_write < first["sync"] < first["rename"] < first["sync_folder"]
-    assert announced == [len(disk.steps)]
-    spool.close()
+    world.commit(*files)
+    # The first may go alone, while the others gather.
+    assert 1 <= disk.steps.count("sync_file_system") <= 3
+    assert len(world.ready()) == world.ledger.instances == 20
+    assert disk.steps[-1] == "sync_file_system"
 
 
-def test_a_power_cut_at_any_step_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """Wherever the power goes, a restart finds every acknowledged instance and no half one."""
-    cut = 0
-    while True:
-        folder = tmp_path / str(cut)
-        disk = FaultyDisk()
-        spool = opened(folder, disk)
-        acknowledged = keep(spool).sha256
-        disk.steps.clear()
-        disk.cut_before = cut
-        survived = False
-        try:
-            keep(spool, b"second" * 500)
-            survived = True
-        except PowerCut:
-            pass
-        spool.close()
-        after = opened(folder)
-        found = []
-        while (entry := after.take()) is not None:
-            assert not entry.verified
-            found.append(verify(after.path(entry)).sha256)
-        after.close()
-        assert found[0] == acknowledged
-        assert len(found) <= 2
-        assert not list((folder / "incoming").iterdir())
-        if survived:
-            assert len(found) == 2
-            break
-        cut += 1
-    assert cut >= len(STEPS)
-
-
-@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-def test_a_disk_error_refuses_and_leaves_nothing(tmp_path: Path, step: str, error: int) -> None:
+@pytest.mark.parametrize(
+    ("sync", "step"), [(sync, step) for sync in ("group", "file") for step in sorted(set(STEPS[sync]))]
+)
+def test_a_disk_error_refuses_and_leaves_nothing(tmp_path: Path, sync: SyncMode, step: str, error: int) -> None:
     """When any step fails, the instance is refused, its bytes and room are given back, and the next is kept."""
     disk = FaultyDisk()
-    spool = opened(tmp_path, disk)
+    world = SpoolWorld(tmp_path, disk=disk, sync=sync)
     disk.fail_at, disk.error = step, error
     with pytest.raises(SpoolFull if error == errno.ENOSPC else SpoolFailed):
-        keep(spool)
-    assert files(tmp_path) == []
-    assert spool.state().bytes == 0
-    assert spool.take() is None
+        world.keep()
+    assert world.ready() == []
+    assert world.ledger.held_bytes == 0
+    assert world.spool.take() is None
     disk.fail_at = None
-    keep(spool)
-    assert spool.state().instances == 1
-    spool.close()
+    world.keep()
+    assert world.ledger.instances == 1
+    world.close()
 
 
-def test_full_by_size_refuses_before_writing_and_recovers(tmp_path: Path) -> None:
+def test_a_failed_sync_fails_what_was_being_written(world: SpoolWorld, disk: FaultyDisk) -> None:
+    """A sync's error is reported once but may concern any open file: none begun before it is acknowledged."""
+    epoch, open_meanwhile = world.committer.epoch, world.begin()
+    open_meanwhile.write(memoryview(DATA))
+    disk.fail_at = "sync_file_system"
+    with pytest.raises(SpoolFailed):
+        world.keep()
+    disk.fail_at = None
+    world.seal(open_meanwhile)
+    with pytest.raises(SpoolFailed):
+        world.commit(open_meanwhile, epoch=epoch)
+    assert world.ready() == []
+    world.keep()
+    assert len(world.ready()) == 1
+
+
+def test_full_by_size_refuses_before_writing_and_recovers(tmp_path: Path, disk: FaultyDisk) -> None:
     """Past its size the spool refuses without touching the disk; releasing one makes room for one."""
-    disk = FaultyDisk()
-    spool = opened(tmp_path, disk, max_bytes=30_000)
-    keep(spool)
-    keep(spool)
-    assert spool.state().accepting
+    world = SpoolWorld(tmp_path, disk=disk, max_bytes=30_000)
+    world.keep()
+    world.keep()
+    assert world.limits.room() > 0
     disk.steps.clear()
     with pytest.raises(SpoolFull):
-        keep(spool)
-    assert disk.steps == []
-    entry = spool.take()
+        world.keep(DATA * 2)
+    assert "sync_file_system" not in disk.steps
+    assert "link" not in disk.steps
+    entry = world.spool.take()
     assert entry is not None
-    spool.release(entry)
-    keep(spool)
-    assert len(files(tmp_path)) == 2
-    spool.close()
+    world.spool.release(entry)
+    world.keep()
+    assert len(world.ready()) == 2
+    world.close()
 
 
-def test_full_by_free_space_refuses_and_says_so(tmp_path: Path) -> None:
-    """With less free disk than the reserve the spool refuses, and its state says that it does."""
-    disk = FaultyDisk()
-    spool = opened(tmp_path, disk, min_free=1_000_000)
-    disk.free = 1_000_000 + 5_000
+def test_a_full_spool_refuses_until_it_holds_clearly_less(tmp_path: Path) -> None:
+    """Between the two marks a spool that was full still refuses, so that it does not flap; below, it accepts."""
+    world = SpoolWorld(tmp_path, max_bytes=60_000, resume=0.5)
+    while world.ledger.held_bytes < 48_000:
+        world.keep()
     with pytest.raises(SpoolFull):
-        keep(spool)
-    disk.free = 500_000
-    assert not spool.state().accepting
-    disk.free = None
-    keep(spool)
-    spool.close()
-
-
-def test_an_instance_larger_than_promised_reserves_as_it_grows(tmp_path: Path) -> None:
-    """A stream of unknown length is kept while there is room and refused, whole, when there is none."""
-    spool = opened(tmp_path, max_bytes=12 * 1024 * 1024)
-    piece = bytes(1024 * 1024)
-    with spool.begin(META) as writer:
-        for _ in range(6):
-            writer.write(piece)
-        assert writer.commit(IDENTITY, PROVENANCE).sha256 == hashlib.sha256(piece * 6).hexdigest()
-    held = spool.state().bytes
-    assert 6 * len(piece) < held < 6 * len(piece) + 5000
-    with spool.begin(META) as writer:
-        writer.write(piece * 5)
+        world.keep(DATA * 2)
+    assert world.ledger.refusing
+    while world.ledger.held_bytes > 30_000:
+        assert world.limits.room() == 0
         with pytest.raises(SpoolFull):
-            writer.write(piece * 2)
-    assert spool.state().bytes == held
-    spool.close()
+            world.keep(b"small")
+        entry = world.spool.take()
+        assert entry is not None
+        world.spool.release(entry)
+    assert world.limits.room() > 0
+    assert not world.ledger.refusing
+    world.keep()
+    world.close()
 
 
-def test_abandoned_without_commit_is_deleted(tmp_path: Path) -> None:
-    """An association that breaks half-way leaves no file and holds no room."""
-    spool = opened(tmp_path)
-    with spool.begin(META, 100) as writer:
-        writer.write(b"half")
-    assert files(tmp_path) == []
-    assert spool.state().bytes == 0
-    spool.close()
+def test_full_by_free_space_refuses_and_says_so(tmp_path: Path, disk: FaultyDisk) -> None:
+    """With less free disk than the reserve the spool refuses, and its state says that it does."""
+    disk.free = 1_000_000 + 5_000
+    world = SpoolWorld(tmp_path, disk=disk, min_free=1_000_000)
+    with pytest.raises(SpoolFull):
+        world.keep()
+    assert world.ledger.refusing
+    world.close()
+    disk.free = None
+    again = SpoolWorld(tmp_path, disk=disk, min_free=1_000_000)
+    again.keep()
+    again.close()
+
+
+def test_a_long_instance_is_refused_when_it_grows_past_the_room(tmp_path: Path) -> None:
+    """A stream of unknown length is kept while there is room and refused, whole, when there is none."""
+    world = SpoolWorld(tmp_path, max_bytes=12 * 1024 * 1024)
+    piece = memoryview(bytes(1024 * 1024))
+    kept = world.keep(bytes(piece) * 6)
+    held = world.ledger.held_bytes
+    assert kept.object_size < held < kept.object_size + 5000
+    file = world.begin()
+    for _ in range(5):
+        file.write(piece)
+    with pytest.raises(SpoolFull):
+        file.write(memoryview(bytes(2 * len(piece))))
+    file.discard()
+    assert world.ledger.held_bytes == held
+    world.close()
+
+
+def test_an_instance_that_is_not_whole_has_no_name(world: SpoolWorld) -> None:
+    """What is still arriving is in no folder, so that a killed process leaves nothing behind."""
+    file = world.begin()
+    file.write(memoryview(DATA))
+    assert world.ready() == []
+    assert world.ledger.held_bytes == file.size
+    file.discard()
+    assert world.ledger.held_bytes == 0
 
 
 def test_restart_resumes_oldest_first_and_counts_what_is_there(tmp_path: Path) -> None:
     """After a restart the spool is uploaded in the order it was received, and its size is known."""
-    spool = opened(tmp_path)
-    kept = [keep(spool, f"{number:04d}".encode() * 30).sha256 for number in range(5)]
-    before = spool.state()
-    spool.close()
-    again = opened(tmp_path)
-    assert again.state().bytes == before.bytes
+    world = SpoolWorld(tmp_path)
+    kept = [world.keep(f"{number:04d}".encode() * 30).sha256 for number in range(5)]
+    before = world.ledger.held_bytes
+    world.close()
+    again = SpoolWorld(tmp_path)
+    assert again.ledger.held_bytes == before
+    assert again.ledger.instances == 5
     found = []
-    while (entry := again.take()) is not None:
-        found.append(read_record(again.path(entry)).sha256)
+    while (entry := again.spool.take()) is not None:
+        assert not entry.verified
+        found.append(read_record(again.spool.path(entry)).sha256)
     assert found == kept
     again.close()
 
 
-def test_a_given_back_entry_waits_behind_the_others(tmp_path: Path) -> None:
+def test_a_given_back_entry_waits_behind_the_others(world: SpoolWorld) -> None:
     """One instance the store refuses does not hold up the rest."""
-    spool = opened(tmp_path)
-    keep(spool)
-    keep(spool)
-    first, second = spool.take(), spool.take()
+    world.keep()
+    world.keep()
+    first, second = world.spool.take(), world.spool.take()
     assert first is not None
     assert second is not None
-    spool.give_back(first)
-    spool.give_back(second)
-    assert spool.take() == first
-    assert spool.take() == second
-    assert spool.take() is None
-    assert spool.state().instances == 2
-    spool.close()
+    world.spool.give_back(first)
+    world.spool.give_back(second)
+    assert world.spool.take() == first
+    assert world.spool.take() == second
+    assert world.spool.take() is None
+    assert world.ledger.instances == 2
+
+
+def test_an_entry_whose_file_was_taken_back_is_forgotten(world: SpoolWorld) -> None:
+    """An entry found in the folder before its sync failed does not haunt the uploader."""
+    world.keep()
+    entry = world.spool.take()
+    assert entry is not None
+    world.spool.path(entry).unlink()
+    world.spool.give_back(entry)
+    assert world.spool.take() is None
+    assert world.ledger.instances == 0
+    assert world.ledger.held_bytes == 0
 
 
 def kept_file(folder: Path) -> Path:
     """Return the path of one acknowledged instance's file in a closed spool."""
-    spool = opened(folder)
-    keep(spool)
-    entry = spool.take()
-    assert entry is not None
-    path = spool.path(entry)
-    spool.close()
-    return path
+    world = SpoolWorld(folder)
+    world.keep()
+    (name,) = world.ready()
+    world.close()
+    return world.folder.ready / name
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 10, 200, 5_000, -1, -8, -20, -300])
@@ -317,29 +327,33 @@ def test_a_footer_that_is_not_ours_is_corrupt(tmp_path: Path) -> None:
 
 def test_set_aside_keeps_the_file_and_the_reason(tmp_path: Path) -> None:
     """What cannot be stored is moved with its reason, deleted by nobody, and counted after a restart."""
-    spool = opened(tmp_path)
-    keep(spool)
-    entry = spool.take()
+    world = SpoolWorld(tmp_path)
+    world.keep()
+    entry = world.spool.take()
     assert entry is not None
-    spool.set_aside(entry, "its bytes changed")
-    assert spool.state().instances == 0
-    assert spool.state().quarantined == 1
-    spool.close()
+    world.spool.set_aside(entry, "its bytes changed")
+    assert world.ledger.instances == 0
+    assert world.ledger.quarantined == 1
+    world.close()
     (reason,) = (tmp_path / "quarantine").glob("*.reason")
     assert reason.read_text() == "its bytes changed\n"
-    again = opened(tmp_path)
-    assert again.state().quarantined == 1
-    assert again.take() is None
+    again = SpoolWorld(tmp_path)
+    assert again.ledger.quarantined == 1
+    assert again.spool.take() is None
     again.close()
 
 
 def test_two_edges_cannot_share_a_spool(tmp_path: Path) -> None:
-    """A second process on the same folder is told so, instead of deleting what the first is writing."""
-    spool = opened(tmp_path)
+    """A second edge on the same folder is told so, and gets it as soon as the last process of the first is gone."""
+    folder = SpoolFolder(tmp_path)
+    folder.make()
+    parents = folder.lock()
+    childs = os.dup(parents)
+    os.close(parents)
     with pytest.raises(SettingsError, match="another edge"):
-        opened(tmp_path)
-    spool.close()
-    opened(tmp_path).close()
+        folder.lock(wait_seconds=0)
+    os.close(childs)
+    os.close(folder.lock(wait_seconds=0))
 
 
 def test_spooled_files_are_for_their_owner_alone(tmp_path: Path) -> None:

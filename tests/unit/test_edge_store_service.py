@@ -1,22 +1,24 @@
 """What is answered to a C-STORE: a table of decisions, and the one place that turns failures into statuses."""
 
+import asyncio
+import errno
 import logging
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bucky.identity import Identity
-from bucky.part10 import FileMeta
-from edge_scp.capacity import SpoolFull
-from edge_scp.metrics import Metrics
-from edge_scp.receiver import Receiver, StoreRequest
-from edge_scp.reception import Caller
+from bucky.identity import Identity, IdentityReader
+from edge_scp.disk import Disk
+from edge_scp.metrics import ReceiverMetrics
+from edge_scp.receiver import Receiver
+from edge_scp.reception import Answer, Caller
 from edge_scp.record import verify
-from edge_scp.spool import Spool
-from edge_scp.spool_writer import SpoolFailed, SpoolWriter
 from edge_scp.statuses import COMMENT_LENGTH, Status
-from edge_scp.store_service import Refusal, StoreCommand, decide
+from edge_scp.store_service import Refusal, StoreCommand, decide, objection
+from tests.edge_world import SpoolWorld
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -50,6 +52,13 @@ def command(**changes: str) -> StoreCommand:
     return StoreCommand(**values)
 
 
+def judged(request: StoreCommand, data_set: bytes) -> Identity | Refusal:
+    """Decide on a whole data set."""
+    reader = IdentityReader(request.transfer_syntax_uid)
+    reader.feed(memoryview(data_set))
+    return objection(request) or decide(request, reader)
+
+
 @pytest.mark.parametrize(
     ("request_command", "data_set", "status"),
     [
@@ -72,7 +81,7 @@ def command(**changes: str) -> StoreCommand:
 )
 def test_refusals(request_command: StoreCommand, data_set: bytes, status: Status) -> None:
     """Whatever does not fit is refused with the proper status and a comment that fits and names no patient."""
-    decision = decide(request_command, data_set)
+    decision = judged(request_command, data_set)
     assert isinstance(decision, Refusal)
     assert decision.status is status
     assert 0 < len(decision.error_comment) <= COMMENT_LENGTH
@@ -83,73 +92,165 @@ def test_refusals(request_command: StoreCommand, data_set: bytes, status: Status
 
 def test_what_fits_is_kept_under_its_own_uids() -> None:
     """A data set that agrees with its command set is kept under the UIDs in it."""
-    assert decide(command(), encoded()) == Identity(CT, "1.2.3.4", "1.2.3", "1.2.33")
+    assert judged(command(), encoded()) == Identity(CT, "1.2.3.4", "1.2.3", "1.2.33")
+
+
+def answers_of(receiver: Receiver, *stores: tuple[StoreCommand, bytes]) -> list[Answer]:
+    """Receive instances one after the other, each in two fragments; return what was answered."""
+    answers: list[Answer] = []
+    for request, data_set in stores:
+        arrival = receiver.begin(request, CALLER)
+        half = memoryview(data_set)[: len(data_set) // 2]
+        arrival.write(half)
+        arrival.write(memoryview(data_set)[len(half) :])
+        arrival.finish(answers.append)
+    return answers
+
+
+@contextmanager
+def receiving(world: SpoolWorld, disk: Disk | None = None) -> Iterator[Receiver]:
+    """Run a receiver over a spool for the length of a block, in the running loop."""
+    receiver = Receiver(world.folder, world.capacity, world.announcer, ReceiverMetrics(), disk=disk or world.disk)
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0.002)
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    """An open spool."""
-    spool = Spool(tmp_path, 10**9, 0)
-    spool.open()
-    return spool
+def world(tmp_path: Path) -> Iterator[SpoolWorld]:
+    """A spool."""
+    world = SpoolWorld(tmp_path)
+    yield world
+    world.close()
 
 
-class FailingSpool(Spool):
-    """A spool whose every instance fails in one way."""
+class BrokenDisk(Disk):
+    """A disk that fails in one way when a file is created, written or synced."""
 
-    failure: BaseException
+    def __init__(self, step: str, failure: BaseException) -> None:
+        self.step, self.failure = step, failure
 
-    def begin(self, meta: FileMeta, expected_bytes: int = 0) -> SpoolWriter:
-        assert meta.sop_instance_uid == "1.2.3.4"
-        assert expected_bytes == len(encoded())
-        raise self.failure
+    def create(self, folder: Path) -> int:
+        if self.step == "create":
+            raise self.failure
+        return super().create(folder)
+
+    def write(self, descriptor: int, *pieces: bytes | memoryview) -> None:
+        if self.step == "write":
+            raise self.failure
+        super().write(descriptor, *pieces)
+
+    def sync_file_system(self, descriptor: int) -> None:
+        if self.step == "sync":
+            raise self.failure
+        super().sync_file_system(descriptor)
 
 
 @pytest.mark.parametrize(
-    ("failure", "status"),
+    ("step", "failure", "status"),
     [
-        (SpoolFull("The spool is full; send again later"), Status.OUT_OF_RESOURCES),
-        (SpoolFailed("The spool's disk failed; send again later"), Status.OUT_OF_RESOURCES),
-        (RuntimeError("Secret^Name"), Status.PROCESSING_FAILURE),
-        (MemoryError(), Status.PROCESSING_FAILURE),
+        ("create", OSError(errno.ENOSPC, "full"), Status.OUT_OF_RESOURCES),
+        ("write", OSError(errno.ENOSPC, "full"), Status.OUT_OF_RESOURCES),
+        ("write", OSError(errno.EIO, "broken"), Status.OUT_OF_RESOURCES),
+        ("sync", OSError(errno.EIO, "broken"), Status.OUT_OF_RESOURCES),
+        ("sync", OSError(errno.ENOSPC, "full"), Status.OUT_OF_RESOURCES),
+        ("create", RuntimeError("Secret^Name"), Status.PROCESSING_FAILURE),
+        ("write", MemoryError(), Status.PROCESSING_FAILURE),
     ],
 )
-def test_no_failure_is_answered_as_success(tmp_path: Path, failure: BaseException, status: Status) -> None:
+async def test_no_failure_is_answered_as_success(
+    world: SpoolWorld, step: str, failure: BaseException, status: Status
+) -> None:
     """Whatever goes wrong is answered with a failure status and a comment that gives nothing away."""
-    spool = FailingSpool(tmp_path, 10**9, 0)
-    spool.open()
-    spool.failure = failure
-    answer = Receiver(spool, Metrics(spool)).receive(StoreRequest(command(), CALLER, memoryview(encoded())))
-    assert answer.status is status
-    assert 0 < len(answer.error_comment) <= COMMENT_LENGTH
-    assert "Secret" not in answer.error_comment
-    spool.close()
+    with receiving(world, BrokenDisk(step, failure)) as receiver:
+        answers = answers_of(receiver, (command(), encoded()))
+        await until(lambda: len(answers) == 1)
+    assert answers[0].status is status
+    assert 0 < len(answers[0].error_comment) <= COMMENT_LENGTH
+    assert "Secret" not in answers[0].error_comment
+    assert world.ready() == []
+    assert world.ledger.held_bytes == 0
 
 
-def test_success_means_one_spooled_instance_in_the_associations_trace(spool: Spool) -> None:
+async def test_success_means_one_spooled_instance_in_the_associations_trace(world: SpoolWorld) -> None:
     """A success answer stands for one durable file, and its event will belong to the association's trace."""
-    answer = Receiver(spool, Metrics(spool)).receive(StoreRequest(command(), CALLER, memoryview(encoded())))
-    assert answer.status is Status.SUCCESS
-    assert answer.error_comment == ""
-    entry = spool.take()
+    with receiving(world) as receiver:
+        answers = answers_of(receiver, (command(), encoded()))
+        assert answers == []
+        await until(lambda: len(answers) == 1)
+    assert answers == [Answer(Status.SUCCESS)]
+    world.spool.arrived(world.arrivals.read())
+    entry = world.spool.take()
     assert entry is not None
-    record = verify(spool.path(entry))
+    record = verify(world.spool.path(entry))
     assert record.traceparent.split("-")[1] == "1" * 32
     assert record.traceparent != CALLER.traceparent
     assert (record.calling_aet, record.called_aet, record.association_id) == ("CT", "BUCKY", "a1")
-    spool.close()
 
 
-def test_logs_hold_no_patient_value(spool: Spool, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_refused_instance_is_drained_without_touching_the_disk(world: SpoolWorld) -> None:
+    """Once it is known that an instance is refused, what still comes of it is written nowhere."""
+    with receiving(world) as receiver:
+        arrival = receiver.begin(command(affected_sop_class_uid=MR), CALLER)
+        early = receiver.begin(command(affected_sop_instance_uid="9.9"), CALLER)
+        early.write(memoryview(encoded()))
+        assert world.ledger.held_bytes == 0
+        answers: list[Answer] = []
+        for each in (arrival, early):
+            for _ in range(100):
+                each.write(memoryview(bytes(100_000)))
+            each.finish(answers.append)
+        await until(lambda: len(answers) == 2)
+    assert [answer.status for answer in answers] == [Status.SOP_CLASS_NOT_SUPPORTED, Status.DATA_SET_MISMATCH]
+    assert world.ready() == []
+
+
+async def test_an_abandoned_instance_leaves_nothing(world: SpoolWorld) -> None:
+    """An association lost in the middle of an instance leaves no file and holds no room."""
+    with receiving(world) as receiver:
+        arrival = receiver.begin(command(), CALLER)
+        arrival.write(memoryview(encoded()))
+        assert world.ledger.held_bytes > len(encoded())
+        arrival.abandon()
+        arrival.abandon()
+        receiver.begin(command(affected_sop_class_uid=MR), CALLER).abandon()
+    assert world.ready() == []
+    assert world.ledger.held_bytes == 0
+
+
+async def test_what_came_whole_is_kept_though_nobody_waits_for_the_answer(world: SpoolWorld) -> None:
+    """An association lost while its instance is synced changes nothing: the instance is whole, and kept."""
+    with receiving(world) as receiver:
+        answers: list[Answer] = []
+        arrival = receiver.begin(command(), CALLER)
+        arrival.write(memoryview(encoded()))
+        arrival.finish(answers.append)
+        arrival.abandon()
+        await until(lambda: len(answers) == 1)
+    assert len(world.ready()) == 1
+
+
+async def test_logs_hold_no_patient_value(world: SpoolWorld, capfd: pytest.CaptureFixture[str]) -> None:
     """Accepted or refused, an instance's log lines carry UIDs and outcomes, never what is in it."""
     logging.getLogger().handlers.clear()
-    receiver = Receiver(spool, Metrics(spool))
-    receiver.receive(StoreRequest(command(), CALLER, memoryview(encoded())))
-    receiver.receive(StoreRequest(command(), CALLER, memoryview(encoded(study=""))))
-    receiver.receive(StoreRequest(command(affected_sop_instance_uid="../x"), CALLER, memoryview(encoded())))
+    with receiving(world) as receiver:
+        answers = answers_of(
+            receiver,
+            (command(), encoded()),
+            (command(), encoded(study="")),
+            (command(affected_sop_instance_uid="../x"), encoded()),
+        )
+        await until(lambda: len(answers) == 3)
     out, err = capfd.readouterr()
     assert "instance.acknowledged" in out + err
     assert "instance.refused" in out + err
     assert "Secret" not in out + err
     assert "../" not in out + err
-    spool.close()

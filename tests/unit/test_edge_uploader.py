@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,16 +15,15 @@ from bucky.errors import BuckyError, NotFound, Permanent, SettingsError, StoreUn
 from bucky.events import CloudEvent, InstanceStored
 from bucky.identity import Identity
 from bucky.objects import MemoryObjectStore
-from bucky.part10 import FileMeta, split
+from bucky.part10 import split
 from bucky.settings import Settings
 from edge_scp import dependency as dependency_module
 from edge_scp.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from edge_scp.dependency import Dependency, Unavailable
-from edge_scp.metrics import Metrics
+from edge_scp.metrics import UploaderMetrics
 from edge_scp.record import Record
-from edge_scp.spool import Spool
-from edge_scp.spool_writer import Provenance
 from edge_scp.uploader import Uploader
+from tests.edge_world import SpoolWorld
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +72,7 @@ class HeldBarrier:
 class Edge:
     """An uploader over fakes and a real spool."""
 
-    spool: Spool
+    world: SpoolWorld
     store: Store = field(default_factory=Store)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
     numbers: random.Random = field(default_factory=lambda: random.Random(1))
@@ -82,12 +80,12 @@ class Edge:
     def keep(self, sop_instance_uid: str = "1.2.3.4") -> Record:
         """Acknowledge one instance."""
         identity = Identity("1.2.840.10008.5.1.4.1.1.7", sop_instance_uid, "1.2.3", "1.2.33")
-        meta = FileMeta(identity.sop_class_uid, sop_instance_uid, "1.2.840.10008.1.2")
-        data = self.numbers.randbytes(5000)
-        provenance = Provenance("CT", "BUCKY", "127.0.0.1", "a1", datetime.now(UTC), "00-" + "1" * 32 + "-22-01")
-        with self.spool.begin(meta, len(data)) as writer:
-            writer.write(data)
-            return writer.commit(identity, provenance)
+        return self.world.keep(self.numbers.randbytes(5000), identity)
+
+    def restart(self) -> None:
+        """Start again on the same folder."""
+        self.world.close()
+        self.world = SpoolWorld(self.world.folder.path)
 
     @asynccontextmanager
     async def uploading(
@@ -101,11 +99,11 @@ class Edge:
         store = Dependency("store", lambda: asyncio.to_thread(self.store.ensure_bucket))
         broker = Dependency("broker", prepare_broker or nothing)
         uploader = Uploader(
-            self.spool,
+            self.world.spool,
             self.store,
             self.publisher,
             barrier or NoBarrier(),
-            Metrics(self.spool),
+            UploaderMetrics(),
             store=store,
             broker=broker,
             bucket="bucky",
@@ -122,11 +120,9 @@ class Edge:
 @pytest.fixture
 def edge(tmp_path: Path) -> Iterator[Edge]:
     """An edge with an empty spool."""
-    spool = Spool(tmp_path / "spool", 10**9, 0)
-    spool.open()
-    edge = Edge(spool)
+    edge = Edge(SpoolWorld(tmp_path / "spool"))
     yield edge
-    edge.spool.close()
+    edge.world.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -140,7 +136,7 @@ async def test_uploads_announces_and_releases(edge: Edge) -> None:
     """An instance ends in the bucket, byte for byte, is announced once, and leaves the spool."""
     async with edge.uploading():
         record = edge.keep()
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     content = edge.store.get(record.key)
     assert len(content) == record.object_size
     assert split(content)[0].sop_instance_uid == "1.2.3.4"
@@ -149,7 +145,7 @@ async def test_uploads_announces_and_releases(edge: Edge) -> None:
     assert isinstance(payload, InstanceStored)
     assert (payload.sha256, payload.key, payload.size) == (record.sha256, record.key, record.object_size)
     assert event.traceparent == record.traceparent
-    assert edge.spool.state().bytes == 0
+    assert edge.world.ledger.held_bytes == 0
 
 
 async def test_released_only_after_the_barrier(edge: Edge) -> None:
@@ -160,9 +156,9 @@ async def test_released_only_after_the_barrier(edge: Edge) -> None:
             edge.keep(f"1.2.3.{number}")
         await until(lambda: len(edge.publisher.events) == 6)
         await until(lambda: barrier.asked >= 1)
-        assert edge.spool.state().instances == 6
+        assert edge.world.ledger.instances == 6
         barrier.open.set()
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     assert barrier.asked <= 3
 
 
@@ -182,10 +178,10 @@ async def test_trouble_with_the_store_sets_nothing_aside(edge: Edge, failure: Bu
             edge.keep(f"1.2.3.{number}")
         await until(lambda: edge.store.attempts > 8)
         assert not store.ok
-        assert edge.spool.state().instances == 5
-        assert edge.spool.state().quarantined == 0
+        assert edge.world.ledger.instances == 5
+        assert edge.world.ledger.quarantined == 0
         edge.store.failure = None
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
         assert store.ok
     assert len(list(edge.store.keys())) == 5
     assert len(edge.publisher.events) == 5
@@ -200,9 +196,9 @@ async def test_broker_down_uploads_no_object_twice(edge: Edge) -> None:
             edge.keep(f"1.2.3.{number}")
         await until(lambda: edge.store.attempts == 3)
         await until(lambda: not broker.ok)
-        assert edge.spool.state().instances == 10
+        assert edge.world.ledger.instances == 10
         edge.publisher.available = True
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     assert edge.store.attempts == 10
     assert len(edge.publisher.events) == 10
 
@@ -214,25 +210,23 @@ async def test_one_refused_instance_does_not_stop_the_others(edge: Edge) -> None
         for number in range(4):
             edge.keep("6.6.6")
             edge.keep(f"1.2.3.{number}")
-        await until(lambda: edge.spool.state().instances == 4)
+        await until(lambda: edge.world.ledger.instances == 4)
         assert len(edge.publisher.events) == 4
         edge.store.refused_key = ""
-        await until(lambda: edge.spool.state().instances == 0)
-    assert edge.spool.state().quarantined == 0
+        await until(lambda: edge.world.ledger.instances == 0)
+    assert edge.world.ledger.quarantined == 0
 
 
 async def test_changed_bytes_found_at_start_are_set_aside(edge: Edge, tmp_path: Path) -> None:
     """A spool file whose bytes changed while the edge was down is quarantined, never uploaded."""
     good, bad = edge.keep("1.2.3.1"), edge.keep("1.2.3.2")
-    edge.spool.close()
     (path,) = [p for p in (tmp_path / "spool/ready").iterdir() if bad.sha256.encode() in p.read_bytes()]
     content = bytearray(path.read_bytes())
     content[bad.data_set_offset + 100] ^= 1
     path.write_bytes(content)
-    edge.spool = Spool(tmp_path / "spool", 10**9, 0)
-    edge.spool.open()
+    edge.restart()
     async with edge.uploading():
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     assert list(edge.store.keys()) == [good.key]
     assert len(edge.publisher.events) == 1
     (reason,) = (tmp_path / "spool/quarantine").glob("*.reason")
@@ -253,20 +247,18 @@ async def test_an_unforeseen_error_is_tried_again(edge: Edge, monkeypatch: pytes
     monkeypatch.setattr(edge.store, "put", surprising)
     async with edge.uploading():
         edge.keep()
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     assert len(edge.publisher.events) == 1
 
 
-async def test_stopping_keeps_what_is_not_released(edge: Edge, tmp_path: Path) -> None:
+async def test_stopping_keeps_what_is_not_released(edge: Edge) -> None:
     """An edge stopped between upload and release finds the instance again, and repeating harms nothing."""
     async with edge.uploading(HeldBarrier()):
         record = edge.keep()
         await until(lambda: len(edge.publisher.events) == 1)
-    edge.spool.close()
-    edge.spool = Spool(tmp_path / "spool", 10**9, 0)
-    edge.spool.open()
+    edge.restart()
     async with edge.uploading():
-        await until(lambda: edge.spool.state().instances == 0)
+        await until(lambda: edge.world.ledger.instances == 0)
     assert list(edge.store.keys()) == [record.key]
     assert len(edge.publisher.events) == 1
 

@@ -1,0 +1,117 @@
+"""A receiver: one process that serves associations and writes what they bring to the spool. Wired here.
+
+Started by `edge_scp.__main__`, which hands it accepted connections over a channel.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from prometheus_client import generate_latest
+
+from bucky import log
+from bucky.errors import SettingsError
+from bucky.settings import Settings
+from edge_scp.admission import TOO_MANY_ASSOCIATIONS
+from edge_scp.announcements import Announcer
+from edge_scp.capacity import Capacity, Ledger, Limits
+from edge_scp.channel import Channel, Message
+from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.connections import Verdict
+from edge_scp.metrics import ReceiverMetrics
+from edge_scp.receiver import Receiver
+from edge_scp.reception import Sink
+from edge_scp.spool_folder import SpoolFolder
+from edge_scp.storage_syntaxes import Syntaxes
+from edge_scp.upper_layer import limits as upper_layer
+from edge_scp.upper_layer.acceptor import Acceptor
+from edge_scp.upper_layer.connection import receive_buffer
+
+
+async def receive(settings: Settings, inherited: Inherited) -> bool:
+    """Wire the process and serve until the parent says to drain; tell whether no association was cut short."""
+    ledger = Ledger(inherited.ledger)
+    metrics = ReceiverMetrics()
+    receiver = Receiver(
+        SpoolFolder(settings.spool_dir),
+        Capacity(ledger, inherited.slot, Limits.of(settings, ledger)),
+        Announcer(inherited.announcements, ledger, inherited.slot),
+        metrics,
+        settings.spool_sync,
+    )
+    acceptors = Acceptors(settings, receiver, metrics)
+    draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def received(message: Message, connection: socket.socket | None) -> None:
+        if connection is not None:
+            listener, address, verdict = message["listener"], message["address"], Verdict(message["verdict"])
+            closed = {"closed": address, "listener": listener, "verdict": verdict.value}
+            acceptors.serve(listener, connection, address, verdict, lambda: channel.send(closed))
+        elif "ask" in message:
+            channel.send({"answer": {"page": generate_latest(metrics.registry).decode()}, "number": message["number"]})
+        elif "drain" in message and not draining.done():
+            draining.set_result(message["drain"])
+
+    channel = Channel(inherited.parent(), received, end_at_once)
+    channel.send({"ready": True})
+    drained = await acceptors.drain(await draining)
+    receiver.close()
+    return drained
+
+
+class Acceptors:
+    """What serves the connections of every listener, and what turns away those that are too many."""
+
+    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
+        limits, syntaxes, buffer = upper_layer.Limits.of(settings), Syntaxes(settings), receive_buffer()
+        self._serving = [
+            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer) for listener in settings.edge_listeners
+        ]
+        self._rejecting = [
+            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, obstacle=lambda: TOO_MANY_ASSOCIATIONS)
+            for listener in settings.edge_listeners
+        ]
+
+    def serve(
+        self, listener: int, connection: socket.socket, address: str, verdict: Verdict, closed: Callable[[], object]
+    ) -> None:
+        """Serve a connection, or reject what it asks for; `closed` is called once, when it is over."""
+        acceptors = self._serving if verdict is Verdict.SERVE else self._rejecting
+        acceptors[listener].serve(connection, address, lambda: void(closed()))
+
+    async def drain(self, seconds: float) -> bool:
+        """Let open associations finish for so long, and end the rest; tell whether none was cut short."""
+        drained = await asyncio.gather(*(each.drain(seconds) for each in (*self._serving, *self._rejecting)))
+        return all(drained)
+
+
+def void(_result: object) -> None:
+    """Forget a result."""
+
+
+def main() -> None:
+    """Read the settings and serve; a failure nobody foresaw ends the process, and the parent starts another."""
+    ignore_signals()
+    try:
+        settings = Settings.load(os.environ)
+        inherited = Inherited.of(sys.argv[1:])
+        log.configure(settings.log_level)
+        threading.excepthook = _thread_failed
+        drained = asyncio.run(receive(settings, inherited))
+    except SettingsError as error:
+        sys.stderr.write(f"edge_scp: {error}\n")
+        sys.exit(EXIT_CONFIG)
+    sys.exit(0 if drained else 1)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """End the process: without its committer thread it would never answer."""
+    log.get_logger("edge").critical("thread.failed", error=repr(failure.exc_value))
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""One instance on its way to the disk: a file without a name, which gets one when it is whole.
+
+A file that never gets its name (refused, aborted, or its process killed) is gone by itself.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from bucky.errors import Retriable
+from bucky.part10 import FileMeta, file_header
+from edge_scp.capacity import Capacity, SpoolFull
+from edge_scp.disk import Disk
+
+# A long instance is written back as it arrives, so that the sync at its end, which others share, is short.
+_WRITE_BACK = 8 * 1024 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class SpoolFailed(Retriable):
+    """The spool's disk answered an error, so nothing may be acknowledged."""
+
+
+class SpoolFile:
+    """A file that takes a DICOM file's bytes and counts them against the spool's capacity.
+
+    Raises `SpoolFull` or `SpoolFailed`, after which it is to be discarded.
+    """
+
+    def __init__(self, disk: Disk, capacity: Capacity, folder: Path, meta: FileMeta) -> None:
+        self._disk, self._capacity = disk, capacity
+        self._header = file_header(meta)
+        self._digest = hashlib.sha256()
+        self._written_back = 0
+        self.data_set_offset = self.size = len(self._header)
+        capacity.admit(self.size)
+        try:
+            self.descriptor = disk.create(folder)
+        except BaseException as error:
+            capacity.give_back(self.size)
+            if isinstance(error, OSError):
+                raise refused(error) from error
+            raise
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the data set bytes so far."""
+        return self._digest.hexdigest()
+
+    def write(self, fragment: memoryview) -> None:
+        """Append data set bytes as they were received."""
+        self._digest.update(fragment)
+        self._take(len(fragment))
+        try:
+            if self._header:
+                self._disk.write(self.descriptor, self._header, fragment)
+                self._header = b""
+            else:
+                self._disk.write(self.descriptor, fragment)
+            if self.size - self._written_back >= _WRITE_BACK:
+                self._disk.start_writing_back(self.descriptor, self._written_back, self.size - self._written_back)
+                self._written_back = self.size
+        except OSError as error:
+            raise refused(error) from error
+
+    def seal(self, footer: bytes) -> None:
+        """Append what says that the file is whole."""
+        self._take(len(footer))
+        try:
+            self._disk.write(self.descriptor, self._header, footer)
+        except OSError as error:
+            raise refused(error) from error
+        self._header = b""
+
+    def discard(self) -> None:
+        """Close the file and give its room back; without a name it is gone, with one the caller removes it."""
+        self._capacity.give_back(self.size)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; after the sync, or for a file that is not kept, an error in that means nothing."""
+        with contextlib.suppress(OSError):
+            self._disk.close(self.descriptor)
+
+    def _take(self, size: int) -> None:
+        self._capacity.take(size)
+        self.size += size
+
+
+def refused(error: OSError) -> SpoolFull | SpoolFailed:
+    """Return what a disk's error means for the instance."""
+    if error.errno in _FULL:
+        return SpoolFull("The spool's disk is full; send again later")
+    return SpoolFailed(f"The spool's disk failed ({os.strerror(error.errno or errno.EIO)}); send again later")

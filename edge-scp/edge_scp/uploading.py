@@ -1,0 +1,108 @@
+"""The uploader: one process that carries what is in the spool to the object store and the broker. Wired here.
+
+Started by `edge_scp.__main__`; apart from the receivers, so that its work never delays theirs.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from bucky import log
+from bucky.errors import SettingsError
+from bucky.objects import S3ObjectStore
+from bucky.settings import Settings
+from edge_scp.announcements import Arrivals
+from edge_scp.barrier import barrier_of
+from edge_scp.broker_link import BrokerLink
+from edge_scp.capacity import Ledger
+from edge_scp.channel import Channel, Message
+from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.dependency import Dependency, Unavailable
+from edge_scp.metrics import UploaderMetrics
+from edge_scp.spool import Spool
+from edge_scp.spool_folder import SpoolFolder
+from edge_scp.uploader import Uploader
+
+CHECK_SECONDS = 10.0
+
+
+async def upload(settings: Settings, inherited: Inherited) -> None:
+    """Wire the process and work until the parent says to stop; what is not released then stays in the spool."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(settings.upload_concurrency + 8))
+    spool = Spool(SpoolFolder(settings.spool_dir), Ledger(inherited.ledger))
+    metrics = UploaderMetrics()
+    objects = S3ObjectStore(settings)
+    link = BrokerLink(settings)
+    store = Dependency("store", lambda: asyncio.to_thread(objects.ensure_bucket))
+    broker = Dependency("broker", link.prepare)
+    uploader = Uploader(
+        spool,
+        objects,
+        link,
+        barrier_of(settings),
+        metrics,
+        store=store,
+        broker=broker,
+        bucket=settings.store_bucket,
+        concurrency=settings.upload_concurrency,
+    )
+    stop = asyncio.Event()
+
+    def received(message: Message, _connection: socket.socket | None) -> None:
+        if "ask" in message:
+            states = {each.name: {"ok": each.ok, "error": each.error} for each in (store, broker)}
+            page = generate_latest(metrics.registry).decode()
+            channel.send({"answer": {"page": page, **states}, "number": message["number"]})
+        elif "stop" in message:
+            stop.set()
+
+    channel = Channel(inherited.parent(), received, end_at_once)
+    spool.open()
+    arrivals = Arrivals(inherited.announcements)
+    loop.add_reader(inherited.announcements, lambda: spool.arrived(arrivals.read()))
+    channel.send({"ready": True})
+    working: asyncio.Future[Any] = asyncio.gather(
+        uploader.run(),
+        _watch(store, lambda: asyncio.to_thread(objects.check)),
+        _watch(broker, link.check),
+    )
+    stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=stop.is_set())
+    await link.close()
+    # An upload under way may hang for long; its instance is in the spool.
+    os._exit(0)
+
+
+async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -> None:
+    """Keep the health page true while nothing is uploaded, and prepare the dependency at start."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            await dependency.call(check)
+        await asyncio.sleep(CHECK_SECONDS)
+
+
+def main() -> None:
+    """Read the settings and work; whatever ends it, the parent starts another."""
+    ignore_signals()
+    try:
+        settings = Settings.load(os.environ)
+        inherited = Inherited.of(sys.argv[1:])
+        log.configure(settings.log_level)
+        asyncio.run(upload(settings, inherited))
+    except SettingsError as error:
+        sys.stderr.write(f"edge_scp: {error}\n")
+        sys.exit(EXIT_CONFIG)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A spool under test, with what a receiver and the uploader have of it, in one process."""
+
+import queue
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bucky.identity import Identity
+from bucky.part10 import FileMeta
+from edge_scp.announcements import Announcer, Arrivals, open_pipe
+from edge_scp.capacity import Capacity, Ledger, Limits
+from edge_scp.committer import Commit, Committer, Group, SyncMode
+from edge_scp.disk import Disk
+from edge_scp.record import Record
+from edge_scp.spool import Spool
+from edge_scp.spool_file import SpoolFile
+from edge_scp.spool_folder import SpoolFolder
+
+IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
+META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
+DATA = b"\x08\x00\x16\x00\x02\x00\x00\x001\0" * 1000
+SLOT = 3
+
+
+class SpoolWorld:
+    """One edge's spool from its start to `close`; `received` is the receivers' side, `spool` the uploader's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        disk: Disk | None = None,
+        max_bytes: int = 10**9,
+        min_free: int = 0,
+        resume: float = 1.0,
+        sync: SyncMode = "group",
+    ) -> None:
+        self.disk = disk or Disk()
+        self.folder = SpoolFolder(folder)
+        self.folder.make()
+        self.ledger = Ledger()
+        self.limits = Limits(
+            self.ledger,
+            max_bytes=max_bytes,
+            min_free_bytes=min_free,
+            resume_fraction=resume,
+            free_bytes=lambda: self.disk.free_bytes(folder),
+        )
+        self.capacity = Capacity(self.ledger, SLOT, self.limits)
+        self.reading, self.writing = open_pipe()
+        self.arrivals = Arrivals(self.reading)
+        self.announcer = Announcer(self.writing, self.ledger, SLOT)
+        self._delivered: queue.SimpleQueue[Group] = queue.SimpleQueue()
+        self.committer = Committer(self.disk, self.folder, sync, self.announcer, self._delivered.put)
+        self.spool = Spool(self.folder, self.ledger, self.disk)
+        self.spool.open()
+
+    def begin(self, meta: FileMeta = META) -> SpoolFile:
+        """Begin an instance."""
+        return SpoolFile(self.disk, self.capacity, self.folder.ready, meta)
+
+    def seal(self, file: SpoolFile, identity: Identity = IDENTITY) -> Record:
+        """End an instance that is whole."""
+        record = Record(
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            transfer_syntax_uid=META.transfer_syntax_uid,
+            sha256=file.sha256,
+            object_size=file.size,
+            data_set_offset=file.data_set_offset,
+            calling_aet="CT",
+            called_aet="BUCKY",
+            source_address="127.0.0.1",
+            association_id="a1",
+            received_at=datetime.now(UTC),
+            traceparent="00-" + "1" * 32 + "-22-01",
+        )
+        file.seal(record.footer())
+        return record
+
+    def commit(self, *files: SpoolFile, epoch: int | None = None) -> None:
+        """Make files durable, the uploader told; raise what failed, after giving their room back."""
+        begun = self.committer.epoch if epoch is None else epoch
+        for file in files:
+            self.committer.submit(Commit(file, begun, lambda _commit: None))
+        ended: list[Commit] = []
+        while len(ended) < len(files):
+            ended += self._delivered.get(timeout=10).commits
+        for commit in ended:
+            if commit.failure is not None:
+                commit.file.discard()
+            else:
+                commit.file.close()
+        self.spool.arrived(self.arrivals.read())
+        for commit in ended:
+            if commit.failure is not None:
+                raise commit.failure
+
+    def keep(self, data: bytes = DATA, identity: Identity = IDENTITY) -> Record:
+        """Receive, acknowledge and announce one instance as a receiver does."""
+        meta = FileMeta(identity.sop_class_uid, identity.sop_instance_uid, META.transfer_syntax_uid, "CT", "BUCKY")
+        file = self.begin(meta)
+        undone: Callable[[], None] | None = file.discard
+        try:
+            file.write(memoryview(data))
+            record = self.seal(file, identity)
+            undone = None
+            self.commit(file)
+        finally:
+            if undone is not None:
+                undone()
+        return record
+
+    def ready(self) -> list[str]:
+        """Return the names of the files that are kept."""
+        return sorted(path.name for path in self.folder.ready.iterdir())
+
+    def close(self) -> None:
+        """End the process that this stands for."""
+        self.committer.close()
