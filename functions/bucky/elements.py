@@ -7,8 +7,7 @@ uses no recursion, and its work is bounded whatever the bytes say.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
@@ -22,6 +21,9 @@ _LONG = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 _KNOWN = _LONG | frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_16)
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_NESTING = frozenset((_ITEM, _ITEM_END, _SEQUENCE_END))
+_NESTING_VRS = frozenset((None, "SQ", "UN"))
+_HEAD_BYTES = 12
 _PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
 
 
@@ -39,8 +41,7 @@ class Source(Protocol):
         """Return how many bytes there are, or None when that is not known yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One top-level data element; `value` is undecoded, and for a sequence its items."""
 
     tag: int
@@ -49,8 +50,7 @@ class Element:
     implicit: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     tag: int
     vr: bytes | None
     length: int
@@ -64,25 +64,30 @@ class Walk:
         self._source = source
         self._at = start
         self._little = little
-        self._head4 = struct.Struct("<HH2sH" if little else ">HH2sH").unpack
-        self._head = struct.Struct("<HHI" if little else ">HHI").unpack
-        self._long = struct.Struct("<I" if little else ">I").unpack
+        self._head = struct.Struct("<HHI" if little else ">HHI").unpack_from
+        self._short = struct.Struct("<H" if little else ">H").unpack_from
+        self._long = struct.Struct("<I" if little else ">I").unpack_from
         self._steps = 0
         self.implicit = self._looks_implicit(start, otherwise=implicit)
 
     def elements(self) -> Iterator[Element]:
         """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
-        while not self._at_end():
-            head = self._read_head(self._at, implicit=self.implicit)
-            if head.tag in {_ITEM, _ITEM_END, _SEQUENCE_END}:
+        while True:
+            raw = self._source.at(self._at, _HEAD_BYTES)
+            if len(raw) < 8 and not raw.strip(b"\0"):
+                return
+            head = self._parsed_head(raw, self._at, implicit=self.implicit)
+            if head.tag in _NESTING:
                 raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
             if head.tag >= _PIXELS:
                 self._check_ends(head)
                 return
-            yield from self._element(head)
+            element = self._element(head)
+            if element is not None:
+                yield element
 
-    def _element(self, head: _Head) -> Iterator[Element]:
-        """Go past the element; yield it unless it is bulky."""
+    def _element(self, head: _Head) -> Element | None:
+        """Go past the element; return it unless it is bulky."""
         vr = None if head.vr is None else head.vr.decode("latin-1")
         implicit = self.implicit or vr is None
         if head.length == _UNDEFINED:
@@ -94,8 +99,9 @@ class Walk:
             self._check_ends(head)
             end = self._at = head.value_at + head.length
         length = end - head.value_at
-        if length <= (MAX_SEQUENCE_BYTES if vr in {None, "SQ", "UN"} else MAX_VALUE_BYTES):
-            yield Element(head.tag, vr, self._read(head.value_at, length), implicit)
+        if length > (MAX_SEQUENCE_BYTES if vr in _NESTING_VRS else MAX_VALUE_BYTES):
+            return None
+        return Element(head.tag, vr, self._read(head.value_at, length), implicit)
 
     def _past_undefined(self, head: _Head, *, implicit: bool) -> int:
         """Go past a value of undefined length; return where its items end (PS3.5 §7.5)."""
@@ -127,19 +133,26 @@ class Walk:
                 self._at += inner.length
 
     def _read_head(self, at: int, *, implicit: bool) -> _Head:
+        return self._parsed_head(self._source.at(at, _HEAD_BYTES), at, implicit=implicit)
+
+    def _parsed_head(self, raw: bytes, at: int, *, implicit: bool) -> _Head:
+        """Parse the head in the first 8 or 12 of the bytes at a place."""
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise MalformedDataSet(f"the data set has more than {MAX_STEPS} elements before its pixels")
-        raw = self._read(at, 8)
+        if len(raw) < 8:
+            raise _cut_short(at + len(raw))
         group, number, length = self._head(raw)
         tag = group << 16 | number
         if implicit or group == 0xFFFE:
             return _Head(tag, None, length, at + 8)
-        _, _, vr, short_length = self._head4(raw)
+        vr = raw[4:6]
         if vr in _LONG:
-            return _Head(tag, vr, self._long(self._read(at + 8, 4))[0], at + 12)
+            if len(raw) < _HEAD_BYTES:
+                raise _cut_short(at + len(raw))
+            return _Head(tag, vr, self._long(raw, 8)[0], at + 12)
         if b"AA" <= vr <= b"ZZ":
-            return _Head(tag, vr, short_length, at + 8)
+            return _Head(tag, vr, self._short(raw, 6)[0], at + 8)
         return _Head(tag, None, length, at + 8)  # some writers turn to implicit VR half-way
 
     def _looks_implicit(self, at: int, *, otherwise: bool) -> bool:
@@ -152,7 +165,7 @@ class Walk:
     def _read(self, at: int, length: int) -> bytes:
         raw = self._source.at(at, length)
         if len(raw) < length:
-            raise MalformedDataSet(f"the data set is cut short: it ends at byte {at + len(raw)}, within an element")
+            raise _cut_short(at + len(raw))
         return raw
 
     def _check_ends(self, head: _Head) -> None:
@@ -161,6 +174,6 @@ class Walk:
             name = f"({head.tag >> 16:04X},{head.tag & 0xFFFF:04X})"
             raise MalformedDataSet(f"the data set is cut short: it ends within {name}")
 
-    def _at_end(self) -> bool:
-        rest = self._source.at(self._at, 8)
-        return len(rest) < 8 and not rest.strip(b"\0")
+
+def _cut_short(at: int) -> MalformedDataSet:
+    return MalformedDataSet(f"the data set is cut short: it ends at byte {at}, within an element")

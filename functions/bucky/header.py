@@ -113,6 +113,9 @@ class _StoredBytes:
 
     def at(self, offset: int, length: int) -> bytes:
         """Return bytes of the object, fetching what is not in the window."""
+        begin = offset - self._start
+        if begin >= 0 and begin + length <= len(self._window):
+            return self._window[begin : begin + length]
         length = min(length, self._size - offset)
         if length <= 0:
             return b""
