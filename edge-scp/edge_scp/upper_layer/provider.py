@@ -24,6 +24,7 @@ _EVENTS = {
 }
 _ENDINGS = {pdu.A_RELEASE_RQ, pdu.A_RELEASE_RP, pdu.A_ABORT}
 _ENDING_LENGTH = 4
+_LEAST_ASSOCIATE_LENGTH = 68  # its fixed fields (PS3.8 Table 9-11)
 _A_RELEASE_RQ = struct.pack(">BxIxxxx", pdu.A_RELEASE_RQ, _ENDING_LENGTH)
 _A_RELEASE_RP = struct.pack(">BxIxxxx", pdu.A_RELEASE_RP, _ENDING_LENGTH)
 _VERSION_1 = 0x0001
@@ -171,8 +172,8 @@ class Provider:
                 raise InvalidPdu(f"PDU type 0x{kind:02X} of impossible length")
             return Wanted.WHOLE
         if event is Event.Evt6 and self.state is State.Sta2:
-            if length > self._limits.max_associate:
-                raise InvalidPdu("an A-ASSOCIATE-RQ longer than any")
+            if not _LEAST_ASSOCIATE_LENGTH <= length <= self._limits.max_associate:
+                raise InvalidPdu("an A-ASSOCIATE-RQ of impossible length")
             return Wanted.WHOLE
         self._arrives(kind, event)
         return Wanted.SKIPPED
