@@ -41,6 +41,8 @@ _WHOLE_NUMBERS = {"IS", "SL", "SS", "SV", "UL", "US", "UV"}
 _NUMBERS = {"DS", "FD", "FL"}
 # What an element of these VRs is when it has no bytes needs no pydicom to say.
 _EMPTY_WHEN_SHORT = _WHOLE_NUMBERS | _NUMBERS | {"AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UI"}
+# Their first value is unsigned whatever their VR says (PS3.3 §C.7.6.3.1.5), as pydicom knows.
+_LUT_DESCRIPTORS = {0x00281101, 0x00281102, 0x00281103, 0x00283002}
 _PIXEL_DATA = 0x7FE00010  # an icon has one of its own
 _PYDICOM = threading.Lock()
 
@@ -88,7 +90,7 @@ def _model(dataset: Dataset, undecodable: list[str], depth: int) -> dict[str, An
 
 def _plain(tag: int, raw: DataElement | RawDataElement) -> dict[str, Any] | None:
     """Return the JSON of an element that leaves nothing to judge."""
-    if not isinstance(raw, RawDataElement):
+    if not isinstance(raw, RawDataElement) or tag in _LUT_DESCRIPTORS:
         return None
     vr = raw.VR
     if vr is None:

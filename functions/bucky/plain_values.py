@@ -110,10 +110,7 @@ def _numbers(vr: str) -> Callable[[bytes, bool], list[Any] | None]:
             values = list(single[little](value))
         else:
             values = list(struct.unpack(f"{'<' if little else '>'}{count}{_SIZES[vr]}", value))
-        if vr in {"FL", "FD"} and not all(map(math.isfinite, values)):
-            return None
-        # A negative first value may belong to a LUT descriptor, where it means another.
-        return None if vr == "SS" and count > 1 else values
+        return None if vr in {"FL", "FD"} and not all(map(math.isfinite, values)) else values
 
     return decode
 
