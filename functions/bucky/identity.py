@@ -70,7 +70,7 @@ def _inflated(data_set: bytes | memoryview) -> bytes:
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, INFLATED_BYTES)
     except zlib.error as error:
-        raise InvalidInstance("the data set is not deflated as its transfer syntax says (PS3.5 §A.5)") from error
+        raise InvalidInstance("the data set is not deflated, as its transfer syntax says") from error
 
 
 class _Walk:
@@ -139,7 +139,7 @@ class _Walk:
             return tag, b"", length
         vr = bytes(self._content[self._at + 4 : self._at + 6])
         if not (vr.isalpha() and vr.isupper()):
-            raise InvalidInstance("the data set is not encoded in its transfer syntax: an element has no VR")
+            raise InvalidInstance("the data set is not in its transfer syntax: an element has no VR")
         if vr in _SHORT_VRS:
             (length,) = self._short.unpack_from(self._content, self._at + 6)
             self._at += 8
