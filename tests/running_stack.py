@@ -57,6 +57,7 @@ class RunningStack:
         eventually(self._ready_or_ended, START_SECONDS, "the stack is ready")
         if self.process.poll() is not None:
             raise AssertionError(f"bucky up ended: {last_line(self.log)}")
+        self.last_pids = tuple(self.pids().values())
         self.ports = Ports(**self._record()["ports"])
         self.settings: Settings = build(self.home, self.ports, self.environ).settings
         self.store = S3ObjectStore(self.settings)
@@ -66,17 +67,25 @@ class RunningStack:
         self.api = ApiClient(Access(url, self.settings.api_key.get_secret_value(), None)).__enter__()
         ensure_demo_routing(self.api, self.ports.destination)
 
-    def stop(self) -> None:
-        """Stop as Ctrl-C does, and insist on a clean end."""
+    def close(self) -> None:
+        """Close this test's own connections; the stack goes on."""
         self.api.__exit__(None, None, None)
         self.index.close()
+
+    def stop(self) -> None:
+        """Stop as Ctrl-C does, and insist on a clean end."""
+        self.close()
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(90)
         assert code == 0, f"bucky up ended with {code}: {last_line(self.log)}"
 
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each of the stack's programs."""
+        return {name: int(entry["pid"]) for name, entry in self._record()["processes"].items()}
+
     def pid(self, program: str) -> int:
         """Return the process id of one of the stack's programs."""
-        return int(self._record()["processes"][program]["pid"])
+        return self.pids()[program]
 
     def function_pids(self, name: str) -> list[int]:
         """Return the process ids of a function's replicas: the processes that serve its handler."""
@@ -134,4 +143,7 @@ class RunningStack:
         return self.home.read_record() or {"processes": {}}
 
     def _ready_or_ended(self) -> bool:
-        return bool(self._record().get("ready")) or self.process.poll() is not None
+        record = self._record()
+        # A record that an earlier, killed `bucky up` left does not count.
+        ready = record.get("supervisor") == self.process.pid and record["ready"]
+        return bool(ready) or self.process.poll() is not None

@@ -41,7 +41,7 @@ _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM U
 _LONGEST_UID = 66
 _GROUP_8_UIDS = frozenset({_SOP_CLASS & 0xFFFF, _SOP_INSTANCE & 0xFFFF})
 _LAST_GROUP = _STUDY >> 16
-_NO_VR = "the data set is not encoded in its transfer syntax: an element has no VR"
+_NO_VR = "the data set is not in its transfer syntax: an element has no VR"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.dicom_json import attributes
-from bucky.errors import InvalidInstance, NotFound, Permanent, Retriable, StoreUnavailable
+from bucky.errors import InvalidInstance, Permanent, Retriable, StoreUnavailable
 from bucky.events import CloudEvent, InstanceConflicted, InstanceIndexed, InstanceStored, Payload
 from bucky.handlers import Context, failure_of
 from bucky.header import read_header
@@ -76,9 +76,9 @@ def _parsed(stored: InstanceStored, trace: str | None, objects: ObjectStore) -> 
         header = read_header(objects, stored.key, stored.size)
     except InvalidInstance as error:
         return IndexedInstance(stored, {}, header_error=str(error), trace_id=trace)
-    except NotFound as error:
-        # The edge saw it stored: a store that lost it gets it again from the spool.
-        raise StoreUnavailable(f"the object is not there, although it was stored: {error}") from error
+    except Permanent as error:
+        # Never the instance's fault: an object that the store lost comes again from the spool.
+        raise StoreUnavailable(f"the object cannot be read, although it was stored: {error}") from error
     decoded = attributes(header.dataset)
     problems = [header.problem] if header.problem else []
     if decoded.undecodable:

@@ -1,16 +1,20 @@
 """Migrations and outages, the same on SQLite and PostgreSQL."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from bucky.errors import IndexUnavailable, SettingsError
 from bucky.index import Counts, Index
+from bucky.index.database import Database
 from bucky.index.schema import metadata
 from local_stack.servers import free_port
 from tests.index_rows import indexed
@@ -130,3 +134,17 @@ def test_the_index_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert {file.name for file in files} >= {"index.db", "index.db-wal"}
     assert all(file.stat().st_mode & 0o077 == 0 for file in files if not file.name.endswith(".lock"))
     index.close()
+
+
+def test_closing_closes_what_a_thread_still_uses(index_url: str) -> None:
+    """A connection in use when the index is closed is closed when it comes back, not leaked."""
+    database = Database(index_url)
+    used: list[Any] = []
+
+    def work(connection: Connection) -> None:
+        used.append(connection.connection.driver_connection)
+        database.close()
+
+    database.read(work)
+    with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError)):
+        used[0].execute("SELECT 1")

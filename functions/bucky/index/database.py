@@ -37,6 +37,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
+        self._closed = False
+        event.listen(self.engine, "checkin", self._given_back)
         self._writing = self.engine.execution_options(**{_WRITE: True})
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,8 +63,14 @@ class Database:
             driver.execute("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that a thread still uses, when it is given back."""
+        self._closed = True
         self.engine.dispose()
+
+    def _given_back(self, connection: Any, _record: Any) -> None:
+        # The pool it returns to was disposed of, and would drop it open.
+        if self._closed and connection is not None:
+            connection.close()
 
 
 def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:

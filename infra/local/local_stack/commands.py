@@ -1,5 +1,6 @@
 """`bucky up` and `bucky down`: start and stop the embedded stack."""
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ _SIGNS = {"ready": "[green]✓[/]", "ended": "[red]✗[/]", "restarted": "[yello
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="BUCKY_HOME", help="Folder that holds everything the stack writes.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FreePorts = Annotated[bool, typer.Option("--free-ports", help="Choose free ports instead of the usual ones.")]
 DEFAULT_HOME = Path(".bucky")
 
@@ -35,6 +37,7 @@ def up(
     with_destination: Annotated[
         bool, typer.Option("--with-destination", help="Also run the demo destination, a C-STORE SCP.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per change of a program.")] = False,
 ) -> None:
     """Start the whole stack and keep it running until Ctrl-C."""
     place = Home(home)
@@ -44,6 +47,9 @@ def up(
     console = Console(stderr=True, soft_wrap=True)
 
     def report(program: str, state: str, detail: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"program": program, "state": state, "detail": detail}))
+            return
         stamp = time.strftime("%H:%M:%S")
         console.print(f"[dim]{stamp}[/] {_SIGNS[state]} {program:<17} {state:<10}{detail}", highlight=False)
 
@@ -52,18 +58,25 @@ def up(
     stack = build(place, Ports.free() if free_ports else Ports(), os.environ, demo=with_destination)
     with Supervisor(stack, report, asked_to_end) as supervisor:
         supervisor.start()
-        for line in addresses(place):
+        for line in () if as_json else addresses(place):
             console.print(line, highlight=False)
         supervisor.watch()
 
 
-def down(home: HomeOption = DEFAULT_HOME) -> None:
+def down(home: HomeOption = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Stop the stack that runs in this home; nothing it holds is lost."""
-    place = Home(home)
+    stopped = stop_stack(Home(home))
+    if as_json:
+        typer.echo(json.dumps({"stopped": stopped}))
+    else:
+        typer.echo("stopped" if stopped else "nothing runs here")
+
+
+def stop_stack(place: Home) -> bool:
+    """Stop the stack and end what it left; return whether there was anything to stop."""
     record = place.read_record()
     if record is None:
-        typer.echo("nothing runs here")
-        return
+        return False
     if running(place):
         os.kill(record["supervisor"], signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -73,7 +86,7 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
             time.sleep(0.1)
     end_leftovers(place)
     place.record.unlink(missing_ok=True)
-    typer.echo("stopped")
+    return True
 
 
 def start_detached(home: Home, *, free_ports: bool = False, with_destination: bool = False) -> None:

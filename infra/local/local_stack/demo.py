@@ -21,7 +21,16 @@ from bucky.events import utc_now
 from bucky.objects import S3ObjectStore
 from bucky.scu import Peer
 from bucky.settings import Settings
-from local_stack.commands import DEFAULT_HOME, FreePorts, HomeOption, addresses, down, running, start_detached
+from local_stack.commands import (
+    DEFAULT_HOME,
+    AsJson,
+    FreePorts,
+    HomeOption,
+    addresses,
+    running,
+    start_detached,
+    stop_stack,
+)
 from local_stack.demo_data import DemoFile, Expected, demo_files
 from local_stack.demo_report import Outcome, compare, digests_in_bucket, show
 from local_stack.demo_routing import DESTINATION, ensure_demo_routing
@@ -38,7 +47,7 @@ def demo(
     home: HomeOption = DEFAULT_HOME,
     free_ports: FreePorts = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the stack afterwards.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send real DICOM from modality to destination and show what arrived; exit 1 when anything is missing."""
     place = Home(home)
@@ -50,7 +59,7 @@ def demo(
         outcome = _run(place, console)
     finally:
         if stop:
-            down(place.path)
+            stop_stack(place)
     if as_json:
         typer.echo(json.dumps(asdict(outcome), indent=2))
     if not stop:

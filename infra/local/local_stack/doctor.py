@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import httpx
 import typer
@@ -21,7 +21,7 @@ from rich.table import Table
 from bucky.errors import BuckyError
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
-from local_stack.commands import DEFAULT_HOME, HomeOption, running
+from local_stack.commands import DEFAULT_HOME, AsJson, HomeOption, running
 from local_stack.layout import Home, Ports, is_free
 from local_stack.process import ProcessFailed
 from local_stack.servers import installed
@@ -44,7 +44,7 @@ class Finding:
 
 def doctor(
     home: HomeOption = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check everything Bucky depends on; exit 1 when something is wrong."""
     place = Home(home)
