@@ -52,8 +52,9 @@ class Instance:
 
     def answer(self) -> None:
         """Answer with what the sink answers."""
-        assert self._answered is not None
-        self._answered(self._sink.answer)
+        answered, self._answered = self._answered, None
+        assert answered is not None
+        answered(self._sink.answer)
 
 
 class MemorySink:

@@ -6,9 +6,9 @@ its own name. Below is the transport connection (`connection`), above the servic
 
 import struct
 from collections.abc import Callable
-from typing import Protocol
 
 from edge_scp.upper_layer import pdu
+from edge_scp.upper_layer.boundaries import ServiceUser, Transport
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.pdu import InvalidPdu, PduReader, Wanted
 from edge_scp.upper_layer.states import TABLE, Action, Event, State
@@ -29,49 +29,6 @@ _A_RELEASE_RQ = struct.pack(">BxIxxxx", pdu.A_RELEASE_RQ, _ENDING_LENGTH)
 _A_RELEASE_RP = struct.pack(">BxIxxxx", pdu.A_RELEASE_RP, _ENDING_LENGTH)
 _VERSION_1 = 0x0001
 VERSION_NOT_SUPPORTED = (1, 2, 2)  # rejected permanent, by the service provider (ACSE): PS3.8 Table 9-21
-
-
-class Transport(Protocol):
-    """The connection below."""
-
-    @property
-    def congested(self) -> bool:
-        """Tell whether the peer has yet to read much of what was sent."""
-
-    def send(self, data: bytes) -> None:
-        """Send now, or as soon as the peer reads."""
-
-    def read_on(self) -> None:
-        """Pass on what was held back, and receive again."""
-
-    def close(self) -> None:
-        """Close once all is sent."""
-
-    def abort(self) -> None:
-        """Close at once."""
-
-
-class ServiceUser(Protocol):
-    """Who is told what the peer does."""
-
-    @property
-    def busy(self) -> bool:
-        """Tell whether the peer's next message must wait."""
-
-    def associate_indicated(self, request: bytes) -> None:
-        """Answer an A-ASSOCIATE-RQ, given without its header, by `accept`, `reject` or `InvalidPdu`."""
-
-    def data_indicated(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
-        """Take a piece of a presentation data value."""
-
-    def release_indicated(self) -> None:
-        """The peer wants to release: answer by `answer_release`, now or when the work in hand is done."""
-
-    def release_confirmed(self) -> None:
-        """The peer agrees to our release."""
-
-    def aborted(self, reason: str) -> None:
-        """The association is over without a release; nothing more can be sent."""
 
 
 class Provider:
@@ -203,7 +160,7 @@ class Provider:
         self._happens(event)
 
     def _happens(self, event: Event) -> None:
-        _ACTIONS[TABLE[self.state][event]](self)
+        _DEEDS[self.state][event](self)
 
     def _start_artim(self) -> None:
         self._artim = self._clock() + self._limits.artim_seconds
@@ -214,10 +171,11 @@ class Provider:
 
     def _ae_6(self) -> None:
         self._artim = None
-        (version,) = struct.unpack_from(">H", self._body)
+        body, self._body = self._body, b""
+        (version,) = struct.unpack_from(">H", body)
         if version & _VERSION_1:
             self.state = State.Sta3
-            self._user.associate_indicated(self._body)
+            self._user.associate_indicated(body)
         else:
             self._reply = _associate_rj(*VERSION_NOT_SUPPORTED)
             self._ae_8()
@@ -328,3 +286,4 @@ _ACTIONS: dict[Action, Callable[[Provider], None]] = {
 # The same deeds under two names.
 _ACTIONS[Action.AR_5] = Provider._aa_5
 _ACTIONS[Action.AR_7] = Provider._dt_1
+_DEEDS = {state: {event: _ACTIONS[action] for event, action in events.items()} for state, events in TABLE.items()}

@@ -20,6 +20,9 @@ class State(Enum):
     Sta12 = "release collision, acceptor: awaiting the local A-RELEASE response"
     Sta13 = "awaiting the transport connection to close"
 
+    # Looked up for every PDU: Enum's own hash is a call of Python code.
+    __hash__ = object.__hash__
+
 
 class Event(Enum):
     """What can happen to it (PS3.8 §9.2.2)."""
@@ -41,6 +44,8 @@ class Event(Enum):
     Evt17 = "transport connection closed"
     Evt18 = "ARTIM timer expired"
     Evt19 = "unrecognized or invalid PDU received"
+
+    __hash__ = object.__hash__
 
 
 class Action(Enum):

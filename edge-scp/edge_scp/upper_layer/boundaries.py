@@ -1,0 +1,46 @@
+"""What the service provider stands between: the transport below it, and the service user above (PS3.8 §6)."""
+
+from typing import Protocol
+
+
+class Transport(Protocol):
+    """The connection below."""
+
+    @property
+    def congested(self) -> bool:
+        """Tell whether the peer has yet to read much of what was sent."""
+
+    def send(self, data: bytes) -> None:
+        """Send now, or as soon as the peer reads."""
+
+    def read_on(self) -> None:
+        """Pass on what was held back, and receive again."""
+
+    def close(self) -> None:
+        """Close once all is sent."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class ServiceUser(Protocol):
+    """Who is told what the peer does."""
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether the peer's next message must wait."""
+
+    def associate_indicated(self, request: bytes) -> None:
+        """Answer an A-ASSOCIATE-RQ, given without its header, by `accept`, `reject` or `InvalidPdu`."""
+
+    def data_indicated(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
+        """Take a piece of a presentation data value."""
+
+    def release_indicated(self) -> None:
+        """The peer wants to release: answer by `answer_release`, now or when the work in hand is done."""
+
+    def release_confirmed(self) -> None:
+        """The peer agrees to our release."""
+
+    def aborted(self, reason: str) -> None:
+        """The association is over without a release; nothing more can be sent."""
