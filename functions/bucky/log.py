@@ -31,10 +31,11 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries may print what they received; only their warnings are let through, and of pydicom, whose
-    # warnings quote values, none.
+    # Libraries may print what they received; only their warnings are let through, and of pydicom and
+    # pynetdicom, whose warnings quote values, none.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for quoting in ("pydicom", "pynetdicom"):
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
 
 
 def get_logger(component: str) -> FilteringBoundLogger:

@@ -2,6 +2,7 @@
 
 import struct
 import time
+import warnings
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,15 @@ def test_items_of_unknown_types_are_passed_over() -> None:
     user = item(0x50, item(0x7E, b"new") + LENGTH + CLASS + item(0x58, b"\x02\x01\0\x04user\0\x06secret"))
     agreement = negotiator().agreement(asked(item(0x77, b"new") + APPLICATION + context(1) + user))
     assert list(agreement.contexts) == [1]
+
+
+def test_odd_uids_are_refused_by_themselves_and_warned_of_nowhere() -> None:
+    """A context with an odd UID is refused and the others are not; no warning repeats what a stranger sent."""
+    odd = context(1, "1.02.x") + context(3, CT, ("abc", EXPLICIT)) + context(5)
+    with warnings.catch_warnings(record=True) as warned:
+        agreement = negotiator().agreement(asked(APPLICATION + odd + USER))
+    assert list(agreement.contexts) == [3, 5]
+    assert warned == []
 
 
 def test_a_peer_without_a_maximum_length_has_none() -> None:

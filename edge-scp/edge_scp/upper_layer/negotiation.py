@@ -7,6 +7,7 @@ User identity, extended negotiation and the asynchronous operations window are r
 
 import hashlib
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ class Negotiator:
         agreement = self._remembered.get(key)
         if agreement is None:
             try:
-                agreement = self._negotiated(_proposal(_known(request.items)))
+                # pydicom warns of each odd UID, quoting it, and Python remembers every such warning for ever.
+                with warnings.catch_warnings(action="ignore"):
+                    agreement = self._negotiated(_proposal(_known(request.items)))
             except InvalidPdu:
                 raise
             except Exception as error:  # pynetdicom's classes raise whatever malformed values lead them to
