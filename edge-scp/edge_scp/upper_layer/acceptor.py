@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from bucky.log import get_logger
 from bucky.settings import Listener
 from edge_scp.admission import Rejection
 from edge_scp.reception import Sink
@@ -17,8 +16,6 @@ from edge_scp.upper_layer.connection import Connection, receive_buffer
 from edge_scp.upper_layer.deadlines import Sweep
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.negotiation import Negotiator
-
-log = get_logger("edge")
 
 # For peers to close after the last word, and for close_notify to be answered.
 LINGER_SECONDS = 1.0
@@ -90,7 +87,7 @@ class Acceptor:
         connection = Connection(association.provider, accepted, self._buffer, on_lost=closed)
         self._open[connection] = association
         self._sweep.add(association.tick)
-        connecting = self._loop.create_task(self._connect(connection, accepted, closed))
+        connecting = self._loop.create_task(self._connect(connection, association, accepted, closed))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
@@ -114,7 +111,9 @@ class Acceptor:
             connection.abort()
         return not late
 
-    async def _connect(self, connection: Connection, accepted: socket.socket, closed: Callable[[], None]) -> None:
+    async def _connect(
+        self, connection: Connection, association: Association, accepted: socket.socket, closed: Callable[[], None]
+    ) -> None:
         tls: dict[str, Any] = {}
         if self._certificates is not None:
             tls = {
@@ -122,13 +121,13 @@ class Acceptor:
                 "ssl_handshake_timeout": self._service.limits.artim_seconds,
                 "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
             }
+        accepted.setblocking(False)
         try:
-            accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # asyncio sets TCP_NODELAY.
             await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)
         except OSError as error:
             # Most are the handshake's: ssl.SSLError, and ConnectionAbortedError when it takes too long.
-            log.info("connection.failed", error=type(error).__name__, reason=getattr(error, "reason", None))
+            association.disconnected(str(error))
         finally:
             if not connection.made:
                 closed()

@@ -155,10 +155,9 @@ class Association:
             self._messages.abandon()
         self._ends("aborted", reason=reason)
 
-    def disconnected(self) -> None:
+    def disconnected(self, reason: str = "") -> None:
         """Note that a connection never became an association."""
-        if not self._outcome:
-            self._ends("failed", reason=self._provider.trouble or "closed before a request")
+        self._ends("failed", reason=reason or self._provider.trouble or "closed before a request")
 
     def _accept(self, caller: Caller, asked: AssociateRequest, agreement: Agreement) -> None:
         self.caller = caller
