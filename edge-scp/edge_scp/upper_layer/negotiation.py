@@ -102,7 +102,7 @@ class Negotiator:
     def agreement(self, request: AssociateRequest) -> Agreement:
         """Return the answer to a request; raise `InvalidPdu` when it is malformed."""
         # By digest: what is proposed may hold a password.
-        key = hashlib.sha256(request.items).digest()
+        key = hashlib.blake2b(request.items).digest()
         agreement = self._remembered.get(key)
         if agreement is None:
             try:
