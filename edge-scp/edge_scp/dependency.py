@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
 
 from bucky.errors import BuckyError
@@ -43,34 +42,37 @@ class Dependency:
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run the work, or raise `Unavailable`; a `BuckyError` counts as its being down."""
-        was_ok = self.ok
-        async with self._turn():
-            if not was_ok and self._failures:
-                await asyncio.sleep(self._wait_seconds())
-            try:
-                if not self._prepared:
-                    await self._prepare()
-                    self._prepared = True
-                result = await work()
-            except BuckyError as error:
-                self._failed(error, expected_ok=was_ok)
-                raise Unavailable(self.name) from error
+        if not self.ok:
+            async with self._probing:
+                # Up again meanwhile: then no longer one by one.
+                if not self.ok:
+                    if self._failures:
+                        await asyncio.sleep(self._wait_seconds())
+                    return await self._attempt(work, probe=True)
+        return await self._attempt(work, probe=False)
+
+    async def _attempt(self, work: Callable[[], Awaitable[T]], *, probe: bool) -> T:
+        try:
+            if not self._prepared:
+                await self._prepare()
+                self._prepared = True
+            result = await work()
+        except BuckyError as error:
+            self._failed(error, probe=probe)
+            raise Unavailable(self.name) from error
         self._succeeded()
         return result
-
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self.ok else self._probing
 
     def _wait_seconds(self) -> float:
         longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(self._failures - 1, 10))
         return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
 
-    def _failed(self, error: BuckyError, *, expected_ok: bool) -> None:
+    def _failed(self, error: BuckyError, *, probe: bool) -> None:
         reason = f"{type(error).__name__}: {error}"
         if self._failures == 0:
             log.warning("dependency.down", dependency=self.name, reason=reason)
         # Calls that were under way when the first one failed say nothing new.
-        if self._failures == 0 or not expected_ok:
+        if self._failures == 0 or probe:
             self._failures += 1
         self._prepared = False
         self.error = reason

@@ -67,6 +67,7 @@ class EdgeState:
                 "oldest_seconds": round(ledger.oldest_seconds, 3),
                 "quarantined": ledger.quarantined,
             },
+            "uploads": said.get("uploads"),
             **dependencies,
             "processes": [
                 {"name": child.name, "pid": child.pid, "ready": child.ready, "restarts": child.restarts}

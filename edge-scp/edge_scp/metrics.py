@@ -3,6 +3,8 @@
 Each process has its own registry. The parent asks for their pages and shows them as one (`metrics_page`).
 """
 
+import math
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -13,6 +15,7 @@ from prometheus_client.registry import Collector
 from edge_scp.capacity import Ledger
 from edge_scp.statuses import Status
 
+RATE_SECONDS = 10.0
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 
@@ -60,12 +63,38 @@ class ReceiverMetrics:
         self._associations.labels(outcome).inc()
 
 
+class Rate:
+    """Bytes per second over about the last `RATE_SECONDS`, older ones counting less and less."""
+
+    def __init__(self) -> None:
+        self._rate = self._noted_at = 0.0
+
+    def add(self, size: int, now: float) -> None:
+        """Note bytes that passed at a time (monotonic seconds)."""
+        self._rate, self._noted_at = self.at(now) + size / RATE_SECONDS, now
+
+    def at(self, now: float) -> float:
+        """Return the rate at a time."""
+        return self._rate * math.exp((self._noted_at - now) / RATE_SECONDS)
+
+
 class UploaderMetrics:
     """What the uploader counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._released = Counter("bucky_edge_released", "Instances released from the spool", registry=self.registry)
+        self._bytes = Counter("bucky_edge_uploaded_bytes", "Bytes the object store took", registry=self.registry)
+        self._seconds = Histogram(
+            "bucky_edge_upload_seconds", "Time of one upload", buckets=_LATENCIES, registry=self.registry
+        )
+        self.rate = Rate()
+
+    def uploaded(self, size: int, seconds: float) -> None:
+        """Count one object that the store took."""
+        self._bytes.inc(size)
+        self._seconds.observe(seconds)
+        self.rate.add(size, time.monotonic())
 
     def released(self) -> None:
         """Count one instance that is safe elsewhere and left the spool."""

@@ -65,6 +65,16 @@ class Spool:
         """Return where an entry's file is."""
         return self._folder.ready / entry.name
 
+    @property
+    def instances(self) -> int:
+        """Return how many entries there are."""
+        return len(self._entries)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many entries nobody has taken yet."""
+        return len(self._waiting)
+
     def take(self) -> Entry | None:
         """Return the entry that has waited longest, or None; it stays in the spool until released."""
         with self._guard:

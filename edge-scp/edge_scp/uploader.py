@@ -2,6 +2,9 @@
 
 Each instance: PUT, publish `InstanceStored` and await its PubAck, wait for the durability barrier, delete.
 Nothing is deleted before all three; each may be repeated, since keys and event ids are the content's.
+
+The bytes are not hashed again on the way: their SHA-256 is in the record since they were received, and the
+store compares a checksum of what it gets with one made of what is read here.
 """
 
 import asyncio
@@ -26,6 +29,9 @@ SOURCE = "/bucky/edge"
 # What ended within this time of the oldest shares its barrier.
 BATCH_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+# Instances that may wait for the broker with their objects stored: enough to make full batches of their
+# events, few enough to upload again when the edge restarts meanwhile.
+MOST_CARRIED = 500
 
 log = get_logger("edge")
 
@@ -60,7 +66,9 @@ class Uploader:
         self._barrier, self._metrics = barrier, metrics
         self._store, self._broker = store, broker
         self._bucket = bucket
-        self._concurrency = concurrency
+        self._uploading = asyncio.Semaphore(concurrency)
+        self._carried = asyncio.Semaphore(MOST_CARRIED + concurrency)
+        self._under_way = 0
         self._arrived = asyncio.Event()
         self._uploaded: deque[Uploaded] = deque()
         self._release_due = asyncio.Event()
@@ -73,25 +81,44 @@ class Uploader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._release_loop())
-                for _ in range(self._concurrency):
-                    group.create_task(self._upload_loop())
+                while True:
+                    await self._carried.acquire()
+                    await self._uploading.acquire()
+                    group.create_task(self._carry(await self._next()))
         finally:
             self._spool.on_ready = lambda: None
 
-    async def _upload_loop(self) -> None:
-        while True:
-            entry = await self._next()
-            try:
-                await self._upload(entry)
-            except Unavailable:
-                # Behind the others: should the store refuse this one alone, they go on.
-                self._spool.give_back(entry)
-            except (InvalidInstance, CorruptRecord) as error:
-                await self._set_aside(entry, str(error))
-            except Exception:
-                # The failure policy of uploads: whatever happened, the instance is tried again.
-                log.exception("upload.failed", entry=entry.name)
-                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._spool.give_back, entry)
+    def progress(self) -> dict[str, float]:
+        """Return what the health page shows: entries by how far they are, and bytes per second."""
+        waiting = self._spool.waiting
+        return {
+            "waiting": waiting,
+            "under_way": self._under_way,
+            "until_barrier": max(0, self._spool.instances - waiting - self._under_way),
+            "bytes_per_second": round(self._metrics.rate.at(time.monotonic())),
+        }
+
+    async def _carry(self, entry: Entry) -> None:
+        """See one entry to the barrier, or back into the spool."""
+        self._under_way += 1
+        try:
+            uploaded = await self._upload(entry)
+            await self._publish(uploaded)
+        except Unavailable:
+            # Behind the others: should the store refuse this one alone, they go on.
+            self._spool.give_back(entry)
+        except (InvalidInstance, CorruptRecord) as error:
+            await self._set_aside(entry, str(error))
+        except Exception:
+            # The failure policy of uploads: whatever happened, the instance is tried again.
+            log.exception("upload.failed", entry=entry.name)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._spool.give_back, entry)
+        else:
+            self._uploaded.append(uploaded)
+            self._release_due.set()
+        finally:
+            self._under_way -= 1
+            self._carried.release()
 
     async def _next(self) -> Entry:
         while (entry := self._spool.take()) is None:
@@ -102,17 +129,21 @@ class Uploader:
             await self._arrived.wait()
         return entry
 
-    async def _upload(self, entry: Entry) -> None:
+    async def _upload(self, entry: Entry) -> Uploaded:
         started = time.monotonic()
-        record = await asyncio.to_thread(self._read, entry)
-        key = record.key
-        await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
-        event = CloudEvent.of(record.stored(self._bucket), source=SOURCE, traceparent=record.traceparent)
-        await self._publish(event)
-        self._uploaded.append(Uploaded(entry, record, started, time.monotonic()))
-        self._release_due.set()
+        try:
+            record = await asyncio.to_thread(self._read, entry)
+            key = record.key
+            await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
+        finally:
+            self._uploading.release()
+        ended = time.monotonic()
+        self._metrics.uploaded(record.object_size, ended - started)
+        return Uploaded(entry, record, started, ended)
 
-    async def _publish(self, event: CloudEvent) -> None:
+    async def _publish(self, uploaded: Uploaded) -> None:
+        record = uploaded.record
+        event = CloudEvent.of(record.stored(self._bucket), source=SOURCE, traceparent=record.traceparent)
         while True:
             # Held on to while the broker is away, so that its object is not uploaded again each time.
             with contextlib.suppress(Unavailable):
@@ -139,10 +170,11 @@ class Uploader:
             self._release_due.clear()
             while self._uploaded:
                 batch = list(self._next_batch())
-                await self._barrier_passed(batch[-1].uploaded_at)
+                await self._barrier_passed(max(one.uploaded_at for one in batch))
                 await asyncio.to_thread(self._release, batch)
 
     def _next_batch(self) -> Iterator[Uploaded]:
+        # In the order of their acknowledgements, which is nearly that of their uploads.
         latest = self._uploaded[0].uploaded_at + BATCH_SECONDS
         while self._uploaded and self._uploaded[0].uploaded_at <= latest:
             yield self._uploaded.popleft()

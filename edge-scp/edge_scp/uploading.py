@@ -60,7 +60,8 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
         if "ask" in message:
             states = {each.name: {"ok": each.ok, "error": each.error} for each in (store, broker)}
             page = generate_latest(metrics.registry).decode()
-            channel.send({"answer": {"page": page, **states}, "number": message["number"]})
+            answer = {"page": page, "uploads": uploader.progress(), **states}
+            channel.send({"answer": answer, "number": message["number"]})
         elif "stop" in message:
             stop.set()
 

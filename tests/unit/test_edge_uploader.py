@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,7 @@ from bucky.settings import Settings
 from edge_scp import dependency as dependency_module
 from edge_scp.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from edge_scp.dependency import Dependency, Unavailable
-from edge_scp.metrics import UploaderMetrics
+from edge_scp.metrics import Rate, UploaderMetrics
 from edge_scp.record import Record
 from edge_scp.uploader import Uploader
 from tests.edge_world import SpoolWorld
@@ -55,6 +55,22 @@ class Store(MemoryObjectStore):
         super().put(key, content, size)
 
 
+class Broker(MemoryPublisher):
+    """The shipped fake, which counts, and can be told to keep its callers waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: asyncio.Event | None = None
+        self.refused = self.waiting = 0
+
+    async def publish(self, event: CloudEvent) -> None:
+        self.refused += not self.available
+        if self.held is not None:
+            self.waiting += 1
+            await self.held.wait()
+        await super().publish(event)
+
+
 class HeldBarrier:
     """A barrier that opens when the test says so."""
 
@@ -74,7 +90,8 @@ class Edge:
 
     world: SpoolWorld
     store: Store = field(default_factory=Store)
-    publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
+    publisher: Broker = field(default_factory=Broker)
+    progress: Callable[[], dict[str, float]] = dict
     numbers: random.Random = field(default_factory=lambda: random.Random(1))
 
     def keep(self, sop_instance_uid: str = "1.2.3.4") -> Record:
@@ -109,6 +126,7 @@ class Edge:
             bucket="bucky",
             concurrency=3,
         )
+        self.progress = uploader.progress
         task = asyncio.create_task(uploader.run())
         try:
             yield store, broker
@@ -194,13 +212,58 @@ async def test_broker_down_uploads_no_object_twice(edge: Edge) -> None:
     async with edge.uploading() as (_, broker):
         for number in range(10):
             edge.keep(f"1.2.3.{number}")
-        await until(lambda: edge.store.attempts == 3)
+        await until(lambda: edge.store.attempts == 10)
         await until(lambda: not broker.ok)
         assert edge.world.ledger.instances == 10
         edge.publisher.available = True
         await until(lambda: edge.world.ledger.instances == 0)
     assert edge.store.attempts == 10
     assert len(edge.publisher.events) == 10
+
+
+async def test_no_more_is_uploaded_than_may_wait_for_the_broker(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the broker, and would be uploaded again after a restart, is bounded."""
+    monkeypatch.setattr("edge_scp.uploader.MOST_CARRIED", 2)
+    edge.publisher.available = False
+    async with edge.uploading() as (_, broker):
+        for number in range(10):
+            edge.keep(f"1.2.3.{number}")
+        await until(lambda: edge.publisher.refused >= 10)
+        assert not broker.ok
+        # Three at once, and two more.
+        assert edge.store.attempts == 5
+        edge.publisher.available = True
+        await until(lambda: edge.world.ledger.instances == 0)
+    assert edge.store.attempts == len(edge.publisher.events) == 10
+
+
+async def test_events_wait_for_no_upload(edge: Edge) -> None:
+    """While events are on their way the next objects are uploaded, so that a slow broker gets full batches."""
+    async with edge.uploading() as (_, broker):
+        edge.keep("1.2.3.99")
+        await until(lambda: broker.ok)
+        edge.publisher.held = asyncio.Event()
+        for number in range(20):
+            edge.keep(f"1.2.3.{number}")
+        await until(lambda: edge.publisher.waiting == 20)
+        edge.publisher.held.set()
+        await until(lambda: edge.world.ledger.instances == 0)
+
+
+async def test_progress_says_how_far_the_entries_are(edge: Edge) -> None:
+    """The health page can tell a slow store from a slow broker from a long barrier."""
+    barrier = HeldBarrier()
+    async with edge.uploading(barrier):
+        edge.keep("1.2.3.1")
+        await until(lambda: barrier.asked == 1)
+        progress = edge.progress()
+        assert (progress["waiting"], progress["under_way"], progress["until_barrier"]) == (0, 0, 1)
+        assert progress["bytes_per_second"] > 0
+        edge.publisher.held = asyncio.Event()
+        edge.keep("1.2.3.2")
+        await until(lambda: edge.publisher.waiting == 1)
+        progress = edge.progress()
+        assert (progress["waiting"], progress["under_way"], progress["until_barrier"]) == (0, 1, 1)
 
 
 async def test_one_refused_instance_does_not_stop_the_others(edge: Edge) -> None:
@@ -301,6 +364,47 @@ async def test_down_is_probed_by_one_call_at_a_time() -> None:
     assert target.ok
     # Once before each probe; once it is up, no more.
     assert prepared == attempts - 19
+
+
+async def test_those_who_waited_for_it_go_on_side_by_side() -> None:
+    """Once a dependency is up again, what piled up is not worked off one by one."""
+    running = most = attempts = 0
+    down = True
+
+    async def nothing() -> None:
+        return None
+
+    async def work() -> None:
+        nonlocal running, most, attempts
+        attempts += 1
+        if down:
+            raise StoreUnavailable("down")
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    target = Dependency("broker", nothing)
+
+    async def persistent() -> None:
+        while True:
+            with suppress(Unavailable):
+                return await target.call(work)
+
+    tasks = [asyncio.create_task(persistent()) for _ in range(20)]
+    await until(lambda: attempts >= 3)
+    down = False
+    await asyncio.gather(*tasks)
+    assert most == 19
+
+
+async def test_the_rate_is_of_the_last_seconds() -> None:
+    """The bytes per second shown are those of now: reached under load, and gone after it."""
+    rate = Rate()
+    for second in range(100):
+        rate.add(1000, float(second))
+    assert 900 < rate.at(99.0) < 1100
+    assert rate.at(180.0) < 1
 
 
 async def test_one_log_line_per_change(capfd: pytest.CaptureFixture[str]) -> None:
