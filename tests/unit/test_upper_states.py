@@ -271,6 +271,17 @@ def test_a_release_by_us() -> None:
     assert (scene.state, scene.user.told, scene.transport.did) == (State.Sta1, ["released"], ["close"])
 
 
+@pytest.mark.parametrize("cut", range(len(DATA)))
+def test_a_release_by_us_within_a_pdu(cut: int) -> None:
+    """What is left of a P-DATA-TF when we ask for release is not indicated, and the peer's answer is understood."""
+    scene = Scene(State.Sta6)
+    scene.receive(DATA[:cut])
+    indicated = scene.user.data
+    scene.provider.release()
+    scene.receive(DATA[cut:] + RELEASE_RP)
+    assert (scene.state, scene.user.data) == (State.Sta1, indicated)
+
+
 def test_a_release_collision() -> None:
     """Sta7, Evt12: AR-8. Sta10, Evt13: AR-10. Sta12, Evt14: AR-4. The acceptor answers last."""
     scene = Scene(State.Sta7)

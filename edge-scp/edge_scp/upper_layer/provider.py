@@ -196,6 +196,8 @@ class Provider:
         """Nothing yet: the PDU's values are indicated as they arrive."""
 
     def _ar_1(self) -> None:
+        # As of AR-6, and be it in the middle of a PDU.
+        self._reader.skip_pdu()
         self._transport.send(_A_RELEASE_RQ)
         self.state = State.Sta7
 
