@@ -51,6 +51,9 @@ class _Head(IntEnum):
     QUARANTINED = 4
 
 
+_SLOTS_START = len(_Head)
+
+
 class Announced(NamedTuple):
     """How much a receiver has kept since the edge started."""
 
@@ -67,7 +70,7 @@ class Ledger:
     @staticmethod
     def size() -> int:
         """Return the page's size in bytes."""
-        return (len(_Head) + SLOTS * _SLOT_WORDS) * _WORD
+        return (_SLOTS_START + SLOTS * _SLOT_WORDS) * _WORD
 
     @classmethod
     def create(cls) -> tuple["Ledger", int]:
@@ -89,17 +92,15 @@ class Ledger:
     def held_bytes(self) -> int:
         """Return the bytes in the spool, those of instances still arriving included."""
         page = self._page
-        first, last = len(_Head), len(_Head) + SLOTS * _SLOT_WORDS
-        taken = sum(page[first + _Word.TAKEN : last : _SLOT_WORDS])
-        return page[_Head.HELD_BYTES] + taken - sum(page[first + _Word.ADOPTED_BYTES : last : _SLOT_WORDS])
+        taken, adopted = page[_at(0, _Word.TAKEN) :: _SLOT_WORDS], page[_at(0, _Word.ADOPTED_BYTES) :: _SLOT_WORDS]
+        return page[_Head.HELD_BYTES] + sum(taken) - sum(adopted)
 
     @property
     def instances(self) -> int:
         """Return how many acknowledged instances are in the spool."""
         page = self._page
-        first, last = len(_Head), len(_Head) + SLOTS * _SLOT_WORDS
-        announced = sum(page[first + _Word.ANNOUNCED : last : _SLOT_WORDS])
-        return page[_Head.HELD] + announced - sum(page[first + _Word.ADOPTED : last : _SLOT_WORDS])
+        announced, adopted = page[_at(0, _Word.ANNOUNCED) :: _SLOT_WORDS], page[_at(0, _Word.ADOPTED) :: _SLOT_WORDS]
+        return page[_Head.HELD] + sum(announced) - sum(adopted)
 
     @property
     def oldest_seconds(self) -> float:
@@ -166,11 +167,11 @@ class Ledger:
     @property
     def missed(self) -> int:
         """Return how often the uploader could not be told."""
-        return sum(self._page[len(_Head) + _Word.MISSED :: _SLOT_WORDS])
+        return sum(self._page[_at(0, _Word.MISSED) :: _SLOT_WORDS])
 
 
-def _at(slot: int, word: _Word) -> int:
-    return len(_Head) + slot * _SLOT_WORDS + word
+def _at(slot: int, word: int) -> int:
+    return _SLOTS_START + slot * _SLOT_WORDS + word
 
 
 class Limits:
@@ -233,8 +234,7 @@ class Capacity:
     """One receiver's account of the bytes it takes; used from its event loop's thread only."""
 
     def __init__(self, ledger: Ledger, slot: int, limits: Limits) -> None:
-        self.ledger, self.slot = ledger, slot
-        self._limits = limits
+        self._ledger, self._slot, self._limits = ledger, slot, limits
         self._allowance = 0
 
     def admit(self, size: int) -> None:
@@ -250,8 +250,8 @@ class Capacity:
                 raise self._limits.obstacle()
             self._allowance = max(size, min(_ALLOWANCE, room // _SHARE))
         self._allowance -= size
-        self.ledger.take(self.slot, size)
+        self._ledger.take(self._slot, size)
 
     def give_back(self, size: int) -> None:
         """Give back the bytes of a file that is not kept."""
-        self.ledger.take(self.slot, -size)
+        self._ledger.take(self._slot, -size)

@@ -4,6 +4,7 @@ Started by `edge_scp.__main__`, which hands it accepted connections over a chann
 """
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -56,6 +57,8 @@ async def receive(settings: Settings, inherited: Inherited) -> bool:
             draining.set_result(message["drain"])
 
     channel = Channel(inherited.parent(), received, end_at_once)
+    # What was imported stays: looking through it again and again for garbage was a third of the work.
+    gc.freeze()
     channel.send({"ready": True})
     drained = await acceptors.drain(await draining)
     receiver.close()
