@@ -33,7 +33,7 @@ def main() -> int:
     if not dcmtk_sender("dcmsend"):
         missing.append(Missing("dcmsend, storescu", "DCMTK is not installed (make test-peers)"))
     with _links(missing, own_network=own_network) as links, _folder(options.dir / "received") as folder:
-        lab = Lab(folder, Senders(natives, options.dir / "cargo"), links)
+        lab = Lab(folder, Senders(natives, options.dir / "cargo"), links, options.patience)
         results = _measured(lab, options, {receiver.name: receiver for receiver in receivers}, console)
     verdicts = targets.verdicts(results)
     report.show_verdicts(console, verdicts)
@@ -61,20 +61,26 @@ def _measured(lab: Lab, options: argparse.Namespace, receivers: dict[str, Receiv
         if time.monotonic() > deadline:
             results.left_out.append(f"{cell.load.key}: no time was left")
             continue
-        _measure_cell(lab, chosen, options, receivers, results)
+        _measure_cell(lab, chosen, options, receivers, results, deadline)
         report.show_load(console, cell.load, results, promises)
     return results
 
 
 def _measure_cell(
-    lab: Lab, cell: Cell, options: argparse.Namespace, receivers: dict[str, Receiver], results: Results
+    lab: Lab,
+    cell: Cell,
+    options: argparse.Namespace,
+    receivers: dict[str, Receiver],
+    results: Results,
+    deadline: float,
 ) -> None:
     """Run the rounds of one cell, each starting with another receiver; repeat what others disturbed."""
     names = [name for name in cell.receivers if name in receivers]
     for turn in range(options.rounds + options.repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)] if names else []:
             done = results.of(cell.load, name)
-            if turn >= options.rounds and len(calm(done)) >= options.rounds:
+            enough = turn >= options.rounds and len(calm(done)) >= options.rounds
+            if enough or (turn and time.monotonic() > deadline):
                 continue
             results.add(cell.load, name, lab.measure(receivers[name], cell.load))
 
@@ -106,6 +112,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="only what the main targets need, under 3 minutes")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each receiver under each load")
     parser.add_argument("--repeats", type=int, default=1, help="further rounds for runs that others disturbed")
+    parser.add_argument("--patience", type=float, default=3, help="seconds to wait for calm before each run")
     parser.add_argument("--minutes", type=float, help="stop taking up new loads after this long")
     parser.add_argument("--receiver", action="append", default=[], help="only this receiver; may be repeated")
     parser.add_argument("--load", action="append", default=[], help="only loads whose name has this text")

@@ -10,7 +10,7 @@ from tests.bench.ballast import SIZE, Ballast
 from tests.bench.network import LOOPBACK, Link
 from tests.bench.receivers import Receiver, Running
 from tests.bench.senders import DCMTK_SENDERS, Load, Senders, Sent, dcmtk_sender
-from tests.bench.usage import PeakMemory, Window
+from tests.bench.usage import PeakMemory, Window, wait_for_calm
 
 WARM_SIZE = 20_000
 
@@ -42,12 +42,16 @@ class Run:
 
 
 class Lab:
-    """The bench: a folder on the disk that is measured, the senders, and the links there are."""
+    """The bench: a folder on the disk that is measured, the senders, and the links there are.
 
-    def __init__(self, folder: Path, senders: Senders, links: dict[str, Link]) -> None:
+    `patience` is how many seconds it waits, before each run, for other programs to leave the cores alone.
+    """
+
+    def __init__(self, folder: Path, senders: Senders, links: dict[str, Link], patience: float) -> None:
         self._folder = folder
         self._senders = senders
         self._links = links
+        self._patience = patience
         self._ballast = Ballast()
         self._filled: dict[tuple[str, Load], float] = {}
         self._count = 0
@@ -65,6 +69,7 @@ class Lab:
         try:
             self._ballast.hold()
             warmed = self._senders.warm(load, link, running.port)
+            wait_for_calm(self._patience)
             self._ballast.release(self._will_fill(receiver, load))
             window, memory, sent = self._sent(running, load, link)
         finally:

@@ -6,9 +6,10 @@ from typing import Any
 
 from tests.bench.lab import Run
 from tests.bench.senders import Load
+from tests.bench.usage import CALM_SHARE
 
 # Beyond this share of the cores taken by other programs, a run says more about them.
-DISTURBED = 0.10
+DISTURBED = CALM_SHARE
 
 
 @dataclass(frozen=True)

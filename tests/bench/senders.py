@@ -167,7 +167,7 @@ def _files_sent(load: Load, link: Link, port: int, files: Sequence[Sequence[Path
     before = os.times()
     processes = [
         subprocess.Popen(
-            (*link.prefix, program, "-v", "--no-halt", link.address, str(port), *map(str, paths)),
+            (*link.prefix, program, "-v", "--no-halt", "--call", "BUCKY", link.address, str(port), *map(str, paths)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=env,

@@ -10,6 +10,7 @@ from typing import Self
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_SECONDS = 0.05
+CALM_SECONDS, CALM_SHARE = 0.25, 0.10
 
 
 def tree(root: int) -> list[int]:
@@ -51,6 +52,16 @@ def machine_user_seconds() -> float:
     """Return user time of all processes of the machine."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()
     return (int(fields[1]) + int(fields[2])) / TICKS
+
+
+def wait_for_calm(seconds: float) -> None:
+    """Wait until other programs leave the cores alone, or for so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        began, before = time.monotonic(), machine_user_seconds()
+        time.sleep(CALM_SECONDS)
+        if machine_user_seconds() - before <= CALM_SHARE * (time.monotonic() - began) * (os.cpu_count() or 1):
+            return
 
 
 def _times(pid: int) -> tuple[float, float, float, float]:
