@@ -7,7 +7,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 
-.PHONY: help setup demo up down test lint test-peers test-minio test-postgres clean
+.PHONY: help setup demo up down test lint test-peers test-minio test-postgres bench-ingest clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,6 +50,11 @@ test-minio: setup ## Run every test that touches the object store against a real
 test-postgres: setup ## Run every test that touches the index against a real PostgreSQL
 	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || tools/install-peers postgresql; \
 	then TEST_INDEX=postgres $(RUN)/pytest $(ARGS); fi
+
+bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom and C (QUICK=1: under 3 minutes)
+	@-tools/install-peers dcmtk orthanc
+	@$(UV) sync --frozen --quiet --inexact --group bench
+	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,--plot docs/reference/ingest.png) $(ARGS)
 
 clean: down ## Remove what was installed and everything the stack holds
 	@rm -rf .venv .cache .bucky
