@@ -8,7 +8,7 @@
 | `jetstream.concurrency` | 1 | calls in flight at once, per consumer |
 | `jetstream.max-attempts` | 5 | failed attempts after which an event is a dead letter |
 | `jetstream.backoff` | 1s,5s,30s,2m | waits before each new attempt; the last repeats |
-| `jetstream.ack-wait` | 60s | time after which a silent connector's events go to another |
+| `jetstream.ack-wait` | 15s | time after which a silent connector's events go to another |
 | `jetstream.timeout` | 2m | longest a call may take |
 | `jetstream.partition` | — | `subject`: one consumer for each subject that matches, so one never delays another |
 """
@@ -48,7 +48,7 @@ class Subscription:
     concurrency: int = 1
     max_attempts: int = 5
     backoff: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0)
-    ack_wait: float = 60.0
+    ack_wait: float = 15.0
     timeout: float = 120.0
     partitioned: bool = False
 
@@ -71,7 +71,7 @@ def parse(annotations: Mapping[str, str]) -> Subscription | None:
         concurrency=_integer(annotations, "concurrency", 1, 1, 100),
         max_attempts=_integer(annotations, "max-attempts", 5, 1, 1_000_000),
         backoff=_durations(annotations, "backoff", "1s,5s,30s,2m"),
-        ack_wait=_duration(annotations, "ack-wait", "60s", 1.0),
+        ack_wait=_duration(annotations, "ack-wait", "15s", 1.0),
         timeout=_duration(annotations, "timeout", "2m", 0.1),
         partitioned=partition == "subject",
     )

@@ -19,7 +19,7 @@ def test_a_topic_alone_gives_the_documented_defaults() -> None:
         concurrency=1,
         max_attempts=5,
         backoff=(1.0, 5.0, 30.0, 120.0),
-        ack_wait=60.0,
+        ack_wait=15.0,
         timeout=120.0,
         partitioned=False,
     )
