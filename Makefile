@@ -7,7 +7,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 
-.PHONY: help setup demo up down test lint test-peers test-minio test-postgres bench-ingest clean
+.PHONY: help setup demo up down test lint test-peers test-minio test-postgres test-powercut bench-ingest bench-upload fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,7 +36,7 @@ test: lint ## Run all tests against real servers
 	@$(RUN)/pytest $(ARGS)
 
 lint: setup ## Check style and types
-	@$(RUN)/ruff check .
+	@$(RUN)/ruff check --no-cache .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
 
@@ -55,6 +55,16 @@ bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom 
 	@-tools/install-peers dcmtk orthanc
 	@$(UV) sync --frozen --quiet --inexact --group bench
 	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,--plot docs/reference/ingest.png) $(ARGS)
+
+bench-upload: setup ## Compare ways from the spool to the object store
+	@$(RUN)/python -m tests.bench.upload $(ARGS)
+
+fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
+	@$(UV) sync --frozen --quiet --inexact --group fuzz
+	@$(RUN)/python -m tests.fuzz $(ARGS)
+
+test-powercut: setup ## Cut the power under load, again and again (root)
+	@$(RUN)/pytest tests/faults/test_power_cut.py $(ARGS)
 
 clean: down ## Remove what was installed and everything the stack holds
 	@rm -rf .venv .cache .bucky
