@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
-import shutil
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,8 @@ def main() -> int:
     receivers, missing = found(natives, own_network=own_network)
     if not dcmtk_sender("dcmsend"):
         missing.append(Missing("dcmsend, storescu", "DCMTK is not installed (make test-peers)"))
-    with _links(missing, own_network=own_network) as links, _folder(options.dir / "received") as folder:
-        lab = Lab(folder, Senders(natives, options.dir / "cargo"), links, options.patience)
+    with _links(missing, own_network=own_network) as links, _folder(options.dir) as folder:
+        lab = Lab(folder / "received", Senders(natives, folder / "cargo"), links, options.patience)
         results = _measured(lab, options, {receiver.name: receiver for receiver in receivers}, console)
     verdicts = targets.verdicts(results)
     report.show_verdicts(console, verdicts)
@@ -97,14 +98,12 @@ def _links(missing: list[Missing], *, own_network: bool) -> Iterator[dict[str, L
 
 
 @contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[Path]:
-    """Make the folder that receivers write under, and delete it at the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for cargo and for what is received, and delete it at the end, however that comes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(dir=parent, prefix="run-", ignore_cleanup_errors=True) as name:
+        (Path(name) / "received").mkdir()
+        yield Path(name)
 
 
 def _options() -> argparse.Namespace:

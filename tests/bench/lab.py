@@ -1,6 +1,5 @@
 """One measurement: start a receiver, warm it, send it a load, take its numbers, check what it stored, clean up."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,6 @@ class Lab:
     def _will_fill(self, receiver: Receiver, load: Load) -> int:
         """Return how many bytes of page cache a run will need, going by the one before it."""
         return int(1.5 * self._filled.get((receiver.name, load), SIZE))
-
-    def clean_up(self) -> None:
-        """Delete everything that was received."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def draw(results: Results, path: Path) -> str:
     _lines(axes[0][1], results, SMALL, "20 KB instances")
     _bars(axes[1][0], results, "CPU ms per 0.5 MB instance, 4 associations", "cpu_ms", size=CT, associations=4)
     _bars(axes[1][1], results, "100 MB instances per second, 4 associations", "rate", size=LARGE, associations=4)
-    axes[0][0].legend(fontsize=8)
+    if axes[0][0].has_data():
+        axes[0][0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,0 +1,102 @@
+"""The benchmark's own checks: numbers that do not count must not be counted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.bench import stored, targets
+from tests.bench.cargo import CT_IMAGE, Cargo, cargo
+from tests.bench.lab import Run
+from tests.bench.plan import CT, full, quick
+from tests.bench.results import Results, summary
+from tests.bench.senders import Load
+
+RUN = Run(
+    rate=100,
+    megabytes=50,
+    cpu_ms=0.3,
+    cpu_percent=3,
+    idle_bytes=10,
+    peak_bytes=30,
+    instances=100,
+    seconds=1,
+    admitted=4,
+    least=20,
+    most=30,
+    p50_ms=1,
+    p99_ms=2,
+    sender_cpu_ms=0.1,
+    others=0.0,
+)
+
+
+def _received(folder: Path, count: int) -> tuple[Cargo, list[Path]]:
+    made = cargo(20_000)
+    return made, made.write_files(folder, count, "77")
+
+
+def test_what_was_sent_is_found_right(tmp_path: Path) -> None:
+    """A receiver that stored every byte of every instance must not be accused."""
+    made, _ = _received(tmp_path, 3)
+    assert made.sop_class_uid == CT_IMAGE
+    assert stored.fault(tmp_path, made, 3) == ""
+
+
+def test_a_missing_instance_is_found(tmp_path: Path) -> None:
+    """An instance acknowledged but not stored voids the run."""
+    made, paths = _received(tmp_path, 3)
+    paths[0].unlink()
+    assert "3 instances were acknowledged, 2 are stored" in stored.fault(tmp_path, made, 3)
+
+
+def test_a_wrong_byte_is_found(tmp_path: Path) -> None:
+    """One changed byte in the pixel data voids the run."""
+    made, paths = _received(tmp_path, 1)
+    content = bytearray(paths[0].read_bytes())
+    content[-5000] ^= 1
+    paths[0].write_bytes(content)
+    assert "differs" in stored.fault(tmp_path, made, 1)
+
+
+def test_emptied_files_hold_nothing_and_stay(tmp_path: Path) -> None:
+    """Files are truncated, not deleted, between runs."""
+    made, paths = _received(tmp_path / "deep" / "down", 2)
+    stored.empty(tmp_path)
+    assert [path.stat().st_size for path in paths] == [0, 0]
+    assert stored.files(tmp_path, made) == []
+
+
+def test_medians_leave_out_disturbed_runs() -> None:
+    """A run that other programs disturbed counts only when there is no calm one."""
+    runs = [replace(RUN, rate=rate) for rate in (90, 100, 110)]
+    disturbed = replace(RUN, rate=10, others=0.5)
+    assert summary([*runs, disturbed, disturbed, disturbed, disturbed]).rate == 100
+    assert summary([disturbed]).rate == 10
+
+
+def test_a_void_run_voids_the_receiver() -> None:
+    """A receiver that lost a byte once has no rate, however fast it was."""
+    results = Results()
+    load = Load(CT, 4)
+    for run in (RUN, replace(RUN, void="a stored data set differs from what was sent")):
+        results.add(load, "bucky", run)
+    assert results.get("bucky", size=CT) is None
+    assert len(results.voids()) == 1
+
+
+def test_targets_are_met_missed_or_not_measured() -> None:
+    """A target without numbers is neither met nor missed, and one with too low numbers is missed."""
+    results = Results()
+    results.add(Load(CT, 4), "bucky bare", replace(RUN, rate=1200))
+    results.add(Load(CT, 4), "storescp --fork", replace(RUN, rate=1000))
+    results.add(Load(CT, 4), "pynetdicom", replace(RUN, rate=50))
+    verdicts = {verdict.name: verdict for verdict in targets.verdicts(results)}
+    assert not verdicts["0.5 MB x4: bucky bare / storescp --fork"].met
+    assert verdicts["0.5 MB x4: bucky bare / pynetdicom"].met
+    assert verdicts["0.5 MB x4: bucky bare / Orthanc"].found is None
+
+
+def test_every_load_has_a_name_of_its_own() -> None:
+    """Results are kept and chosen by name, so no two loads may share one."""
+    for plan in (full(), quick()):
+        keys = [cell.load.key for cell in plan]
+        assert len(keys) == len(set(keys))
