@@ -28,6 +28,8 @@ from edge_scp.spool import Entry, Spool
 SOURCE = "/bucky/edge"
 # What ended within this time of the oldest shares its barrier.
 BATCH_SECONDS = 1.0
+# How long the first that ended waits for others, to be released with them.
+LINGER_SECONDS = 0.1
 RETRY_SECONDS = 5.0
 # Instances that may wait for the broker with their objects stored: enough to make full batches of their
 # events, few enough to upload again when the edge restarts meanwhile.
@@ -132,7 +134,7 @@ class Uploader:
     async def _upload(self, entry: Entry) -> Uploaded:
         started = time.monotonic()
         try:
-            record = await asyncio.to_thread(self._read, entry)
+            record = await self._record(entry)
             key = record.key
             await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
         finally:
@@ -149,9 +151,12 @@ class Uploader:
             with contextlib.suppress(Unavailable):
                 return await self._broker.call(lambda: self._publisher.publish(event))
 
-    def _read(self, entry: Entry) -> Record:
+    async def _record(self, entry: Entry) -> Record:
         path = self._spool.path(entry)
-        return read_record(path) if entry.verified else verify(path)
+        if entry.verified:
+            # A few hundred bytes just written: read sooner than a thread takes it up.
+            return read_record(path)
+        return await asyncio.to_thread(verify, path)
 
     def _put(self, entry: Entry, key: str, size: int) -> None:
         with self._spool.path(entry).open("rb") as file:
@@ -167,6 +172,7 @@ class Uploader:
     async def _release_loop(self) -> None:
         while True:
             await self._release_due.wait()
+            await asyncio.sleep(LINGER_SECONDS)
             self._release_due.clear()
             while self._uploaded:
                 batch = list(self._next_batch())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import secrets
 import socket
 import socketserver
@@ -83,6 +84,35 @@ def test_large_objects_go_in_parts(store_settings: Settings, tmp_path: Path) -> 
         store.put(KEY, content, file.stat().st_size)
     store.download(KEY, tmp_path / "copy")
     assert hashlib.sha256((tmp_path / "copy").read_bytes()).digest() == hashlib.sha256(file.read_bytes()).digest()
+
+
+def test_memory_does_not_grow_with_the_object(store_settings: Settings, tmp_path: Path) -> None:
+    """However large an instance is, uploading it holds a few parts of it in memory."""
+    store = S3ObjectStore(store_settings)
+    size = 200_000_000
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    put_bytes(store, KEY, bytes(PART_BYTES))
+    before = _resident_bytes()
+    most, over = before, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.01):
+            most = max(most, _resident_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with (tmp_path / "large").open("rb") as content:
+        store.put(KEY, content, size)
+    over.set()
+    watching.join()
+    assert store.size(KEY) == size
+    assert most - before < 20_000_000
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_short_content_is_not_stored(store: ObjectStore) -> None:
