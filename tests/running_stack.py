@@ -23,6 +23,7 @@ from tests.conftest import Running
 
 START_SECONDS = 90.0
 MOST_ROWS = 100_000
+EDGE_CHILDREN = {"edge receivers": "receiving", "edge uploader": "uploading"}
 
 
 def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -32,6 +33,20 @@ def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None
         if time.monotonic() > deadline:
             raise AssertionError(f"after {seconds:.0f} s still not true: {what}")
         time.sleep(0.1)
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _proc(pid, "stat").rpartition(b")")[2].split()[1:2] == [str(parent).encode()]]
+
+
+def _proc(pid: int, name: str) -> bytes:
+    """Return a file of a process, or nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
 
 
 class RunningStack:
@@ -90,16 +105,12 @@ class RunningStack:
     def function_pids(self, name: str) -> list[int]:
         """Return the process ids of a function's replicas: the processes that serve its handler."""
         wanted = f"BUCKY_HANDLER={name.replace('-', '_')}.handler".encode()
-        pids = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environment = (folder / "environ").read_bytes().split(b"\0")
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-            if wanted in environment and parent == self.pid("provider"):
-                pids.append(int(folder.name))
-        return pids
+        return [pid for pid in children_of(self.pid("provider")) if wanted in _proc(pid, "environ").split(b"\0")]
+
+    def edge_pids(self, module: str) -> list[int]:
+        """Return the process ids of the edge's children that run a module."""
+        wanted = f"edge_scp.{module}".encode()
+        return [pid for pid in children_of(self.pid("edge")) if wanted in _proc(pid, "cmdline").split(b"\0")]
 
     def kill(self, program: str) -> None:
         """`kill -9` a program of the stack, a function, or another server, which is then started again."""
@@ -110,7 +121,10 @@ class RunningStack:
             self.others[program].kill()
             self.others[program].start()
             return
-        pids = [self.pid(program)] if program in self._record()["processes"] else self.function_pids(program)
+        if program in EDGE_CHILDREN:
+            pids = self.edge_pids(EDGE_CHILDREN[program])
+        else:
+            pids = [self.pid(program)] if program in self.pids() else self.function_pids(program)
         assert pids, f"{program} does not run"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

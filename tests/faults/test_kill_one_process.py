@@ -27,6 +27,8 @@ VICTIMS_OF_OTHERS = {
 }
 PROCESSES = (
     "edge",
+    "edge receivers",
+    "edge uploader",
     "nats-server",
     "object-store",
     "connector",
