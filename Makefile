@@ -54,7 +54,7 @@ test-postgres: setup ## Run every test that touches the index against a real Pos
 bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom and C (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc
 	@$(UV) sync --frozen --quiet --inexact --group bench
-	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,--plot docs/reference/ingest.png) $(ARGS)
+	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
 bench-upload: setup ## Compare ways from the spool to the object store
 	@$(RUN)/python -m tests.bench.upload $(ARGS)
@@ -64,7 +64,8 @@ fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
 	@$(RUN)/python -m tests.fuzz $(ARGS)
 
 test-powercut: setup ## Cut the power under load, again and again (root)
-	@$(RUN)/pytest tests/faults/test_power_cut.py $(ARGS)
+	@-tools/install-peers xfsprogs
+	@TEST_POWERCUT=1 $(RUN)/pytest tests/faults/test_power_cut.py $(ARGS)
 
 clean: down ## Remove what was installed and everything the stack holds
 	@rm -rf .venv .cache .bucky

@@ -52,6 +52,7 @@ class SpoolWorld:
         self.announcer = Announcer(self.writing, self.ledger, SLOT)
         self._delivered: queue.SimpleQueue[Group] = queue.SimpleQueue()
         self.committer = Committer(self.disk, self.folder, sync, self.announcer, self._delivered.put)
+        self.uploader_hangs = False
         self.spool = Spool(self.folder, self.ledger, self.disk)
         self.spool.open()
 
@@ -93,7 +94,8 @@ class SpoolWorld:
                 commit.file.discard()
             else:
                 commit.file.close()
-        self.spool.arrived(self.arrivals.read())
+        if not self.uploader_hangs:
+            self.spool.arrived(self.arrivals.read())
         for commit in ended:
             if commit.failure is not None:
                 raise commit.failure

@@ -19,6 +19,7 @@ from edge_scp.capacity import Announced, Ledger
 _ENDED = "ended"
 # The most a user without privileges may ask for (fs.pipe-max-size): some ten thousand lines.
 _PIPE_BYTES = 1024 * 1024
+_READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,10 @@ class Arrivals:
         self._rest = b""
 
     def read(self) -> Iterator[Kept | Ended]:
-        """Iterate over what has been announced; it does not wait."""
+        """Iterate over what has been announced, or some of it; it does not wait."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._pipe, _PIPE_BYTES):
-                *lines, self._rest = (self._rest + data).split(b"\n")
-                yield from map(_announcement, lines)
+            *lines, self._rest = (self._rest + os.read(self._pipe, _READ_BYTES)).split(b"\n")
+            yield from map(_announcement, lines)
 
 
 def _announcement(line: bytes) -> Kept | Ended:

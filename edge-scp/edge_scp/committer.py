@@ -3,7 +3,7 @@
 For each group: every file gets its name in `ready/`, one `syncfs` puts the bytes and names of all of them on
 the disk, the uploader and then the senders are told. While one group is synced the next one gathers.
 A crash in between leaves files that nobody was told of; they are whole and are uploaded, or they are torn and
-their footers tell (docs/adr/0011).
+their footers tell (docs/adr/0014).
 """
 
 import contextlib

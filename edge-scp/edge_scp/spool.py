@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_scp.announcements import Ended, Kept
-from edge_scp.capacity import Ledger
+from edge_scp.capacity import Announced, Ledger
 from edge_scp.disk import Disk
 from edge_scp.spool_folder import SpoolFolder
 
@@ -50,13 +50,18 @@ class Spool:
 
     def arrived(self, announcements: Iterable[Kept | Ended]) -> None:
         """Queue what receivers announced; look into the folder where they could not."""
+        adopted: dict[int, Announced] = {}
+        arrived: list[Entry] = []
         for announcement in announcements:
             if isinstance(announcement, Ended):
                 self._look()
                 self._ledger.adopt_all(announcement.slot)
             else:
-                self._queue([Entry(announcement.name, announcement.size, verified=True)])
-                self._ledger.adopt(announcement.slot, announcement.announced)
+                arrived.append(Entry(announcement.name, announcement.size, verified=True))
+                adopted[announcement.slot] = announcement.announced
+        self._queue(arrived)
+        for slot, announced in adopted.items():
+            self._ledger.adopt(slot, announced)
         if self._missed != self._ledger.missed:
             self._look()
         self.on_ready()

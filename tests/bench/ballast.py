@@ -7,7 +7,7 @@ memory as a run's files need is held, given back just before the run, and taken 
 
 import mmap
 
-SIZE = 2560 * 1024**2
+SIZE = 2048 * 1024**2
 _PART = 256 * 1024**2
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (madvise(2)), Linux 5.14; Python has no name for it
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import network, plan, plot, report, targets
+from tests.bench import network, page, plan, plot, report, targets
 from tests.bench.lab import Lab
 from tests.bench.natives import build
 from tests.bench.network import LOOPBACK, Link
@@ -22,6 +22,8 @@ from tests.bench.senders import Senders, dcmtk_sender
 
 MODULE = "tests.bench.ingest"
 REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "reference" / "benchmarks.md"
+PLOT = PAGE.with_name("ingest.png")
 
 
 def main() -> int:
@@ -43,8 +45,9 @@ def main() -> int:
     report.show_missing(console, missing, results)
     report.write_json(options.json, results, verdicts, missing, receivers)
     console.print(f"written: {options.json}")
-    if options.plot:
-        console.print(plot.draw(results, options.plot) or f"written: {options.plot}")
+    if options.publish:
+        page.publish(PAGE, PLOT.name, results, verdicts, missing, report.machine())
+        console.print(plot.draw(results, PLOT) or f"written: {PAGE}, {PLOT}")
     missed = any(verdict.found is not None and not verdict.met for verdict in verdicts)
     return 1 if missed or results.voids() else 0
 
@@ -117,7 +120,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--load", action="append", default=[], help="only loads whose name has this text")
     parser.add_argument("--dir", type=Path, default=REPOSITORY / ".cache" / "bench", help="where receivers store")
     parser.add_argument("--json", type=Path, default=REPOSITORY / ".cache" / "bench" / "ingest.json")
-    parser.add_argument("--plot", type=Path, help="PNG file to draw")
+    parser.add_argument("--publish", action="store_true", help=f"rewrite {PAGE.name} and draw {PLOT.name}")
     options = parser.parse_args()
     options.dir = options.dir.absolute()
     return options

@@ -19,7 +19,7 @@ from tests.bench.network import Link
 from tests.bench.receivers import SYSTEM_PATH
 
 # More than this written and not yet on the disk makes Linux slow the writers down (vm.dirty_background_ratio).
-MOST_BYTES = 2_200_000_000
+MOST_BYTES = 2_000_000_000
 PILOT_FILES, MOST_FILES = 60, 400
 FAST_ENOUGH = 150.0
 PATIENCE_SECONDS = 90.0

@@ -44,11 +44,6 @@ def empty(folder: Path) -> None:
     for path, size in _walk(folder):
         if size:
             os.truncate(path, 0)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:

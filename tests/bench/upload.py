@@ -72,13 +72,15 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     sizes = [int(size) for size in options.sizes.split(",")]
     in_flight = [int(number) for number in options.in_flight.split(",")]
-    for store in _stores(console):
+    for store in _stores(console) if {"put", "uploader"} & set(options.parts) else ():
         with _settings(store) as settings:
-            for size in sizes:
+            for size in sizes if "put" in options.parts else ():
                 _show(console, f"PUT, {store}, {size:,} bytes", _puts(settings, size, in_flight, options))
-            _show(
-                console, f"uploader, {store}, {sizes[-1]:,} bytes", _uploaders(settings, sizes[-1], in_flight, options)
-            )
+            if "uploader" in options.parts:
+                title = f"uploader, {store}, {sizes[-1]:,} bytes"
+                _show(console, title, _uploaders(settings, sizes[-1], in_flight, options))
+    if "publish" not in options.parts:
+        return
     with _broker() as settings:
         _show(console, "publish and await acknowledgements", asyncio.run(_publishes(settings, options)))
 
@@ -277,6 +279,7 @@ def _folder() -> Path:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.upload", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["put", "uploader", "publish"], help="put, uploader, publish: all")
     parser.add_argument("--sizes", default="20000,524288", help="bytes of an instance; the last also for the uploader")
     parser.add_argument("--in-flight", default="1,4,8,16", help="uploads at once")
     parser.add_argument("--count", type=int, default=200, help="instances of each run")

@@ -1,0 +1,220 @@
+"""The edge as several processes: each may be killed, and the others go on."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
+
+from bucky.scu import Outcome, store_all
+from edge_scp.record import verify
+from tests.integration.edge_process import EdgeProcess, edge_process, eventually
+from tests.sample_instances import samples
+
+
+@pytest.fixture(autouse=True)
+def _requestors_close_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close what pynetdicom's requestor leaves open when its peer closed first."""
+
+    def shutdown(self: AssociationSocket) -> None:
+        assert self.socket is not None
+        self.socket.close()
+
+    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shutdown)
+
+
+def associated(edge: EdgeProcess) -> Association:
+    """Ask for an association that may verify."""
+    entity = AE("TEST")
+    entity.acse_timeout = entity.network_timeout = 10
+    entity.add_requested_context("1.2.840.10008.1.1")
+    return entity.associate("127.0.0.1", edge.port, ae_title="BUCKY")
+
+
+def processes(edge: EdgeProcess) -> dict[str, dict[str, Any]]:
+    """Return what the health page says of each child."""
+    return {child["name"]: child for child in edge.health()["processes"]}
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process is no more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def assert_account_is_true(edge: EdgeProcess) -> None:
+    """The health page shows what is in the folder, and all of it is whole."""
+    files = list((edge.spool / "ready").iterdir())
+    spool = edge.health()["spool"]
+    assert (spool["instances"], spool["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
+    assert len({verify(file).sha256 for file in files}) == len(files)
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
+    """An edge of two receivers that has nowhere to upload to."""
+    with edge_process(tmp_path, edge_processes=2) as edge:
+        yield edge
+
+
+def test_a_killed_receiver_costs_its_associations_only(edge: EdgeProcess) -> None:
+    """kill -9 of a receiver while it receives: what it acknowledged is kept, the others go on, it is replaced."""
+    sent = samples(200)
+    acknowledged: set[str] = set()
+
+    def note(index: int, result: object) -> None:
+        if getattr(result, "outcome", None) is Outcome.STORED:
+            acknowledged.add(sent[index].sha256)
+
+    spared = associated(edge)
+    victim = processes(edge)["receiver-1"]["pid"]
+    with ThreadPoolExecutor(1) as pool:
+        items = [sample.outgoing for sample in sent]
+        sending = pool.submit(store_all, edge.peer(), items, associations=4, on_result=note)
+        eventually(lambda: len(acknowledged) > 30, 20, "some were acknowledged")
+        os.kill(victim, signal.SIGKILL)
+        results = sending.result()
+    assert spared.send_c_echo().Status == 0
+    spared.release()
+    eventually(lambda: processes(edge)["receiver-1"]["ready"], 10, "the receiver runs again")
+    assert processes(edge)["receiver-1"]["restarts"] == 1
+    eventually(lambda: edge.health()["listeners"][0]["associations"] == 0, 5, "no association is left")
+    kept = {verify(file).sha256 for file in (edge.spool / "ready").iterdir()}
+    assert acknowledged <= kept
+    assert len(acknowledged) == sum(result.outcome is Outcome.STORED for result in results)
+    eventually(lambda: edge.health()["spool"]["instances"] == len(kept), 5, "the account is true again")
+    assert_account_is_true(edge)
+    more = store_all(edge.peer(), [sample.outgoing for sample in samples(8)], associations=4)
+    assert {result.outcome for result in more} == {Outcome.STORED}
+    assert_account_is_true(edge)
+
+
+def test_a_killed_uploader_is_replaced_and_counts_anew(edge: EdgeProcess) -> None:
+    """kill -9 of the uploader: the edge goes on receiving, and the new one knows all that is there."""
+    store_all(edge.peer(), [sample.outgoing for sample in samples(10)], associations=2)
+    os.kill(processes(edge)["uploader"]["pid"], signal.SIGKILL)
+    results = store_all(edge.peer(), [sample.outgoing for sample in samples(10)], associations=2)
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    eventually(lambda: processes(edge)["uploader"]["ready"], 10, "the uploader runs again")
+    assert processes(edge)["uploader"]["restarts"] == 1
+    eventually(lambda: edge.health()["spool"]["instances"] == 20, 5, "all are known")
+    assert_account_is_true(edge)
+
+
+def test_a_killed_parent_takes_its_children_and_leaves_nothing_locked(edge: EdgeProcess) -> None:
+    """kill -9 of the parent: no process is left behind, and the edge starts again on the same port and spool."""
+    store_all(edge.peer(), [sample.outgoing for sample in samples(5)])
+    children = [child["pid"] for child in processes(edge).values()]
+    assert len(children) == 3
+    edge.kill()
+    edge.start()
+    assert all(gone(pid) for pid in children)
+    assert_account_is_true(edge)
+    assert edge.spooled() == 5
+
+
+def test_a_signal_to_all_processes_is_a_drain_all_the_same(tmp_path: Path) -> None:
+    """Ctrl-C or systemd signal every process at once: open associations finish, and the edge ends with 0."""
+    with edge_process(tmp_path, edge_processes=2) as edge:
+        association = associated(edge)
+        for child in processes(edge).values():
+            os.kill(child["pid"], signal.SIGTERM)
+            os.kill(child["pid"], signal.SIGINT)
+        edge.terminate()
+        eventually(lambda: _refuses(edge.port), 5, "the port is closed")
+        assert association.send_c_echo().Status == 0
+        association.release()
+        assert edge.process is not None
+        assert edge.process.wait(10) == 0
+        stopped = edge.log_lines()[-1]
+        assert (stopped["event"], stopped["drained"]) == ("edge.stopped", True)
+
+
+def test_limits_hold_across_processes(tmp_path: Path) -> None:
+    """The listener's limit counts all receivers' associations; past it a peer is told so, and room is given back."""
+    with edge_process(tmp_path, edge_processes=2, edge_max_associations=3) as edge, ExitStack() as stack:
+        admitted = [associated(edge) for _ in range(3)]
+        for association in admitted:
+            stack.callback(association.release)
+            assert association.is_established
+        assert edge.health()["listeners"][0]["associations"] == 3
+        refused = associated(edge)
+        assert refused.is_rejected
+        answer = refused.acceptor.primitive
+        assert answer is not None
+        assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+        stack.pop_all().close()
+        eventually(lambda: edge.health()["listeners"][0]["associations"] == 0, 5, "they are over")
+        again = associated(edge)
+        assert again.is_established
+        again.release()
+
+
+def test_one_peer_cannot_take_every_place(tmp_path: Path) -> None:
+    """A peer at its own limit is refused as transient while others would still be served."""
+    with edge_process(tmp_path, edge_max_associations_per_peer=1) as edge:
+        first = associated(edge)
+        assert first.is_established
+        assert associated(edge).is_rejected
+        first.release()
+        eventually(lambda: associated(edge).is_established, 5, "its place is free again")
+
+
+def test_idle_connections_past_the_limit_are_dropped(tmp_path: Path) -> None:
+    """Connections that are too many are answered up to a bound; past it they are closed at once."""
+    with edge_process(tmp_path, edge_max_associations=1) as edge, ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", edge.port), 5)) for _ in range(40)]
+        dropped = 0
+        deadline = time.monotonic() + 5
+        while dropped < 7 and time.monotonic() < deadline:
+            dropped = sum(_closed(connection) for connection in idle)
+        assert dropped == 40 - 1 - 32
+        page = httpx.get(f"http://127.0.0.1:{edge.http_port}/metrics", trust_env=False).text
+        assert 'bucky_edge_connections_refused_total{reason="too many connections"} 7.0' in page
+
+
+def test_metrics_are_one_page_of_all_processes(edge: EdgeProcess) -> None:
+    """The metrics page shows each process's counters under its name, and the spool's state once."""
+    store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
+    page = httpx.get(f"http://127.0.0.1:{edge.http_port}/metrics", trust_env=False).text
+    lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
+    counts = {name: float(value) for name, value in lines}
+    by_process = [
+        counts[f'bucky_edge_store_requests_total{{process="receiver-{number}",status="success"}}'] for number in (0, 1)
+    ]
+    assert sum(by_process) == 20
+    assert min(by_process) > 0
+    assert counts["bucky_edge_spool_instances"] == 20
+    assert counts['bucky_edge_commit_group_size_sum{process="receiver-0"}'] == by_process[0]
+    assert page.count("# TYPE bucky_edge_store_requests_total counter") == 1
+
+
+def _refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return True
+    return False
+
+
+def _closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
