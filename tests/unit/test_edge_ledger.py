@@ -37,7 +37,6 @@ def keep_unannounced(world: SpoolWorld) -> None:
     file = world.begin()
     file.write(memoryview(DATA))
     world.seal(file)
-    world.disk.link(file.descriptor, os.open(world.folder.ready, os.O_RDONLY), f"{1:020d}-unannounced.dcm")
     file.close()
 
 
