@@ -51,7 +51,8 @@ class SpoolWorld:
         self.arrivals = Arrivals(self.reading)
         self.announcer = Announcer(self.writing, self.ledger, SLOT)
         self._delivered: queue.SimpleQueue[Group] = queue.SimpleQueue()
-        self.committer = Committer(self.disk, self.folder, sync, self.announcer, self._delivered.put)
+        self.ready_descriptor = self.disk.open_folder(self.folder.ready)
+        self.committer = Committer(self.disk, self.ready_descriptor, sync, self.announcer, self._delivered.put)
         self.uploader_hangs = False
         self.spool = Spool(self.folder, self.ledger, self.disk)
         self.spool.open()
@@ -78,14 +79,14 @@ class SpoolWorld:
             received_at=datetime.now(UTC),
             traceparent="00-" + "1" * 32 + "-22-01",
         )
-        file.seal(record.footer())
+        file.seal(record.footer(), self.ready_descriptor)
         return record
 
     def commit(self, *files: SpoolFile, epoch: int | None = None) -> None:
         """Make files durable, the uploader told; raise what failed, after giving their room back."""
         begun = self.committer.epoch if epoch is None else epoch
         for file in files:
-            self.committer.submit(Commit(file, begun, lambda _commit: None))
+            self.committer.submit([Commit(file, begun, lambda _commit: None)])
         ended: list[Commit] = []
         while len(ended) < len(files):
             ended += self._delivered.get(timeout=10).commits
@@ -122,3 +123,4 @@ class SpoolWorld:
     def close(self) -> None:
         """End the process that this stands for."""
         self.committer.close()
+        self.disk.close(self.ready_descriptor)

@@ -80,6 +80,11 @@ class Ledger:
         return cls(descriptor), descriptor
 
     @property
+    def words(self) -> memoryview:
+        """Return the page, for a process's own words."""
+        return self._page
+
+    @property
     def refusing(self) -> bool:
         """Tell whether the spool was full and has not become empty enough since."""
         return bool(self._page[_Head.REFUSING])
@@ -140,10 +145,6 @@ class Ledger:
     def begin(self, slot: int) -> None:
         """Start a receiver in a settled slot, where the last one ended."""
         self._page[_at(slot, _Word.ANNOUNCED_BYTES)] = self._page[_at(slot, _Word.TAKEN)]
-
-    def take(self, slot: int, size: int) -> None:
-        """Count bytes a receiver takes, or with a negative number gives back."""
-        self._page[_at(slot, _Word.TAKEN)] += size
 
     def announce(self, slot: int, size: int) -> Announced:
         """Count one more instance kept; return all a receiver kept so far."""
@@ -234,7 +235,8 @@ class Capacity:
     """One receiver's account of the bytes it takes; used from its event loop's thread only."""
 
     def __init__(self, ledger: Ledger, slot: int, limits: Limits) -> None:
-        self._ledger, self._slot, self._limits = ledger, slot, limits
+        self._words, self._taken = ledger.words, _at(slot, _Word.TAKEN)
+        self._limits = limits
         self._allowance = 0
 
     def admit(self, size: int) -> None:
@@ -250,8 +252,8 @@ class Capacity:
                 raise self._limits.obstacle()
             self._allowance = max(size, min(_ALLOWANCE, room // _SHARE))
         self._allowance -= size
-        self._ledger.take(self._slot, size)
+        self._words[self._taken] += size
 
     def give_back(self, size: int) -> None:
         """Give back the bytes of a file that is not kept."""
-        self._ledger.take(self._slot, -size)
+        self._words[self._taken] -= size

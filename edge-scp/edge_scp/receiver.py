@@ -47,7 +47,9 @@ class Receiver:
         self._loop = asyncio.get_running_loop()
         self._folder, self._capacity, self._metrics = folder, capacity, metrics
         self._disk = disk or Disk()
-        self._committer = Committer(self._disk, folder, sync, announcer, self._deliver)
+        self._ready = self._disk.open_folder(folder.ready)
+        self._whole: list[Commit] = []
+        self._committer = Committer(self._disk, self._ready, sync, announcer, self._deliver)
 
     def begin(self, command: StoreCommand, caller: Caller) -> "Arrival":
         """Start an instance."""
@@ -55,16 +57,21 @@ class Receiver:
 
     def close(self) -> None:
         """Make durable what was finished, and end; answers that are due are still given by the event loop."""
+        self._submit()
         self._committer.close()
+        self._disk.close(self._ready)
 
     def create(self, meta: FileMeta) -> tuple[SpoolFile, int]:
         """Return a new file, and the committer's epoch before it was begun."""
         epoch = self._committer.epoch
         return SpoolFile(self._disk, self._capacity, self._folder.ready, meta), epoch
 
-    def commit(self, commit: Commit) -> None:
-        """Make a whole file durable."""
-        self._committer.submit(commit)
+    def keep(self, file: SpoolFile, footer: bytes, epoch: int, ended: Callable[[Commit], None]) -> None:
+        """Make a file durable that came whole."""
+        file.seal(footer, self._ready)
+        if not self._whole:
+            self._loop.call_soon(self._submit)
+        self._whole.append(Commit(file, epoch, ended))
 
     def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
         """Answer in the next turn of the event loop."""
@@ -104,6 +111,12 @@ class Receiver:
             calling_aet=caller.calling_aet,
             association_id=caller.association_id,
         )
+
+    def _submit(self) -> None:
+        """Hand over what came whole in one turn of the event loop."""
+        whole, self._whole = self._whole, []
+        if whole:
+            self._committer.submit(whole)
 
     def _deliver(self, group: Group) -> None:
         self._loop.call_soon_threadsafe(self._delivered, group)
@@ -185,8 +198,7 @@ class Arrival:
         if self._file is None or self._identity is None:
             raise AssertionError("an instance that is not refused has a file and an identity")
         self._record = self._recorded(self._file, self._identity)
-        self._file.seal(self._record.footer())
-        self._receiver.commit(Commit(self._file, self._epoch, self._ended))
+        self._receiver.keep(self._file, self._record.footer(), self._epoch, self._ended)
 
     def _recorded(self, file: SpoolFile, identity: Identity) -> Record:
         return Record(

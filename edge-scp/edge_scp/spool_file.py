@@ -7,6 +7,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
+import time
 from pathlib import Path
 
 from bucky.errors import Retriable
@@ -30,7 +32,8 @@ class SpoolFile:
     """
 
     def __init__(self, disk: Disk, capacity: Capacity, folder: Path, meta: FileMeta) -> None:
-        self._disk, self._capacity = disk, capacity
+        self._disk, self._capacity, self._folder = disk, capacity, folder
+        self.name = ""
         self._header = file_header(meta)
         self._digest = hashlib.sha256()
         self._written_back = 0
@@ -65,18 +68,24 @@ class SpoolFile:
         except OSError as error:
             raise refused(error) from error
 
-    def seal(self, footer: bytes) -> None:
-        """Append what says that the file is whole."""
+    def seal(self, footer: bytes, ready: int) -> None:
+        """Append what says that the file is whole, and give it its name in the folder that is open as `ready`."""
         self._take(len(footer))
+        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.dcm"
         try:
             self._disk.write(self.descriptor, self._header, footer)
+            self._disk.link(self.descriptor, ready, name)
         except OSError as error:
             raise refused(error) from error
-        self._header = b""
+        self.name = name
 
     def discard(self) -> None:
-        """Close the file and give its room back; without a name it is gone, with one the caller removes it."""
+        """Remove the file and give its room back; without a name it is gone when it is closed."""
         self._capacity.give_back(self.size)
+        if self.name:
+            # A disk that cannot even do this keeps it: it is uploaded, although its sender was told to resend.
+            with contextlib.suppress(OSError):
+                self._disk.unlink(self._folder / self.name)
         self.close()
 
     def close(self) -> None:

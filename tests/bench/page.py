@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.bench.plan import ALL
+from tests.bench.plan import LARGE_FILES
 from tests.bench.receivers import Missing
 from tests.bench.results import DISTURBED, Results, Summary, summary
 from tests.bench.senders import Load
@@ -44,7 +44,7 @@ def _targets(found: list[Verdict]) -> str:
 
 def _summaries(results: Results, load: Load) -> dict[str, Summary]:
     receivers = results.runs[load]
-    names = sorted(receivers, key=lambda name: (*ALL, name).index(name))
+    names = sorted(receivers, key=lambda name: (*LARGE_FILES, name).index(name))
     found = {name: summary(receivers[name]) for name in names if receivers[name]}
     return {name: one for name, one in found.items() if not one.void}
 

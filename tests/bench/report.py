@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.plan import ALL
+from tests.bench.plan import LARGE_FILES
 from tests.bench.receivers import Missing, Receiver
 from tests.bench.results import DISTURBED, Results, Summary, summary
 from tests.bench.senders import Load
@@ -64,7 +64,7 @@ def show_load(console: Console, load: Load, results: Results, promises: dict[str
         table.add_column(column, justify="right")
     receivers = results.runs.get(load, {})
     sink = summary(receivers["C sink"]).rate if receivers.get("C sink") else 0.0
-    for name in sorted(receivers, key=lambda name: (*ALL, name).index(name)):
+    for name in sorted(receivers, key=lambda name: (*LARGE_FILES, name).index(name)):
         if not receivers[name]:
             continue
         found = summary(receivers[name])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_scp.announcements import Announcer, Arrivals, Ended, announce_end, open_pipe
-from edge_scp.capacity import Capacity, Ledger, SpoolFull
+from edge_scp.capacity import Capacity, Ledger, Limits, SpoolFull
 from edge_scp.spool import Spool
 from tests.edge_world import DATA, SLOT, SpoolWorld
 
@@ -37,7 +37,6 @@ def keep_unannounced(world: SpoolWorld) -> None:
     file = world.begin()
     file.write(memoryview(DATA))
     world.seal(file)
-    world.disk.link(file.descriptor, os.open(world.folder.ready, os.O_RDONLY), f"{1:020d}-unannounced.dcm")
     file.close()
 
 
@@ -45,8 +44,9 @@ def test_both_sides_of_a_page_see_the_same() -> None:
     """A page opened by its descriptor, as in another process, shows what was written on it."""
     ledger, descriptor = Ledger.create()
     other = Ledger(descriptor)
-    ledger.take(5, 1000)
-    other.take(6, 500)
+    limits = Limits(ledger, max_bytes=9999, min_free_bytes=0, resume_fraction=1, free_bytes=lambda: 9999)
+    Capacity(ledger, 5, limits).take(1000)
+    Capacity(other, 6, limits).take(500)
     other.refusing = True
     assert ledger.held_bytes == other.held_bytes == 1500
     assert ledger.refusing

@@ -21,7 +21,7 @@ from tests.edge_world import DATA, META, SpoolWorld
 
 STEPS = {
     "group": ("create", "write", "link", "sync_file_system"),
-    "file": ("create", "write", "sync", "link", "sync"),
+    "file": ("create", "write", "link", "sync"),
     "none": ("create", "write", "link"),
 }
 
