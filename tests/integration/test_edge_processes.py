@@ -130,7 +130,7 @@ def test_a_killed_parent_takes_its_children_and_leaves_nothing_locked(edge: Edge
     assert len(children) == 3
     edge.kill()
     edge.start()
-    assert all(gone(pid) for pid in children)
+    eventually(lambda: all(gone(pid) for pid in children), 5, "the killed parent's children are gone")
     assert_account_is_true(edge)
     assert edge.spooled() == 5
 
