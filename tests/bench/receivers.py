@@ -60,13 +60,17 @@ class Running:
         self.process = subprocess.Popen(
             launch.argv, env={**inherited, **launch.env}, stdout=self._log, stderr=self._log, cwd=folder.parent
         )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            # An interrupted benchmark leaves no receiver behind.
+            self.stop()
+            raise
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not listening(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
                 tail = Path(self._log.name).read_text(errors="replace")[-500:]
                 raise RuntimeError(f"{self.receiver.name} did not start: {tail}")
             time.sleep(0.02)
