@@ -56,7 +56,8 @@ bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom 
 	@$(UV) sync --frozen --quiet --inexact --group bench
 	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
-bench-upload: setup ## Compare ways from the spool to the object store
+bench-upload: setup ## Measure the way from the spool to store and broker
+	@-tools/build minio
 	@$(RUN)/python -m tests.bench.upload $(ARGS)
 
 fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
