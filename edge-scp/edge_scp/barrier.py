@@ -5,7 +5,6 @@ uploaded again, so no barrier has state to lose.
 """
 
 import asyncio
-import ctypes
 import os
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from bucky.errors import SettingsError
 from bucky.settings import Settings
+from edge_scp.disk import Disk
 
 
 class Barrier(Protocol):
@@ -45,22 +45,18 @@ class SyncFsBarrier:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._disk = Disk()
 
     async def passed(self, uploaded_at: float) -> None:  # noqa: ARG002 - all that is written is synced
         """Return when the file system is on the disk; raise `OSError` when it says otherwise."""
-        await asyncio.to_thread(syncfs, self._path)
+        await asyncio.to_thread(self._sync)
 
-
-def syncfs(path: Path) -> None:
-    """Write everything the file system that holds `path` has cached."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(descriptor)
+    def _sync(self) -> None:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._disk.sync_file_system(descriptor)
+        finally:
+            self._disk.close(descriptor)
 
 
 def barrier_of(settings: Settings) -> Barrier:

@@ -6,17 +6,12 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -29,6 +24,7 @@ from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
 from edge_scp.receiver import Arrival
 from local_stack.certificates import Certificates, ensure_certificates
+from tests.client_certificates import client, named_client
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone
 from tests.sample_instances import samples
 
@@ -206,28 +202,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="module")
 def caller(certificates: Certificates) -> ssl.SSLContext:
     """The TLS context of a caller whose certificate the authority signed."""
-    authority = x509.load_pem_x509_certificate(certificates.ca.read_bytes())
-    signer = serialization.load_pem_private_key(certificates.ca.with_name("ca-key.pem").read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modality")]))
-        .issuer_name(authority.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(authority.not_valid_before_utc)
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .sign(signer, hashes.SHA256())
-    )
-    chain = certificates.ca.with_name("modality.pem")
-    chain.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    context = client_context(certificates)
-    context.load_cert_chain(chain)
-    return context
+    return named_client(certificates, certificates.ca.parent)
 
 
 @pytest.fixture
@@ -238,18 +213,13 @@ def tls_listener(tmp_path: Path, certificates: Certificates) -> Iterator[Listene
         yield alone
 
 
-def client_context(certificates: Certificates) -> ssl.SSLContext:
-    """Return a client's TLS context that trusts the authority and names itself to nobody."""
-    return ssl.create_default_context(cafile=str(certificates.ca))
-
-
 def test_tls_needs_a_client_certificate_where_a_ca_is_set(
     tls_listener: ListenerAlone, certificates: Certificates, caller: ssl.SSLContext
 ) -> None:
     """With a client CA, a caller without a certificate gets no association; one with it stores as usual."""
     with (
         socket.create_connection(("127.0.0.1", tls_listener.port), timeout=5) as plain,
-        client_context(certificates).wrap_socket(plain, server_hostname="localhost") as unnamed,
+        client(certificates).wrap_socket(plain, server_hostname="localhost") as unnamed,
         contextlib.suppress(ssl.SSLError),
     ):
         # In TLS 1.3 a client hears of it after its own side of the handshake: an alert, or the end.
@@ -271,7 +241,7 @@ def test_tls_before_1_2_is_refused(tmp_path: Path, certificates: Certificates) -
         peer = Peer("BUCKY", "127.0.0.1", alone.port, calling_aet="TEST", tls_ca_file=certificates.ca)
         (result,) = store_all(peer, [samples(1)[0].outgoing])
         assert result.outcome is Outcome.STORED
-        old = client_context(certificates)
+        old = client(certificates)
         old.set_ciphers("DEFAULT@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLS"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1

@@ -6,21 +6,17 @@ import socket
 import ssl
 import subprocess
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pydicom.data
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bucky.errors import SettingsError
 from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
 from edge_scp.tls import server_context
 from local_stack.certificates import Certificates, ensure_certificates
+from tests.client_certificates import client, named_client
 from tests.conftest import peer_tool
 from tests.raw_peer import RawPeer, request, store
 from tests.sample_instances import samples
@@ -39,37 +35,6 @@ def tls_of(certificates: Certificates, *, mutual: bool = False) -> Listener:
     """Return a listener with these certificates."""
     ca = certificates.ca if mutual else None
     return Listener(port=0, tls=ListenerTls(cert_file=certificates.cert, key_file=certificates.key, client_ca_file=ca))
-
-
-def client(certificates: Certificates) -> ssl.SSLContext:
-    """Return the context of a caller that trusts the authority and names itself to nobody."""
-    return ssl.create_default_context(cafile=str(certificates.ca))
-
-
-def named_client(certificates: Certificates, folder: Path) -> ssl.SSLContext:
-    """Return the context of a caller whose certificate the authority signed."""
-    authority = x509.load_pem_x509_certificate(certificates.ca.read_bytes())
-    signer = serialization.load_pem_private_key(certificates.ca.with_name("ca-key.pem").read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modality")]))
-        .issuer_name(authority.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(authority.not_valid_before_utc)
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .sign(signer, hashes.SHA256())
-    )
-    chain = folder / "modality.pem"
-    chain.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    context = client(certificates)
-    context.load_cert_chain(chain)
-    return context
 
 
 def talk_over(upper: Stage, context: ssl.SSLContext) -> ssl.SSLSocket:
