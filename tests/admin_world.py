@@ -16,7 +16,8 @@ from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
 from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id, utc_now
 from bucky.index import Index, IndexedInstance
-from bucky.objects import MemoryObjectStore, object_key, put_bytes
+from bucky.keys import object_key
+from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.settings import Settings
 
 KEY = "key-of-the-test"

@@ -1,7 +1,10 @@
 """A spool under test, with what a receiver and the uploader have of it, in one process."""
 
-import queue
-from collections.abc import Callable
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,21 +12,52 @@ from bucky.identity import Identity
 from bucky.part10 import FileMeta
 from edge_scp.announcements import Announcer, Arrivals, open_pipe
 from edge_scp.capacity import Capacity, Ledger, Limits
-from edge_scp.committer import Commit, Committer, Group, SyncMode
+from edge_scp.commit_board import BoardDescriptors, CommitBoard
+from edge_scp.committer import Commit, Committer, FileCommitter, GroupCommitter, NoCommitter, SyncMode
 from edge_scp.disk import Disk
+from edge_scp.metrics import ReceiverMetrics
+from edge_scp.receiver import Receiver
 from edge_scp.record import Record
 from edge_scp.spool import Spool
 from edge_scp.spool_file import SpoolFile
 from edge_scp.spool_folder import SpoolFolder
+from edge_scp.syncer import Syncer
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
 META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
 DATA = b"\x08\x00\x16\x00\x02\x00\x00\x001\0" * 1000
 SLOT = 3
+# The world keeps instances itself, and has a receiver keep others: two numbers on one board.
+ITSELF, RECEIVER = 0, 1
+
+
+class SyncingThread:
+    """The committer process's work over the test's own disk, in a thread."""
+
+    def __init__(self, disk: Disk, ready: int) -> None:
+        self._descriptors = BoardDescriptors.create(2)
+        self.board = CommitBoard(self._descriptors)
+        self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End."""
+        self._ended = True
+        os.eventfd_write(self.board.questions, 1)
+        self._thread.join()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def _run(self) -> None:
+        while not self._ended:
+            self.board.hear_questions(60)
+            self._syncer.work()
 
 
 class SpoolWorld:
-    """One edge's spool from its start to `close`; `received` is the receivers' side, `spool` the uploader's."""
+    """One edge's spool from its start to `close`; `begin` to `keep` are a receiver's side, `spool` the uploader's."""
 
     def __init__(
         self,
@@ -50,9 +84,12 @@ class SpoolWorld:
         self.reading, self.writing = open_pipe()
         self.arrivals = Arrivals(self.reading)
         self.announcer = Announcer(self.writing, self.ledger, SLOT)
-        self._delivered: queue.SimpleQueue[Group] = queue.SimpleQueue()
         self.ready_descriptor = self.disk.open_folder(self.folder.ready)
-        self.committer = Committer(self.disk, self.ready_descriptor, sync, self.announcer, self._delivered.put)
+        self._syncing = SyncingThread(self.disk, self.ready_descriptor)
+        self._ended: list[Commit] = []
+        self._loop = asyncio.Runner()
+        self.committer = self._committer(sync)
+        self.committer.deliver = self._ended.extend
         self.uploader_hangs = False
         self.spool = Spool(self.folder, self.ledger, self.disk)
         self.spool.open()
@@ -85,11 +122,11 @@ class SpoolWorld:
     def commit(self, *files: SpoolFile, epoch: int | None = None) -> None:
         """Make files durable, the uploader told; raise what failed, after giving their room back."""
         begun = self.committer.epoch if epoch is None else epoch
-        for file in files:
-            self.committer.submit([Commit(file, begun, lambda _commit: None)])
-        ended: list[Commit] = []
-        while len(ended) < len(files):
-            ended += self._delivered.get(timeout=10).commits
+        self._ended.clear()
+        self.committer.submit([Commit(file, begun, lambda _commit: None) for file in files])
+        self._wait_for(len(files))
+        ended = list(self._ended)
+        self.announcer.kept((commit.file.name, commit.file.size) for commit in ended if commit.failure is None)
         for commit in ended:
             if commit.failure is not None:
                 commit.file.discard()
@@ -120,7 +157,42 @@ class SpoolWorld:
         """Return the names of the files that are kept."""
         return sorted(path.name for path in self.folder.ready.iterdir())
 
+    @contextmanager
+    def receiving(self, metrics: ReceiverMetrics) -> Iterator[Receiver]:
+        """Run a receiver over this spool for the length of a block, in the running loop."""
+        loop, committer = asyncio.get_running_loop(), GroupCommitter(self._syncing.board, RECEIVER)
+        loop.add_reader(committer.answers, committer.answered)
+        receiver = Receiver(self.folder, self.capacity, self.announcer, committer, metrics, disk=self.disk)
+        try:
+            yield receiver
+        finally:
+            receiver.close()
+            loop.remove_reader(committer.answers)
+
     def close(self) -> None:
-        """End the process that this stands for."""
+        """End the processes that this stands for."""
         self.committer.close()
+        self._syncing.close()
+        self._loop.close()
         self.disk.close(self.ready_descriptor)
+
+    def _committer(self, sync: SyncMode) -> Committer:
+        async def in_files() -> Committer:
+            return FileCommitter(self.disk, self.ready_descriptor)
+
+        if sync == "none":
+            return NoCommitter()
+        return self._loop.run(in_files()) if sync == "file" else GroupCommitter(self._syncing.board, ITSELF)
+
+    def _wait_for(self, ended: int) -> None:
+        async def until_delivered() -> None:
+            async with asyncio.timeout(10):
+                while len(self._ended) < ended:  # noqa: ASYNC110 - delivered by a thread
+                    await asyncio.sleep(0.001)
+
+        if isinstance(self.committer, FileCommitter):
+            self._loop.run(until_delivered())
+        # This waits for the answers of the group's committer, and does not end it.
+        elif isinstance(self.committer, GroupCommitter):
+            self.committer.close()
+        assert len(self._ended) == ended

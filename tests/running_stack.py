@@ -23,7 +23,7 @@ from tests.conftest import Running
 
 START_SECONDS = 90.0
 MOST_ROWS = 100_000
-EDGE_CHILDREN = {"edge receivers": "receiving", "edge uploader": "uploading"}
+EDGE_CHILDREN = {"edge receivers": "receiving", "edge committer": "committing", "edge uploader": "uploading"}
 
 
 def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -32,11 +32,11 @@ class Instance:
         self._sink = sink
         self._answered: Callable[[Answer], None] | None = None
 
-    def write(self, fragment: memoryview) -> None:
-        """Keep a copy of the fragment."""
+    def write(self, *fragments: memoryview) -> None:
+        """Keep a copy of the fragments."""
         assert not self.finished
         assert not self.abandoned
-        self.data_set += fragment
+        self.data_set += b"".join(fragments)
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Answer on the loop's next turn, as a real sink would, or when the test says."""

@@ -18,10 +18,11 @@ from edge_scp.announcements import open_pipe
 from edge_scp.barrier import barrier_of
 from edge_scp.capacity import Ledger, Limits
 from edge_scp.children import Child, Shared
+from edge_scp.commit_board import BoardDescriptors
 from edge_scp.health import EdgeState, health_app
 from edge_scp.listening import Port
 from edge_scp.metrics import ParentMetrics
-from edge_scp.receivers import Receivers
+from edge_scp.receivers import Receivers, process_count
 from edge_scp.spool import Spool
 from edge_scp.spool_alarm import watch_spool
 from edge_scp.spool_folder import SpoolFolder
@@ -48,20 +49,21 @@ async def serve(settings: Settings) -> None:
     resumed = Spool(folder, ledger).open()
     arriving, announcing = open_pipe()
     metrics = ParentMetrics(ledger)
-    shared = Shared(ledger_descriptor, lock, metrics)
+    shared = Shared(ledger_descriptor, lock, BoardDescriptors.create(process_count(settings)), metrics)
     receivers = Receivers(settings, shared, ledger, announcing)
     uploader = Child(
         "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()
     )
+    committers = [Child("committer", "edge_scp.committing", shared, announcing)] * (settings.spool_sync == "group")
     ports = [
         Port(listener, settings, receivers.hand_for(number), metrics.refused)
         for number, listener in enumerate(settings.edge_listeners)
     ]
     receivers.counts = [port.connections for port in ports]
-    state = EdgeState(ports, receivers.children, uploader, ledger, limits)
+    state = EdgeState(ports, receivers.children, uploader, committers, ledger, limits)
     page = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
-    children = (*receivers.children, uploader)
+    children = (*receivers.children, uploader, *committers)
     working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(ledger, limits))
     try:
         await _first_of(stop, working, _ready(children))
@@ -81,7 +83,8 @@ async def serve(settings: Settings) -> None:
         for port in ports:
             port.stop()
         drained = await receivers.drain(DRAIN_SECONDS, GRACE_SECONDS)
-        await uploader.stop({"stop": True}, EXIT_SECONDS)
+        for child in (*committers, uploader):
+            await child.stop({"stop": True}, EXIT_SECONDS)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         await page.stop()

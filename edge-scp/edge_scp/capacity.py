@@ -236,12 +236,13 @@ class Capacity:
 
     def __init__(self, ledger: Ledger, slot: int, limits: Limits) -> None:
         self._words, self._taken = ledger.words, _at(slot, _Word.TAKEN)
-        self._limits = limits
+        self._ledger, self._limits = ledger, limits
         self._allowance = 0
 
     def admit(self, size: int) -> None:
         """Take the first bytes of an instance, or raise `SpoolFull`."""
-        self._allowance = 0
+        if self._ledger.refusing:
+            self._allowance = 0
         self.take(size)
 
     def take(self, size: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bucky.errors import SettingsError
 from bucky.log import get_logger
 from edge_scp.channel import Channel, Message, channel_pair
+from edge_scp.commit_board import BoardDescriptors
 from edge_scp.metrics import ParentMetrics
 
 log = get_logger("edge")
@@ -28,24 +29,32 @@ _ANSWER_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """What a child is given: its slot in the ledger, and descriptors."""
+    """What a child is given: its number among its kind, its slot in the ledger, and descriptors."""
 
+    number: int
     slot: int
     channel: int
     ledger: int
     announcements: int
     lock: int
+    board: BoardDescriptors
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors."""
+        return self.channel, self.ledger, self.announcements, self.lock, *self.board
 
     def arguments(self) -> list[str]:
         """Return them as command line arguments."""
-        return [str(value) for value in (self.slot, self.channel, self.ledger, self.announcements, self.lock)]
+        return [str(value) for value in (self.number, self.slot, *self.descriptors)]
 
     @classmethod
     def of(cls, arguments: list[str]) -> "Inherited":
         """Read them from command line arguments."""
-        if len(arguments) != 5:
+        if len(arguments) < 8:
             raise SettingsError("this process is started by `python -m edge_scp`, not by hand")
-        return cls(*map(int, arguments))
+        number, slot, channel, ledger, announcements, lock, *board = map(int, arguments)
+        return cls(number, slot, channel, ledger, announcements, lock, BoardDescriptors.of(board))
 
     def parent(self) -> socket.socket:
         """Return the child's end of its channel."""
@@ -58,6 +67,7 @@ class Shared:
 
     ledger: int
     lock: int
+    board: BoardDescriptors
     metrics: ParentMetrics
 
 
@@ -71,13 +81,14 @@ class Child:
         shared: Shared,
         announcements: int,
         *,
+        number: int = 0,
         begin: Callable[[], int] = lambda: 0,
         heard: Callable[[Message], None] = lambda _message: None,
         ended: Callable[[int], None] = lambda _slot: None,
     ) -> None:
         self.name = name
         self.restarts = 0
-        self._module = module
+        self._module, self._number = module, number
         self._shared, self._announcements = shared, announcements
         self._begin, self._heard, self._ended = begin, heard, ended
         self._process: asyncio.subprocess.Process | None = None
@@ -153,12 +164,15 @@ class Child:
     async def _run(self) -> int:
         slot = self._begin()
         ours, theirs = channel_pair()
-        inherited = Inherited(slot, theirs.fileno(), self._shared.ledger, self._announcements, self._shared.lock)
+        shared = self._shared
+        inherited = Inherited(
+            self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.board
+        )
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self._module, *inherited.arguments()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(inherited.channel, inherited.ledger, inherited.announcements, inherited.lock),
+                pass_fds=inherited.descriptors,
             )
         self._channel = Channel(ours, self._received, self._ready.clear)
         try:

@@ -1,34 +1,27 @@
-"""Group commit: one sync for all instances that wait, then all their answers.
+"""How a receiver has its files made durable: in a group with all others, each by itself, or not at all."""
 
-A file that is whole has its name in `ready/` when it comes here. One `syncfs` puts the bytes and names of all
-that wait on the disk; then the uploader is told, and the senders are answered. While one group is synced the
-next one gathers. A crash in between leaves files that nobody was told of; they are whole and are uploaded, or
-they are torn and their footers tell (docs/adr/0014).
-"""
-
-import errno
-import os
+import asyncio
 import queue
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from bucky.errors import Retriable
-from edge_scp.announcements import Announcer
+from edge_scp.commit_board import CommitBoard
 from edge_scp.disk import Disk
-from edge_scp.spool_file import SpoolFile, refused
-
-# So that one group never keeps its first sender waiting for its last for long.
-_LARGEST_GROUP = 256
+from edge_scp.spool_file import SpoolFailed, SpoolFile, refused
 
 SyncMode = Literal["group", "file", "none"]
+
+# The committer answers at once, or it is gone and its successor does.
+_LAST_ANSWER_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class Commit:
-    """A whole file that waits for its sync; `ended` is for the event loop's thread to call when it is over.
+    """A whole file with its name that waits to be durable; `ended` is called when it is, or failed.
 
     `epoch` is the committer's when the file was begun.
     """
@@ -39,80 +32,145 @@ class Commit:
     failure: Retriable | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """How one group went, for the metrics."""
-
-    commits: list[Commit]
-    seconds: float
+# Takes what is durable or has failed.
+Deliver = Callable[[list[Commit]], None]
 
 
-class Committer:
-    """The thread that makes files durable; `submit` from the event loop, `close` at the end.
+class Committer(Protocol):
+    """Makes files durable. `deliver` is called in the event loop, for as many files at a time as can be."""
 
-    `ready` is a descriptor of the folder, kept open for good: syncfs reports the errors since it was opened.
-    `deliver` is handed each group in the committer's thread, and has it answered in the event loop's. All that
-    can be done there is: two threads that both want the interpreter for each instance cost more than the work.
-    """
-
-    def __init__(
-        self, disk: Disk, ready: int, sync: SyncMode, announcer: Announcer, deliver: Callable[[Group], None]
-    ) -> None:
-        self._disk, self._ready, self._sync = disk, ready, sync
-        self._announcer, self._deliver = announcer, deliver
-        self._epoch = 0
-        self._waiting: queue.SimpleQueue[list[Commit] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-        self._thread.start()
+    deliver: Deliver
 
     @property
     def epoch(self) -> int:
-        """Return a number that grows when the disk fails.
-
-        A failed sync is reported once, but may have been for the bytes of any file begun before it: none of
-        those is acknowledged any more.
-        """
-        return self._epoch
+        """Return a number that changes when the disk fails: files of another epoch are not acknowledged."""
 
     def submit(self, commits: list[Commit]) -> None:
-        """Make files durable; never blocks. To wake the thread costs, so it is best done for several at once."""
-        self._waiting.put(commits)
+        """Make files durable; never blocks."""
 
     def close(self) -> None:
         """Finish what was submitted, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+
+
+class GroupCommitter:
+    """Asks the process that syncs for all receivers (`syncer`).
+
+    In an event loop `answered` is to be called when `answers` is readable.
+    """
+
+    def __init__(self, board: CommitBoard, receiver: int) -> None:
+        self.deliver: Deliver
+        self._board, self._receiver = board, receiver
+        self._asked = board.asked(receiver)
+        # What was asked for, with the count that its answer must reach.
+        self._waiting: deque[tuple[int, list[Commit]]] = deque()
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch."""
+        return self._board.dealt(self._receiver).epoch
+
+    @property
+    def answers(self) -> int:
+        """Return the descriptor that tells of answers."""
+        return self._board.answers(self._receiver)
+
+    def submit(self, commits: list[Commit]) -> None:
+        """Ask."""
+        self._asked += len(commits)
+        self._waiting.append((self._asked, commits))
+        self._board.ask(self._receiver, self._asked)
+
+    def answered(self) -> None:
+        """Deliver what the committer has dealt with."""
+        self._board.hear_answer(self._receiver)
+        dealt = self._board.dealt(self._receiver)
+        ended: list[Commit] = []
+        while self._waiting and self._waiting[0][0] <= dealt.files:
+            ended += self._waiting.popleft()[1]
+        for commit in ended:
+            if commit.epoch != dealt.epoch:
+                commit.failure = _not_synced()
+        if ended:
+            self.deliver(ended)
+
+    def close(self) -> None:
+        """Wait for the last answers."""
+        while self._waiting and self._board.hear_answer(self._receiver, _LAST_ANSWER_SECONDS):
+            self.answered()
+
+
+class NoCommitter:
+    """Makes nothing durable, and says so at once: for benchmarks."""
+
+    def __init__(self) -> None:
+        self.deliver: Deliver
+        self.epoch = 0
+
+    def submit(self, commits: list[Commit]) -> None:
+        """Deliver."""
+        self.deliver(commits)
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class FileCommitter:
+    """A thread that syncs each file, and their names together, where a sync of the file system takes too long."""
+
+    def __init__(self, disk: Disk, ready: int) -> None:
+        self.deliver: Deliver
+        self._disk, self._ready = disk, ready
+        self._loop = asyncio.get_running_loop()
+        self._epoch = 0
+        self._waiting: queue.SimpleQueue[list[Commit]] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._worker.start()
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch."""
+        return self._epoch
+
+    def submit(self, commits: list[Commit]) -> None:
+        """Hand over to the thread."""
+        self._waiting.put(commits)
+
+    def close(self) -> None:
+        """Wait for the thread."""
+        self._waiting.put([])
+        self._worker.join()
 
     def _run(self) -> None:
-        while (group := self._next_group()) is not None:
-            started = time.perf_counter()
+        while group := self._next_group():
             self._make_durable(group)
-            self._announcer.kept((commit.file.name, commit.file.size) for commit in group if commit.failure is None)
-            self._deliver(Group(group, time.perf_counter() - started))
+            self._loop.call_soon_threadsafe(self.deliver, group)
 
-    def _next_group(self) -> list[Commit] | None:
-        """Wait for one, and take all that wait with it; None at the end."""
-        group = self._waiting.get()
-        while group is not None and len(group) < _LARGEST_GROUP and not self._waiting.empty():
+    def _next_group(self) -> list[Commit]:
+        """Wait for some, and take all that wait with them; none at the end."""
+        group = list(self._waiting.get())
+        while group and not self._waiting.empty():
             more = self._waiting.get()
-            if more is None:
-                self._waiting.put(None)
+            if not more:
+                self._waiting.put(more)
                 break
             group += more
         return group
 
     def _make_durable(self, group: list[Commit]) -> None:
-        for commit in group:
-            if commit.epoch != self._epoch:
-                commit.failure = refused(OSError(errno.EIO, os.strerror(errno.EIO)))
+        failure: Retriable | None = None
         try:
-            if self._sync == "group":
-                self._disk.sync_file_system(self._ready)
-            elif self._sync == "file":
-                for commit in group:
-                    self._disk.sync(commit.file.descriptor)
-                self._disk.sync(self._ready)
+            for commit in group:
+                self._disk.sync(commit.file.descriptor)
+            self._disk.sync(self._ready)
         except OSError as error:
             self._epoch += 1
-            for commit in group:
-                commit.failure = refused(error)
+            failure = refused(error)
+        for commit in group:
+            if failure is not None or commit.epoch != self._epoch:
+                commit.failure = failure or _not_synced()
+
+
+def _not_synced() -> Retriable:
+    """Return why a file is not acknowledged; the reason is the committer's, or its end, and may be another file's."""
+    return SpoolFailed("The spool could not be synced; send again later")

@@ -66,6 +66,13 @@ class Disk:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+class UnhurriedDisk(Disk):
+    """A disk that writes when it likes, where nothing waits for it: `BUCKY_SPOOL_SYNC=none`."""
+
+    def start_writing_back(self, descriptor: int, offset: int, length: int) -> None:
+        """Leave it to the disk."""
+
+
 def _checked(result: int) -> None:
     if result != 0:
         number = ctypes.get_errno() or errno.EIO

@@ -26,9 +26,16 @@ class EdgeState:
     """What the parent knows of the edge, and what its children say when asked."""
 
     def __init__(
-        self, ports: Sequence[Port], receivers: Sequence[Child], uploader: Child, ledger: Ledger, limits: Limits
+        self,
+        ports: Sequence[Port],
+        receivers: Sequence[Child],
+        uploader: Child,
+        committers: Sequence[Child],
+        ledger: Ledger,
+        limits: Limits,
     ) -> None:
         self._ports, self._receivers, self._uploader = ports, receivers, uploader
+        self._children = (*receivers, uploader, *committers)
         self._ledger, self._limits = ledger, limits
 
     @property
@@ -41,13 +48,12 @@ class EdgeState:
         """Return the edge's health; it is `accepting` even while store and broker are away."""
         ledger, said = self._ledger, await self._uploader.ask("report") or {}
         dependencies = {name: said.get(name, _SILENT) for name in ("store", "broker")}
-        children = (*self._receivers, self._uploader)
         accepting = self.accepting
         well = (
             accepting
             and ledger.quarantined == 0
             and all(dependency["ok"] for dependency in dependencies.values())
-            and all(child.ready for child in children)
+            and all(child.ready for child in self._children)
         )
         return {
             "status": "ok" if well else "degraded" if accepting else "refusing",
@@ -71,15 +77,14 @@ class EdgeState:
             **dependencies,
             "processes": [
                 {"name": child.name, "pid": child.pid, "ready": child.ready, "restarts": child.restarts}
-                for child in children
+                for child in self._children
             ],
         }
 
     async def pages(self) -> dict[str, str]:
         """Return the metrics pages of the children that answer, by their names."""
-        children = (*self._receivers, self._uploader)
-        answers = await asyncio.gather(*(child.ask("report") for child in children))
-        return {child.name: answer["page"] for child, answer in zip(children, answers, strict=True) if answer}
+        answers = await asyncio.gather(*(child.ask("report") for child in self._children))
+        return {child.name: answer["page"] for child, answer in zip(self._children, answers, strict=True) if answer}
 
 
 def health_app(state: EdgeState, metrics: ParentMetrics) -> Starlette:

@@ -33,15 +33,6 @@ class ReceiverMetrics:
             buckets=_LATENCIES,
             registry=self.registry,
         )
-        self._group_size = Histogram(
-            "bucky_edge_commit_group_size",
-            "Instances made durable by one sync",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=self.registry,
-        )
-        self._commit_seconds = Histogram(
-            "bucky_edge_commit_seconds", "Time of one sync", buckets=_LATENCIES, registry=self.registry
-        )
         self._associations = Counter(
             "bucky_edge_associations", "Association requests", ["outcome"], registry=self.registry
         )
@@ -53,14 +44,30 @@ class ReceiverMetrics:
         if status is Status.SUCCESS:
             self._bytes.inc(size)
 
-    def committed(self, instances: int, seconds: float) -> None:
-        """Count one group commit."""
-        self._group_size.observe(instances)
-        self._commit_seconds.observe(seconds)
-
     def association(self, outcome: str) -> None:
         """Count one association: accepted, rejected, released or aborted."""
         self._associations.labels(outcome).inc()
+
+
+class CommitterMetrics:
+    """What the committer counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._group_size = Histogram(
+            "bucky_edge_commit_group_size",
+            "Instances made durable by one sync",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "bucky_edge_commit_seconds", "Time of one sync", buckets=_LATENCIES, registry=self.registry
+        )
+
+    def committed(self, instances: int, seconds: float) -> None:
+        """Count one group commit."""
+        self._group_size.observe(instances)
+        self._seconds.observe(seconds)
 
 
 class Rate:

@@ -16,7 +16,7 @@ from bucky.part10 import FileMeta
 from bucky.trace import child_of
 from edge_scp.announcements import Announcer
 from edge_scp.capacity import Capacity
-from edge_scp.committer import Commit, Committer, Group, SyncMode
+from edge_scp.committer import Commit, Committer
 from edge_scp.disk import Disk
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.reception import Answer, Caller
@@ -40,24 +40,23 @@ class Receiver:
         folder: SpoolFolder,
         capacity: Capacity,
         announcer: Announcer,
+        committer: Committer,
         metrics: ReceiverMetrics,
-        sync: SyncMode = "group",
         disk: Disk | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._folder, self._capacity, self._metrics = folder, capacity, metrics
+        self._folder, self._capacity, self._announcer, self._metrics = folder, capacity, announcer, metrics
         self._disk = disk or Disk()
         self._ready = self._disk.open_folder(folder.ready)
-        self._whole: list[Commit] = []
-        self._committer = Committer(self._disk, self._ready, sync, announcer, self._deliver)
+        self._committer = committer
+        committer.deliver = self._committed
 
     def begin(self, command: StoreCommand, caller: Caller) -> "Arrival":
         """Start an instance."""
         return Arrival(self, command, caller)
 
     def close(self) -> None:
-        """Make durable what was finished, and end; answers that are due are still given by the event loop."""
-        self._submit()
+        """Make durable what was finished, and end."""
         self._committer.close()
         self._disk.close(self._ready)
 
@@ -69,9 +68,7 @@ class Receiver:
     def keep(self, file: SpoolFile, footer: bytes, epoch: int, ended: Callable[[Commit], None]) -> None:
         """Make a file durable that came whole."""
         file.seal(footer, self._ready)
-        if not self._whole:
-            self._loop.call_soon(self._submit)
-        self._whole.append(Commit(file, epoch, ended))
+        self._committer.submit([Commit(file, epoch, ended)])
 
     def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
         """Answer in the next turn of the event loop."""
@@ -112,18 +109,10 @@ class Receiver:
             association_id=caller.association_id,
         )
 
-    def _submit(self) -> None:
-        """Hand over what came whole in one turn of the event loop."""
-        whole, self._whole = self._whole, []
-        if whole:
-            self._committer.submit(whole)
-
-    def _deliver(self, group: Group) -> None:
-        self._loop.call_soon_threadsafe(self._delivered, group)
-
-    def _delivered(self, group: Group) -> None:
-        self._metrics.committed(len(group.commits), group.seconds)
-        for commit in group.commits:
+    def _committed(self, commits: list[Commit]) -> None:
+        """Tell the uploader of what is durable, and only then the senders."""
+        self._announcer.kept((commit.file.name, commit.file.size) for commit in commits if commit.failure is None)
+        for commit in commits:
             commit.ended(commit)
 
 
@@ -147,11 +136,11 @@ class Arrival:
         if self._refusal is None:
             self._guarded(self._create)
 
-    def write(self, fragment: memoryview) -> None:
-        """Take a fragment."""
-        self._size += len(fragment)
+    def write(self, *fragments: memoryview) -> None:
+        """Take fragments."""
+        self._size += sum(map(len, fragments))
         if self._refusal is None:
-            self._guarded(self._keep, fragment)
+            self._guarded(self._keep, fragments)
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Make durable what came, then answer; or answer why it is refused."""
@@ -177,11 +166,11 @@ class Arrival:
         )
         self._file, self._epoch = self._receiver.create(meta)
 
-    def _keep(self, fragment: memoryview) -> None:
-        if self._identity is None and self._reader.feed(fragment) and not self._judged():
+    def _keep(self, fragments: tuple[memoryview, ...]) -> None:
+        if self._identity is None and any(map(self._reader.feed, fragments)) and not self._judged():
             return
         if self._file is not None:
-            self._file.write(fragment)
+            self._file.write(*fragments)
 
     def _judged(self) -> bool:
         """Decide, now that the data set told what it is; return whether it is kept."""
@@ -230,7 +219,7 @@ class Arrival:
         if self._record is not None:
             self._receiver.log_kept(self._record, time.perf_counter() - self._started)
 
-    def _guarded(self, work: Callable[..., None], *arguments: memoryview) -> None:
+    def _guarded(self, work: Callable[..., None], *arguments: tuple[memoryview, ...]) -> None:
         """Run a step; whatever goes wrong is a refusal, never success and never the association's end."""
         try:
             work(*arguments)

@@ -78,6 +78,7 @@ class Receivers:
             "edge_scp.receiving",
             shared,
             self._announcing,
+            number=number,
             begin=self._free_slot,
             heard=lambda message: self._heard(number, message),
             ended=lambda slot: self._ended(number, slot),

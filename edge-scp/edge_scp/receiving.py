@@ -21,7 +21,10 @@ from edge_scp.announcements import Announcer
 from edge_scp.capacity import Capacity, Ledger, Limits
 from edge_scp.channel import Channel, Message
 from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.commit_board import CommitBoard
+from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
 from edge_scp.connections import Verdict
+from edge_scp.disk import Disk, UnhurriedDisk
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
 from edge_scp.reception import Sink
@@ -40,8 +43,9 @@ async def receive(settings: Settings, inherited: Inherited) -> bool:
         SpoolFolder(settings.spool_dir),
         Capacity(ledger, inherited.slot, Limits.of(settings, ledger)),
         Announcer(inherited.announcements, ledger, inherited.slot),
+        committer_of(settings, inherited),
         metrics,
-        settings.spool_sync,
+        UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
     acceptors = Acceptors(settings, receiver, metrics)
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -63,6 +67,18 @@ async def receive(settings: Settings, inherited: Inherited) -> bool:
     drained = await acceptors.drain(await draining)
     receiver.close()
     return drained
+
+
+def committer_of(settings: Settings, inherited: Inherited) -> Committer:
+    """Return what makes files durable, as the settings ask for, wired to the running loop."""
+    if settings.spool_sync == "none":
+        return NoCommitter()
+    if settings.spool_sync == "file":
+        disk = Disk()
+        return FileCommitter(disk, disk.open_folder(SpoolFolder(settings.spool_dir).ready))
+    committer = GroupCommitter(CommitBoard(inherited.board), inherited.number)
+    asyncio.get_running_loop().add_reader(committer.answers, committer.answered)
+    return committer
 
 
 class Acceptors:

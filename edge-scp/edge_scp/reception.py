@@ -34,8 +34,8 @@ class Answer:
 class Reception(Protocol):
     """One instance arriving; used from the event loop's thread only."""
 
-    def write(self, fragment: memoryview) -> None:
-        """Take a fragment of the data set, any size; never raises, never keeps the view."""
+    def write(self, *fragments: memoryview) -> None:
+        """Take fragments of the data set, any size; never raises, never keeps the views."""
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """All fragments came: `answered` is called once, later, in the event loop's thread."""

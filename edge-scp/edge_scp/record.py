@@ -10,14 +10,16 @@ One file is one fsync, and a file cut short anywhere has no valid trailer.
 import hashlib
 import struct
 import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, ClassVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bucky.errors import Permanent
 from bucky.events import InstanceStored, Sha256, Uid
-from bucky.objects import object_key
+from bucky.keys import object_key
 
 MAGIC = b"BUCKYSP1"
 _TRAILER = struct.Struct("<II8s")
@@ -29,18 +31,22 @@ class CorruptRecord(Permanent):
     """A spool file is torn or its bytes are not the ones that were acknowledged."""
 
 
-class Record(BaseModel):
-    """What the edge knows of one instance it acknowledged; `object_size` is of the DICOM file, in bytes."""
+@dataclass(slots=True)
+class Record:
+    """What the edge knows of one instance it acknowledged; `object_size` is of the DICOM file, in bytes.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    study_instance_uid: str = Uid
-    series_instance_uid: str = Uid
-    sop_instance_uid: str = Uid
-    sop_class_uid: str = Uid
-    transfer_syntax_uid: str = Uid
-    sha256: str = Sha256
-    object_size: int = Field(gt=0)
-    data_set_offset: int = Field(gt=0)
+    Only reading validates: when a record is made, all that is in it has been checked.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    study_instance_uid: Annotated[str, Uid]
+    series_instance_uid: Annotated[str, Uid]
+    sop_instance_uid: Annotated[str, Uid]
+    sop_class_uid: Annotated[str, Uid]
+    transfer_syntax_uid: Annotated[str, Uid]
+    sha256: Annotated[str, Sha256]
+    object_size: Annotated[int, Field(gt=0)]
+    data_set_offset: Annotated[int, Field(gt=0)]
     calling_aet: str
     called_aet: str
     source_address: str
@@ -55,17 +61,16 @@ class Record(BaseModel):
 
     def stored(self, bucket: str) -> InstanceStored:
         """Return what happened once the object is in the bucket."""
-        return InstanceStored(
-            **self.model_dump(exclude={"object_size", "data_set_offset", "traceparent"}),
-            size=self.object_size,
-            bucket=bucket,
-            key=self.key,
-        )
+        known = {name: value for name, value in asdict(self).items() if name in InstanceStored.model_fields}
+        return InstanceStored(**known, size=self.object_size, bucket=bucket, key=self.key)
 
     def footer(self) -> bytes:
         """Return the footer and trailer that go after the DICOM file."""
-        text = self.model_dump_json().encode()
+        text = orjson.dumps(self)
         return text + _TRAILER.pack(len(text), zlib.crc32(text), MAGIC)
+
+
+_RECORDS = TypeAdapter(Record)
 
 
 def read_record(path: Path) -> Record:
@@ -83,7 +88,7 @@ def read_record(path: Path) -> Record:
     if zlib.crc32(text) != checksum:
         raise CorruptRecord("the footer's checksum is wrong")
     try:
-        record = Record.model_validate_json(text)
+        record = _RECORDS.validate_json(text)
     except ValidationError as error:
         raise CorruptRecord("the footer is not a record this version can read") from error
     if record.object_size != size - _TRAILER.size - length or record.data_set_offset >= record.object_size:

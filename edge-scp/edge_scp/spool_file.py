@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -52,16 +51,20 @@ class SpoolFile:
         """Return the digest of the data set bytes so far."""
         return self._digest.hexdigest()
 
-    def write(self, fragment: memoryview) -> None:
+    def write(self, *fragments: memoryview) -> None:
         """Append data set bytes as they were received."""
-        self._digest.update(fragment)
-        self._take(len(fragment))
+        size = 0
+        for fragment in fragments:
+            self._digest.update(fragment)
+            size += len(fragment)
+        self._capacity.take(size)
+        self.size += size
         try:
             if self._header:
-                self._disk.write(self.descriptor, self._header, fragment)
+                self._disk.write(self.descriptor, self._header, *fragments)
                 self._header = b""
             else:
-                self._disk.write(self.descriptor, fragment)
+                self._disk.write(self.descriptor, *fragments)
             if self.size - self._written_back >= _WRITE_BACK:
                 self._disk.start_writing_back(self.descriptor, self._written_back, self.size - self._written_back)
                 self._written_back = self.size
@@ -70,8 +73,9 @@ class SpoolFile:
 
     def seal(self, footer: bytes, ready: int) -> None:
         """Append what says that the file is whole, and give it its name in the folder that is open as `ready`."""
-        self._take(len(footer))
-        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.dcm"
+        self._capacity.take(len(footer))
+        self.size += len(footer)
+        name = f"{time.time_ns():020d}-{os.urandom(8).hex()}.dcm"
         try:
             self._disk.write(self.descriptor, self._header, footer)
             self._disk.link(self.descriptor, ready, name)
@@ -92,10 +96,6 @@ class SpoolFile:
         """Close the file; after the sync, or for a file that is not kept, an error in that means nothing."""
         with contextlib.suppress(OSError):
             self._disk.close(self.descriptor)
-
-    def _take(self, size: int) -> None:
-        self._capacity.take(size)
-        self.size += size
 
 
 def refused(error: OSError) -> SpoolFull | SpoolFailed:

@@ -6,6 +6,7 @@ it: its bytes alone could not tell a rebuilt index what they are, nor could the 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bucky.errors import InvalidInstance
 from bucky.identity import Identity, IdentityReader
@@ -13,8 +14,7 @@ from bucky.uids import checked_uid
 from edge_scp.statuses import COMMENT_LENGTH, Status
 
 
-@dataclass(frozen=True, slots=True)
-class StoreCommand:
+class StoreCommand(NamedTuple):
     """What the command set and the accepted presentation context say about the data set to come."""
 
     affected_sop_class_uid: str

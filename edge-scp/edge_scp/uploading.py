@@ -31,6 +31,9 @@ from edge_scp.spool_folder import SpoolFolder
 from edge_scp.uploader import Uploader
 
 CHECK_SECONDS = 10.0
+# With as many waiting, news of more is looked at less often: each look takes time from the receivers' cores.
+PLENTY = 64
+PLENTY_SECONDS = 0.05
 
 
 async def upload(settings: Settings, inherited: Inherited) -> None:
@@ -68,7 +71,14 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     channel = Channel(inherited.parent(), received, end_at_once)
     spool.open()
     arrivals = Arrivals(inherited.announcements)
-    loop.add_reader(inherited.announcements, lambda: spool.arrived(arrivals.read()))
+
+    def announced() -> None:
+        spool.arrived(arrivals.read())
+        if spool.waiting > PLENTY:
+            loop.remove_reader(inherited.announcements)
+            loop.call_later(PLENTY_SECONDS, loop.add_reader, inherited.announcements, announced)
+
+    loop.add_reader(inherited.announcements, announced)
     channel.send({"ready": True})
     working: asyncio.Future[Any] = asyncio.gather(
         uploader.run(),

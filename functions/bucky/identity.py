@@ -7,7 +7,7 @@ but those UIDs: hostile nesting, lengths and deflate bombs end in `InvalidInstan
 
 import struct
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bucky.errors import InvalidInstance
 from bucky.uids import checked_uid
@@ -41,11 +41,13 @@ _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM U
 _LONGEST_UID = 66
 _GROUP_8_UIDS = frozenset({_SOP_CLASS & 0xFFFF, _SOP_INSTANCE & 0xFFFF})
 _LAST_GROUP = _STUDY >> 16
+# An explicit VR element's header, an implicit one's, and a length of 32 bits.
+_LITTLE_ENDIAN = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
+_BIG_ENDIAN = struct.Struct(">HH2sH"), struct.Struct(">HHI"), struct.Struct(">I")
 _NO_VR = "the data set is not in its transfer syntax: an element has no VR"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The UIDs of one instance, each checked."""
 
     sop_class_uid: str
@@ -93,7 +95,7 @@ class IdentityReader:
         if self._failure is not None:
             raise self._failure
         found = self._walk.wanted_values()
-        return Identity(*(checked_uid(found.get(tag, ""), keyword) for tag, keyword in _KEYWORDS.items()))
+        return Identity(*[checked_uid(found.get(tag, ""), keyword) for tag, keyword in _KEYWORDS.items()])
 
     def _inflate(self, piece: memoryview) -> memoryview:
         """Inflate at most 1 MiB in all (PS3.5 §A.5); the header is far smaller, a bomb is far larger."""
@@ -111,10 +113,7 @@ class _Walk:
     """One pass over the elements of a data set, from its first byte to Series Instance UID."""
 
     def __init__(self, *, implicit: bool, big_endian: bool) -> None:
-        order = ">" if big_endian else "<"
-        self._explicit_header = struct.Struct(order + "HH2sH")
-        self._implicit_header = struct.Struct(order + "HHI")
-        self._long = struct.Struct(order + "I")
+        self._explicit_header, self._implicit_header, self._long = _BIG_ENDIAN if big_endian else _LITTLE_ENDIAN
         self._implicit = implicit
         self._found: dict[int, str] = {}
         # One entry per open level: whether it is a sequence (else an item), and whether it is implicit VR.
@@ -179,7 +178,7 @@ class _Walk:
         last, steps, unpack = len(content) - 8, 0, self._explicit_header.unpack_from
         while at <= last:
             group, element, vr, length = unpack(content, at)
-            if group >= _LAST_GROUP or vr not in _SHORT_VRS or (group == 0x0008 and element in _GROUP_8_UIDS):
+            if vr not in _SHORT_VRS or group >= _LAST_GROUP or (element in _GROUP_8_UIDS and group == 0x0008):
                 break
             at += 8 + length
             steps += 1

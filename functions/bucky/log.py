@@ -2,9 +2,11 @@
 
 import logging
 import sys
+from datetime import UTC, datetime
 
+import orjson
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 # Tracebacks without the frames' variables, which may hold a data set.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -13,22 +15,18 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 def configure(level: str = "info", *, json: bool | None = None) -> None:
     """Set up logging to stderr; JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json is None else json
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    render: list[Processor] = (
-        [_TRACEBACKS, structlog.processors.JSONRenderer()]
+    processors: list[Processor] = (
+        [_json_line]
         if as_json
-        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        else [_stamp, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
-        processors=[*shared, *render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         # Each line is one write, so that those of processes that share stderr do not mix.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if as_json
+        else structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # Libraries may print what they received; only their warnings are let through, and of pydicom and
@@ -36,6 +34,19 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     for quoting in ("pydicom", "pynetdicom"):
         logging.getLogger(quoting).setLevel(logging.CRITICAL)
+
+
+def _stamp(_logger: WrappedLogger, level: str, line: EventDict) -> EventDict:
+    line["level"] = level
+    line["timestamp"] = datetime.now(UTC).isoformat()
+    return line
+
+
+def _json_line(logger: WrappedLogger, level: str, line: EventDict) -> bytes:
+    """Render a line: a receiver writes one for each instance, so each step of it counts."""
+    if "exc_info" in line:
+        line = _TRACEBACKS(logger, level, line)
+    return orjson.dumps(_stamp(logger, level, line), default=repr)
 
 
 def get_logger(component: str) -> FilteringBoundLogger:

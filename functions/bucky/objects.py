@@ -18,7 +18,6 @@ from obstore.store import S3Store
 from bucky.bucket import Bucket, failure
 from bucky.errors import NotFound, StoreUnavailable
 from bucky.settings import Settings
-from bucky.uids import checked_uid
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions
@@ -33,19 +32,6 @@ ANSWER_SECONDS = 120.0
 _PIECE_BYTES = 1024 * 1024
 _ATTRIBUTES: "Attributes" = {"Content-Type": "application/dicom"}
 _ANSWERED = re.compile(r"status code: (\d+)(?:.*?<Code>(\w+)</Code>)?", re.DOTALL)
-
-
-def object_key(study: str, series: str, instance: str, sha256: str) -> str:
-    """Return `studies/<study>/<series>/<instance>/<sha256>.dcm`, every UID checked first."""
-    return "/".join(
-        (
-            "studies",
-            checked_uid(study, "StudyInstanceUID"),
-            checked_uid(series, "SeriesInstanceUID"),
-            checked_uid(instance, "SOPInstanceUID"),
-            f"{sha256}.dcm",
-        )
-    )
 
 
 class ObjectStore(Protocol):

@@ -5,6 +5,7 @@ The data set bytes are never decoded or encoded here: they are what the sender s
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bucky.errors import InvalidInstance
 
@@ -26,20 +27,28 @@ class FileMeta:
 
 def file_header(meta: FileMeta) -> bytes:
     """Return the preamble, prefix and file meta information that go before the data set bytes."""
-    elements = b"".join(
-        (
-            _long(0x0001, b"OB", b"\x00\x01"),
-            _short(0x0002, b"UI", meta.sop_class_uid, b"\0"),
-            _short(0x0003, b"UI", meta.sop_instance_uid, b"\0"),
-            _short(0x0010, b"UI", meta.transfer_syntax_uid, b"\0"),
-            _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
-            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-            # At full length, so that the same instance from another sender makes an object of the same size.
-            _short(0x0016, b"AE", meta.calling_aet.ljust(16), b" ") if meta.calling_aet else b"",
-            _short(0x0018, b"AE", meta.called_aet.ljust(16), b" ") if meta.called_aet else b"",
-        )
+    before, after = _around_the_instance(
+        meta.sop_class_uid, meta.transfer_syntax_uid, meta.calling_aet, meta.called_aet
     )
+    elements = before + _short(0x0003, b"UI", meta.sop_instance_uid, b"\0") + after
     return PREAMBLE + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+@lru_cache(maxsize=1024)
+def _around_the_instance(
+    sop_class_uid: str, transfer_syntax_uid: str, calling_aet: str, called_aet: str
+) -> tuple[bytes, bytes]:
+    """Return the elements before and after the one that differs between the instances of an association."""
+    before = _long(0x0001, b"OB", b"\x00\x01") + _short(0x0002, b"UI", sop_class_uid, b"\0")
+    after = (
+        _short(0x0010, b"UI", transfer_syntax_uid, b"\0"),
+        _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
+        _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
+        # At full length, so that the same instance from another sender makes an object of the same size.
+        _short(0x0016, b"AE", calling_aet.ljust(16), b" ") if calling_aet else b"",
+        _short(0x0018, b"AE", called_aet.ljust(16), b" ") if called_aet else b"",
+    )
+    return before, b"".join(after)
 
 
 def split(content: bytes | memoryview) -> tuple[FileMeta, int]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bucky.errors import InvalidInstance, NotFound, StoreUnavailable
-from bucky.objects import PART_BYTES, MemoryObjectStore, ObjectStore, S3ObjectStore, object_key, put_bytes
+from bucky.keys import object_key
+from bucky.objects import PART_BYTES, MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from bucky.settings import Settings
 from local_stack.servers import free_port
 

@@ -28,6 +28,7 @@ VICTIMS_OF_OTHERS = {
 PROCESSES = (
     "edge",
     "edge receivers",
+    "edge committer",
     "edge uploader",
     "nats-server",
     "object-store",

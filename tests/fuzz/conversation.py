@@ -32,11 +32,11 @@ class Kept:
         self.ended = False
         self._world = world
 
-    def write(self, fragment: memoryview) -> None:
-        """Take a fragment."""
+    def write(self, *fragments: memoryview) -> None:
+        """Take fragments."""
         if self.ended:
             raise Violation("a fragment after the end")
-        self._world.data_set_bytes += len(fragment)
+        self._world.data_set_bytes += sum(map(len, fragments))
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Answer now or later."""

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from bucky.settings import Listener, Settings
 from edge_scp.connections import Verdict
 from edge_scp.listening import Port
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receiver import Receiver
 from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
@@ -159,8 +158,8 @@ class ListenerAlone:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._port: Port
-        self._receiver: Receiver
         self._acceptors: Acceptors
+        self._ending = ExitStack()
 
     @property
     def port(self) -> int:
@@ -194,7 +193,7 @@ class ListenerAlone:
 
     def stop(self) -> None:
         """Drain and end."""
-        if hasattr(self, "_receiver"):
+        if hasattr(self, "_acceptors"):
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -205,8 +204,8 @@ class ListenerAlone:
         settings = self._settings.model_copy(update={"edge_listeners": (self._listener,)})
         self._port = Port(self._listener, settings, self._hand, lambda _reason: None)
         metrics = ReceiverMetrics()
-        self._receiver = Receiver(self.world.folder, self.world.capacity, self.world.announcer, metrics)
-        self._acceptors = Acceptors(settings, self._receiver, metrics)
+        receiver = self._ending.enter_context(self.world.receiving(metrics))
+        self._acceptors = Acceptors(settings, receiver, metrics)
         self._port.start()
 
     def _hand(self, connection: socket.socket, address: str, verdict: Verdict) -> bool:
@@ -219,7 +218,7 @@ class ListenerAlone:
     async def _close(self) -> None:
         self._port.stop()
         await self._acceptors.drain(5)
-        self._receiver.close()
+        self._ending.close()
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The edge as several processes: each may be killed, and the others go on."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,11 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
 from bucky.scu import Outcome, store_all
+from edge_scp.channel import channel_pair
+from edge_scp.children import Inherited
+from edge_scp.commit_board import BoardDescriptors, CommitBoard
 from edge_scp.record import verify
+from edge_scp.spool_folder import SpoolFolder
 from tests.integration.edge_process import EdgeProcess, edge_process, eventually
 from tests.sample_instances import samples
 
@@ -53,6 +60,11 @@ def served(edge: EdgeProcess) -> bool:
 def processes(edge: EdgeProcess) -> dict[str, dict[str, Any]]:
     """Return what the health page says of each child."""
     return {child["name"]: child for child in edge.health()["processes"]}
+
+
+def committer(edge: EdgeProcess) -> dict[str, Any]:
+    """Return what the health page says of the committer."""
+    return processes(edge)["committer"]
 
 
 def gone(pid: int) -> bool:
@@ -123,11 +135,119 @@ def test_a_killed_uploader_is_replaced_and_counts_anew(edge: EdgeProcess) -> Non
     assert_account_is_true(edge)
 
 
+def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) -> None:
+    """kill -9 of the committer under load: what waits is refused, the others are kept, and a successor goes on."""
+    sent = samples(400)
+    acknowledged: set[str] = set()
+
+    def note(index: int, result: object) -> None:
+        if getattr(result, "outcome", None) is Outcome.STORED:
+            acknowledged.add(sent[index].sha256)
+
+    def kill(enough: int, restarts: int) -> None:
+        eventually(lambda: len(acknowledged) > enough, 20, "some were acknowledged")
+        os.kill(committer(edge)["pid"], signal.SIGKILL)
+        eventually(lambda: committer(edge)["restarts"] == restarts, 5, "its end was noticed")
+        eventually(lambda: committer(edge)["ready"], 10, "the committer runs again")
+
+    with ThreadPoolExecutor(1) as pool:
+        items = [sample.outgoing for sample in sent]
+        sending = pool.submit(store_all, edge.peer(), items, associations=8, on_result=note)
+        kill(enough=30, restarts=1)
+        kill(enough=len(acknowledged) + 30, restarts=2)
+        assert not sending.done(), "the kills came after everything was sent"
+        results = sending.result()
+    assert {result.status for result in results} <= {0x0000, 0xA700}
+    assert len(acknowledged) == sum(result.status == 0x0000 for result in results)
+    refused = [result.comment for result in results if result.status == 0xA700]
+    assert set(refused) == {"The spool could not be synced; send again later"}
+    assert {verify(file).sha256 for file in (edge.spool / "ready").iterdir()} == acknowledged
+    assert_account_is_true(edge)
+    assert sum(child["restarts"] for child in processes(edge).values()) == 2
+    again = store_all(edge.peer(), [sample.outgoing for sample in samples(8)], associations=4)
+    assert {result.outcome for result in again} == {Outcome.STORED}
+
+
+def test_a_committer_that_hangs_is_waited_for(edge: EdgeProcess) -> None:
+    """While the committer stands still nothing is acknowledged; when it goes on, everything is."""
+    sent = samples(4)
+    answered: list[int] = []
+
+    def note(index: int, _result: object) -> None:
+        answered.append(index)
+
+    pid = committer(edge)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            items = [sample.outgoing for sample in sent]
+            sending = pool.submit(store_all, edge.peer(), items, associations=4, on_result=note)
+            eventually(lambda: len(list((edge.spool / "ready").iterdir())) == 4, 10, "all came whole")
+            with pytest.raises(TimeoutError):
+                sending.result(2)
+            assert answered == []
+            assert edge.health()["accepting"]
+            os.kill(pid, signal.SIGCONT)
+            results = sending.result(20)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert committer(edge)["restarts"] == 0
+    assert_account_is_true(edge)
+
+
+BROKEN_COMMITTER = """
+from edge_scp import committing
+from edge_scp.disk import Disk
+
+def broken(self, descriptor):
+    raise MemoryError
+
+Disk.sync_file_system = broken
+committing.main()
+"""
+
+
+def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
+    """A committer that cannot answer ends, so that its successor does; it would be waited for otherwise."""
+    SpoolFolder(tmp_path).make()
+    descriptors = BoardDescriptors.create(1)
+    ours, theirs = channel_pair()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    inherited = Inherited(0, 0, theirs.fileno(), nothing, nothing, nothing, descriptors)
+    with ours, theirs:
+        ours.settimeout(20)
+        process = subprocess.Popen(
+            (sys.executable, "-c", BROKEN_COMMITTER, *inherited.arguments()),
+            env={**os.environ, "BUCKY_SPOOL_DIR": str(tmp_path)},
+            pass_fds=inherited.descriptors,
+            stderr=subprocess.PIPE,
+        )
+        assert b"ready" in ours.recv(1000)
+        CommitBoard(descriptors).ask(0, 1)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert json.loads(said)["event"] == "committer.failed"
+    assert CommitBoard(descriptors).dealt(0).files == 0
+    for descriptor in (nothing, *descriptors):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("sync", ["file", "none"])
+def test_only_groups_need_a_committer(tmp_path: Path, sync: str) -> None:
+    """Where receivers sync for themselves, or not at all, they acknowledge without another process."""
+    with edge_process(tmp_path, edge_processes=2, spool_sync=sync) as edge:
+        results = store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
+        assert {result.outcome for result in results} == {Outcome.STORED}
+        assert sorted(processes(edge)) == ["receiver-0", "receiver-1", "uploader"]
+        assert_account_is_true(edge)
+
+
 def test_a_killed_parent_takes_its_children_and_leaves_nothing_locked(edge: EdgeProcess) -> None:
     """kill -9 of the parent: no process is left behind, and the edge starts again on the same port and spool."""
     store_all(edge.peer(), [sample.outgoing for sample in samples(5)])
     children = [child["pid"] for child in processes(edge).values()]
-    assert len(children) == 3
+    assert len(children) == 4
     edge.kill()
     edge.start()
     eventually(lambda: all(gone(pid) for pid in children), 5, "the killed parent's children are gone")
@@ -208,7 +328,7 @@ def test_metrics_are_one_page_of_all_processes(edge: EdgeProcess) -> None:
     assert sum(by_process) == 20
     assert min(by_process) > 0
     assert counts["bucky_edge_spool_instances"] == 20
-    assert counts['bucky_edge_commit_group_size_sum{process="receiver-0"}'] == by_process[0]
+    assert counts['bucky_edge_commit_group_size_sum{process="committer"}'] == 20
     assert page.count("# TYPE bucky_edge_store_requests_total counter") == 1
 
 

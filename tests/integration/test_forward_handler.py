@@ -21,7 +21,8 @@ from bucky.events import (
 )
 from bucky.handlers import load_handler, make_context
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore, object_key, put_bytes
+from bucky.keys import object_key
+from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header
 from bucky.routing import DimseDestination, Routing
 from bucky.trace import new_traceparent

@@ -15,8 +15,9 @@ from bucky.errors import IndexUnavailable, InvalidInstance, Permanent, Retriable
 from bucky.events import CloudEvent, InstanceStored, utc_now
 from bucky.handlers import Context, load_handler
 from bucky.index import Index, StudyQuery
+from bucky.keys import object_key
 from bucky.log import get_logger
-from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, object_key, put_bytes
+from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
 from bucky.settings import Settings
 from local_stack.servers import free_port

@@ -5,7 +5,6 @@ import errno
 import logging
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,16 +106,6 @@ def answers_of(receiver: Receiver, *stores: tuple[StoreCommand, bytes]) -> list[
     return answers
 
 
-@contextmanager
-def receiving(world: SpoolWorld, disk: Disk | None = None) -> Iterator[Receiver]:
-    """Run a receiver over a spool for the length of a block, in the running loop."""
-    receiver = Receiver(world.folder, world.capacity, world.announcer, ReceiverMetrics(), disk=disk or world.disk)
-    try:
-        yield receiver
-    finally:
-        receiver.close()
-
-
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(10):
@@ -167,10 +156,11 @@ class BrokenDisk(Disk):
     ],
 )
 async def test_no_failure_is_answered_as_success(
-    world: SpoolWorld, step: str, failure: BaseException, status: Status
+    tmp_path: Path, step: str, failure: BaseException, status: Status
 ) -> None:
     """Whatever goes wrong is answered with a failure status and a comment that gives nothing away."""
-    with receiving(world, BrokenDisk(step, failure)) as receiver:
+    world = SpoolWorld(tmp_path, disk=BrokenDisk(step, failure))
+    with world.receiving(ReceiverMetrics()) as receiver:
         answers = answers_of(receiver, (command(), encoded()))
         await until(lambda: len(answers) == 1)
     assert answers[0].status is status
@@ -178,11 +168,12 @@ async def test_no_failure_is_answered_as_success(
     assert "Secret" not in answers[0].error_comment
     assert world.ready() == []
     assert world.ledger.held_bytes == 0
+    world.close()
 
 
 async def test_success_means_one_spooled_instance_in_the_associations_trace(world: SpoolWorld) -> None:
     """A success answer stands for one durable file, and its event will belong to the association's trace."""
-    with receiving(world) as receiver:
+    with world.receiving(ReceiverMetrics()) as receiver:
         answers = answers_of(receiver, (command(), encoded()))
         assert answers == []
         await until(lambda: len(answers) == 1)
@@ -198,7 +189,7 @@ async def test_success_means_one_spooled_instance_in_the_associations_trace(worl
 
 async def test_a_refused_instance_is_drained_without_touching_the_disk(world: SpoolWorld) -> None:
     """Once it is known that an instance is refused, what still comes of it is written nowhere."""
-    with receiving(world) as receiver:
+    with world.receiving(ReceiverMetrics()) as receiver:
         arrival = receiver.begin(command(affected_sop_class_uid=MR), CALLER)
         early = receiver.begin(command(affected_sop_instance_uid="9.9"), CALLER)
         early.write(memoryview(encoded()))
@@ -215,7 +206,7 @@ async def test_a_refused_instance_is_drained_without_touching_the_disk(world: Sp
 
 async def test_an_abandoned_instance_leaves_nothing(world: SpoolWorld) -> None:
     """An association lost in the middle of an instance leaves no file and holds no room."""
-    with receiving(world) as receiver:
+    with world.receiving(ReceiverMetrics()) as receiver:
         arrival = receiver.begin(command(), CALLER)
         arrival.write(memoryview(encoded()))
         assert world.ledger.held_bytes > len(encoded())
@@ -228,7 +219,7 @@ async def test_an_abandoned_instance_leaves_nothing(world: SpoolWorld) -> None:
 
 async def test_what_came_whole_is_kept_though_nobody_waits_for_the_answer(world: SpoolWorld) -> None:
     """An association lost while its instance is synced changes nothing: the instance is whole, and kept."""
-    with receiving(world) as receiver:
+    with world.receiving(ReceiverMetrics()) as receiver:
         answers: list[Answer] = []
         arrival = receiver.begin(command(), CALLER)
         arrival.write(memoryview(encoded()))
@@ -241,7 +232,7 @@ async def test_what_came_whole_is_kept_though_nobody_waits_for_the_answer(world:
 async def test_logs_hold_no_patient_value(world: SpoolWorld, capfd: pytest.CaptureFixture[str]) -> None:
     """Accepted or refused, an instance's log lines carry UIDs and outcomes, never what is in it."""
     logging.getLogger().handlers.clear()
-    with receiving(world) as receiver:
+    with world.receiving(ReceiverMetrics()) as receiver:
         answers = answers_of(
             receiver,
             (command(), encoded()),

@@ -33,22 +33,20 @@ def test_a_data_set_may_take_as_long_as_it_keeps_coming() -> None:
     """At the least rate a data set is never too slow, though it takes an hour."""
     waiting, clock = patience()
     waiting.data_set_begins()
-    for _ in range(120):
+    for half_minute in range(1, 121):
         clock.now += 30
-        waiting.received += 3000
-        assert waiting.lost_within_data_set(clock.now) is None
+        assert waiting.lost_within_data_set(clock.now, 3000 * half_minute) is None
 
 
 def test_a_data_set_that_drips_is_too_slow() -> None:
     """A byte a second renews nothing, however much came before."""
     waiting, clock = patience()
     waiting.data_set_begins()
-    waiting.received = 1_000_000
-    assert waiting.lost_within_data_set(clock.now + 30) is None
+    before = 1_000_000
+    assert waiting.lost_within_data_set(clock.now + 30, before) is None
     for second in range(31, 60):
-        waiting.received += 1
-        assert waiting.lost_within_data_set(clock.now + second) is None
-    assert waiting.lost_within_data_set(clock.now + 60) is not None
+        assert waiting.lost_within_data_set(clock.now + second, before + second - 30) is None
+    assert waiting.lost_within_data_set(clock.now + 60, before + 30) is not None
 
 
 def test_a_data_set_that_stops_is_too_slow_even_without_a_least_rate() -> None:
@@ -56,6 +54,5 @@ def test_a_data_set_that_stops_is_too_slow_even_without_a_least_rate() -> None:
     clock = Clock()
     waiting = Patience(Limits(idle_seconds=60, min_bytes_per_second=0), clock)
     waiting.data_set_begins()
-    waiting.received = 1
-    assert waiting.lost_within_data_set(130.0) is None
-    assert waiting.lost_within_data_set(160.0) is not None
+    assert waiting.lost_within_data_set(130.0, 1) is None
+    assert waiting.lost_within_data_set(160.0, 1) is not None

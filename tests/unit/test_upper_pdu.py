@@ -15,6 +15,8 @@ from pynetdicom.pdu import P_DATA_TF
 from edge_scp.upper_layer import pdu
 from edge_scp.upper_layer.pdu import InvalidPdu, PduReader, Wanted
 
+MAX_DATA = 131072
+
 
 class Recorder:
     """Puts pieces together again, and notes what was begun."""
@@ -52,7 +54,7 @@ def p_data(*values: tuple[int, int, bytes]) -> bytes:
 def fed(stream: bytes, cuts: list[int]) -> Recorder:
     """Return what a reader made of a stream received in pieces."""
     recorder = Recorder()
-    reader = PduReader(recorder)
+    reader = PduReader(recorder, MAX_DATA)
     for start, end in pairwise(sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})):
         assert reader.feed(memoryview(stream[start:end])) == end - start
     return recorder
@@ -121,7 +123,7 @@ def test_a_byte_at_a_time() -> None:
 def test_holding_stops_before_a_pdu_and_asks_again(cut: int) -> None:
     """What a consumer holds back is not read, and comes whole when it goes on, however the header was cut."""
     recorder = Recorder()
-    reader = PduReader(recorder)
+    reader = PduReader(recorder, MAX_DATA)
     recorder.holding = True
     taken = reader.feed(memoryview(STREAM[:cut]))
     assert taken == min(cut, 6)
@@ -135,7 +137,7 @@ def test_holding_stops_before_a_pdu_and_asks_again(cut: int) -> None:
 def test_what_is_skipped_is_not_kept() -> None:
     """A PDU nobody wants costs nothing however long it says it is, and the next one is found behind it."""
     recorder = Recorder(Wanted.SKIPPED)
-    reader = PduReader(recorder)
+    reader = PduReader(recorder, MAX_DATA)
     reader.feed(memoryview(struct.pack(">BxI", 0x01, 3_000_000)))
     for _ in range(3):
         reader.feed(memoryview(bytes(1_000_000)))
@@ -160,7 +162,46 @@ def test_what_is_skipped_is_not_kept() -> None:
 def test_values_that_do_not_fit_their_pdu_are_invalid(body: bytes) -> None:
     """Lengths that contradict each other are an error when they are seen, not when the bytes run out."""
     with pytest.raises(InvalidPdu):
-        PduReader(Recorder()).feed(memoryview(struct.pack(">BxI", pdu.P_DATA_TF, len(body)) + body))
+        PduReader(Recorder(), MAX_DATA).feed(memoryview(struct.pack(">BxI", pdu.P_DATA_TF, len(body)) + body))
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=3), min_size=1, max_size=8),
+    st.lists(st.integers(0, 1000), max_size=30),
+)
+def test_a_data_set_goes_straight_to_its_taker(pdus: list[list[bytes]], cuts: list[int]) -> None:
+    """However a data set is cut, its taker gets its bytes in order, and the consumer its end and what is not of it."""
+    content = b"".join(b"".join(one) for one in pdus)
+    stream = b"".join(p_data(*((1, 0, data) for data in one)) for one in pdus)
+    stream += p_data((1, pdu.LAST, b"end"), (3, 0, b"another context"), (1, pdu.COMMAND, b"command"))
+    recorder, taken = Recorder(), bytearray()
+    reader = PduReader(recorder, MAX_DATA)
+    reader.data_set_goes_to(1, lambda *pieces: taken.extend(b"".join(pieces)))
+    for start, end in pairwise(sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})):
+        reader.feed(memoryview(stream[start:end]))
+    assert bytes(taken) == content + b"end"
+    assert reader.taken == len(taken)
+    heard = [value for value in recorder.values if value != (1, 0, b"")]
+    assert heard == [(1, pdu.LAST, b""), (3, 0, b"another context"), (1, pdu.COMMAND, b"command")]
+
+
+def test_pieces_of_a_data_set_are_no_more_than_one_write_takes() -> None:
+    """Thousands of tiny PDUs received at once are handed over in portions."""
+    portions: list[int] = []
+    reader = PduReader(Recorder(), MAX_DATA)
+    reader.data_set_goes_to(1, lambda *pieces: portions.append(len(pieces)))
+    reader.feed(memoryview(p_data((1, 0, b"x")) * 5000))
+    assert sum(portions) == 5000
+    assert max(portions) <= 1024
+
+
+def test_a_longer_pdu_than_was_advertised_is_left_to_the_consumer() -> None:
+    """Within a data set too, the consumer is asked about a PDU that is too long."""
+    recorder = Recorder()
+    reader = PduReader(recorder, 20)
+    reader.data_set_goes_to(1, lambda *_pieces: None)
+    reader.feed(memoryview(p_data((1, 0, b"x")) * 3 + p_data((1, 0, bytes(40)))))
+    assert recorder.begun == [(4, 7), (4, 46)]
 
 
 @given(st.binary(max_size=500), st.lists(st.integers(0, 500), max_size=10))

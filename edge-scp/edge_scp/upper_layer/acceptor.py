@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
-from typing import Any
 
 from bucky.settings import Listener
 from edge_scp.admission import Rejection
@@ -16,6 +16,7 @@ from edge_scp.upper_layer.connection import Connection, receive_buffer
 from edge_scp.upper_layer.deadlines import Sweep
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.negotiation import Negotiator
+from edge_scp.upper_layer.plain_transport import PlainTransport
 
 # For peers to close after the last word, and for close_notify to be answered.
 LINGER_SECONDS = 1.0
@@ -87,7 +88,11 @@ class Acceptor:
         connection = Connection(association.provider, accepted, self._buffer, on_lost=closed)
         self._open[connection] = association
         self._sweep.add(association.tick)
-        connecting = self._loop.create_task(self._connect(connection, association, accepted, closed))
+        if self._certificates is None:
+            PlainTransport(self._loop, accepted, connection)
+            return
+        shaking_hands = self._shake_hands(connection, association, accepted, self._certificates.context(), closed)
+        connecting = self._loop.create_task(shaking_hands)
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
@@ -111,20 +116,24 @@ class Acceptor:
             connection.abort()
         return not late
 
-    async def _connect(
-        self, connection: Connection, association: Association, accepted: socket.socket, closed: Callable[[], None]
+    async def _shake_hands(
+        self,
+        connection: Connection,
+        association: Association,
+        accepted: socket.socket,
+        context: ssl.SSLContext,
+        closed: Callable[[], None],
     ) -> None:
-        tls: dict[str, Any] = {}
-        if self._certificates is not None:
-            tls = {
-                "ssl": self._certificates.context(),
-                "ssl_handshake_timeout": self._service.limits.artim_seconds,
-                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
-            }
         accepted.setblocking(False)
         try:
             # asyncio sets TCP_NODELAY.
-            await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)
+            await self._loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._service.limits.artim_seconds,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+            )
         except OSError as error:
             # Most are the handshake's: ssl.SSLError, and ConnectionAbortedError when it takes too long.
             association.disconnected(str(error))

@@ -95,7 +95,7 @@ class Association:
         if messages is None or messages.answering:
             return
         if messages.receiving_data_set:
-            late = self._patience.lost_within_data_set(now)
+            late = self._patience.lost_within_data_set(now, self._provider.data_set_bytes)
         else:
             late = self._patience.lost_between_messages(now)
         if late:
@@ -167,6 +167,7 @@ class Association:
             self._service.sink,
             max_command=self._service.limits.max_command,
             patience=self._patience,
+            data_set_goes_to=self._provider.data_set_goes_to,
             respond=self._respond,
         )
         self._patience.message_ended()

@@ -34,7 +34,7 @@ class ServiceUser(Protocol):
         """Answer an A-ASSOCIATE-RQ, given without its header, by `accept`, `reject` or `InvalidPdu`."""
 
     def data_indicated(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
-        """Take a piece of a presentation data value."""
+        """Take a piece of a presentation data value; of a data set that goes to a taker, its end only."""
 
     def release_indicated(self) -> None:
         """The peer wants to release: answer by `answer_release`, now or when the work in hand is done."""

@@ -13,37 +13,35 @@ from edge_scp.upper_layer.limits import Limits
 class Patience:
     """What one established association may still take; the clock is the loop's, in seconds."""
 
-    __slots__ = ("_clock", "_limits", "_quiet_since", "_window_began", "_window_bytes", "received")
+    __slots__ = ("_clock", "_limits", "_quiet_since", "_window_began", "_window_bytes")
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._quiet_since = self._window_began = clock()
         self._window_bytes = 0
-        self.received = 0
-        """Bytes of the data set in transit."""
 
     def message_ended(self) -> None:
         """Begin to wait for the next message."""
         self._quiet_since = self._clock()
 
     def data_set_begins(self) -> None:
-        """Begin to count what is received."""
-        self.received = self._window_bytes = 0
+        """Begin to wait for what is to be received."""
+        self._window_bytes = 0
         self._window_began = self._clock()
 
     def lost_between_messages(self, now: float) -> str | None:
         """Say that no whole command set has come for too long, if so."""
         return "idle for too long" if now - self._quiet_since > self._limits.idle_seconds else None
 
-    def lost_within_data_set(self, now: float) -> str | None:
-        """Say that too little of a data set has come within half the idle time, if so."""
+    def lost_within_data_set(self, now: float, received: int) -> str | None:
+        """Say that too little of a data set has come within half the idle time, if so; `received` is all of it."""
         elapsed = now - self._window_began
         if elapsed < self._limits.idle_seconds / 2:
             return None
-        if self.received - self._window_bytes < max(1.0, elapsed * self._limits.min_bytes_per_second):
+        if received - self._window_bytes < max(1.0, elapsed * self._limits.min_bytes_per_second):
             return "the data set comes too slowly"
-        self._window_began, self._window_bytes = now, self.received
+        self._window_began, self._window_bytes = now, received
         return None
 
 

@@ -6,7 +6,7 @@ read and written here; all other requests are answered by their status alone, wh
 
 import io
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bucky.scu.messages import data_pdus
 
@@ -27,8 +27,7 @@ class MalformedCommand(ValueError):
     """A command set is no request, so it can be neither obeyed nor answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A DIMSE request; UIDs are as received, unchecked, and empty where there was none."""
 
     command_field: int

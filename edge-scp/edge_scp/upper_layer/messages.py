@@ -23,7 +23,7 @@ from edge_scp.upper_layer.dimse import (
     response_pdus,
 )
 from edge_scp.upper_layer.negotiation import Agreement, Context
-from edge_scp.upper_layer.pdu import COMMAND, LAST
+from edge_scp.upper_layer.pdu import COMMAND, LAST, Taker
 
 
 class OutOfSequence(ValueError):
@@ -41,6 +41,7 @@ class Messages:
         *,
         max_command: int,
         patience: Patience,
+        data_set_goes_to: Callable[[int, Taker | None], None],
         respond: Callable[[bytes], None],
     ) -> None:
         self.answers: Counter[str] = Counter()
@@ -49,6 +50,7 @@ class Messages:
         self._peer_max_pdu = agreement.peer_max_pdu
         self._max_command = max_command
         self._patience = patience
+        self._data_set_goes_to = data_set_goes_to
         self._respond = respond
         self._context_id = 0  # of the message in hand
         self._command: bytearray | None = None  # the fragments so far of a command set
@@ -77,6 +79,7 @@ class Messages:
         self._command = self._request = None
         self._answering = False
         if reception is not None:
+            self._data_set_goes_to(self._context_id, None)
             reception.abandon()
 
     def value_arrived(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
@@ -89,9 +92,6 @@ class Messages:
             raise OutOfSequence("a command where a data set should go on")
         if context_id != self._context_id:
             raise OutOfSequence("a data set in another presentation context than its command")
-        if piece:
-            self._patience.received += len(piece)
-            reception.write(piece)
         if ends and control & LAST:
             self._data_set_ends(request, reception)
 
@@ -125,6 +125,7 @@ class Messages:
         reception = self._reception_of(request, self._contexts[self._context_id])
         if request.has_data_set:
             self._reception = reception
+            self._data_set_goes_to(self._context_id, reception.write)
             self._patience.data_set_begins()
         else:
             self._data_set_ends(request, reception)
@@ -148,6 +149,7 @@ class Messages:
 
     def _data_set_ends(self, request: Request, reception: Reception) -> None:
         self._reception = None
+        self._data_set_goes_to(self._context_id, None)
         self._answering = True
         reception.finish(partial(self._answered, request))
 
@@ -167,8 +169,8 @@ class _Unkept:
     def __init__(self, status: Status) -> None:
         self._status = status
 
-    def write(self, fragment: memoryview) -> None:
-        """Read past it."""
+    def write(self, *fragments: memoryview) -> None:
+        """Read past them."""
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Answer."""

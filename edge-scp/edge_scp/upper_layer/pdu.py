@@ -5,6 +5,7 @@ consumer decides on each PDU from the header alone, before a byte of it is kept.
 """
 
 import struct
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -21,7 +22,10 @@ NOT_SPECIFIED, UNRECOGNIZED_PDU, UNEXPECTED_PDU, INVALID_PDU_PARAMETER = 0, 1, 2
 _PDU_HEADER = struct.Struct(">BxI")
 _VALUE_HEADER = struct.Struct(">IBB")
 _HEADER_SIZE = 6  # of both
+_BOTH_HEADERS = struct.Struct(">BxIIBB")
 _NOTHING = memoryview(b"")
+# A system call writes up to 1,024 (IOV_MAX).
+_MOST_PIECES = 512
 
 
 class InvalidPdu(ValueError):
@@ -35,6 +39,10 @@ class Wanted(Enum):
     WHOLE = "collect it and pass it on"
     VALUES = "pass on its presentation data values as they arrive"
     HELD = "stop here until asked to read on"
+
+
+# Takes pieces of a data set.
+Taker = Callable[..., None]
 
 
 class Consumer(Protocol):
@@ -51,10 +59,10 @@ class Consumer(Protocol):
 
 
 class PduReader:
-    """Cuts one connection's bytes into PDUs."""
+    """Cuts one connection's bytes into PDUs; `max_data` is the length of P-DATA-TF that was advertised."""
 
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: Consumer, max_data: int) -> None:
+        self._consumer, self._max_data = consumer, max_data
         self._header = bytearray()  # of a PDU or a value, while it is incomplete
         self._kind = 0
         self._left = 0  # bytes of the PDU still to come
@@ -63,6 +71,17 @@ class PduReader:
         self._body = bytearray()
         self._context_id = self._control = 0
         self._value_left = 0  # bytes of the value still to come
+        self._taker: Taker | None = None
+        self._taken_context = 0
+        self.taken = 0
+        """Bytes of the data set in transit."""
+
+    def data_set_goes_to(self, context_id: int, taker: Taker | None) -> None:
+        """Hand the data set in transit straight to who takes it: the consumer hears of its end only.
+
+        What is no data set of that presentation context goes to the consumer, and so does everything after None.
+        """
+        self._taken_context, self._taker, self.taken = context_id, taker, 0
 
     def feed(self, data: memoryview) -> int:
         """Read on; return how many bytes were read, which is all of them unless the consumer holds."""
@@ -136,11 +155,46 @@ class PduReader:
         return at
 
     def _read_value(self, data: memoryview, at: int, end: int) -> int:
+        if self._taker is not None and self._context_id == self._taken_context and not self._control & COMMAND:
+            return self._read_data_set(self._taker, data, at, end)
         size = min(self._value_left, end - at)
         self._value_left -= size
         self._left -= size
         self._consumer.value_arrived(self._context_id, self._control, data[at : at + size], not self._value_left)
         return at + size
+
+    def _read_data_set(self, taker: Taker, data: memoryview, at: int, end: int) -> int:
+        """Read the value in hand, and what goes on with its data set in the PDUs after it: nearly all there is to read.
+
+        The consumer is not asked about those PDUs: it has been told of nothing since it wanted the last one.
+        """
+        pieces: list[memoryview] = []
+        began, context_id, control = at, self._context_id, self._control
+        value_left, left = self._value_left, self._left
+        headers = 0
+        while True:
+            piece = data[at : at + value_left]
+            size = len(piece)
+            pieces.append(piece)
+            at += size
+            value_left -= size
+            left -= size
+            if value_left or left or control & LAST or end - at < _BOTH_HEADERS.size or len(pieces) == _MOST_PIECES:
+                break
+            kind, length, value_length, its_context_id, its_control = _BOTH_HEADERS.unpack_from(data, at)
+            if kind != P_DATA_TF or its_context_id != context_id or its_control & COMMAND or length > self._max_data:
+                break
+            if not 2 < value_length <= length - 4:
+                break
+            at += _BOTH_HEADERS.size
+            headers += _BOTH_HEADERS.size
+            control, left, value_left = its_control, length - _HEADER_SIZE, value_length - 2
+        self._value_left, self._left, self._control = value_left, left, control
+        self.taken += at - began - headers
+        taker(*pieces)
+        if control & LAST and not value_left:
+            self._consumer.value_arrived(context_id, control, _NOTHING, True)
+        return at
 
     def _next_header(self, data: memoryview, at: int, end: int) -> tuple[bytes | memoryview | None, int]:
         """Return the six bytes of a header, or None until they are there, and where to read on."""

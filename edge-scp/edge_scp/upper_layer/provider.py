@@ -10,7 +10,7 @@ from collections.abc import Callable
 from edge_scp.upper_layer import pdu
 from edge_scp.upper_layer.boundaries import ServiceUser, Transport
 from edge_scp.upper_layer.limits import Limits
-from edge_scp.upper_layer.pdu import InvalidPdu, PduReader, Wanted
+from edge_scp.upper_layer.pdu import InvalidPdu, PduReader, Taker, Wanted
 from edge_scp.upper_layer.states import TABLE, Action, Event, State
 
 _EVENTS = {
@@ -41,7 +41,7 @@ class Provider:
         self._limits = limits
         self._clock = clock
         self._transport: Transport
-        self._reader = PduReader(self)
+        self._reader = PduReader(self, limits.max_pdu)
         self._artim: float | None = None
         self._kind = 0  # of the PDU that the event in hand is about
         self._body = b""  # its body, where it was collected
@@ -107,6 +107,15 @@ class Provider:
     def abort(self) -> None:
         """A-ABORT request."""
         self._happens(Event.Evt15)
+
+    def data_set_goes_to(self, context_id: int, taker: Taker | None) -> None:
+        """Hand the data set in transit straight to who takes it; the user is indicated its end."""
+        self._reader.data_set_goes_to(context_id, taker)
+
+    @property
+    def data_set_bytes(self) -> int:
+        """Return how much of the data set in transit has come."""
+        return self._reader.taken
 
     def read_on(self) -> None:
         """Indicate what was held back while the user was busy."""

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bucky.errors import NotFound
-from bucky.objects import ObjectStore, object_key
+from bucky.keys import object_key
+from bucky.objects import ObjectStore
 from bucky.part10 import split
 from bucky.send import FileResult, SendReport, Sent
 from local_stack.demo_data import DemoFile, Expected

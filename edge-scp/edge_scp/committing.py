@@ -1,0 +1,75 @@
+"""The committer: one process that syncs the spool for all receivers, so that their groups are one. Wired here.
+
+Started by `edge_scp.__main__`; a process because a receiver's event loop and a thread that syncs would pass
+the interpreter to and fro for each instance, at the cost of all other work on it.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from bucky import log
+from bucky.errors import SettingsError
+from bucky.settings import Settings
+from edge_scp.channel import Channel, Message
+from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.commit_board import CommitBoard
+from edge_scp.disk import Disk
+from edge_scp.metrics import CommitterMetrics
+from edge_scp.spool_folder import SpoolFolder
+from edge_scp.syncer import Syncer
+
+
+async def commit(settings: Settings, inherited: Inherited) -> None:
+    """Wire the process and work until the parent says to stop."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_failed)
+    disk, metrics = Disk(), CommitterMetrics()
+    board = CommitBoard(inherited.board)
+    stop = asyncio.Event()
+
+    def received(message: Message, _connection: socket.socket | None) -> None:
+        if "ask" in message:
+            channel.send({"answer": {"page": generate_latest(metrics.registry).decode()}, "number": message["number"]})
+        elif "stop" in message:
+            stop.set()
+
+    channel = Channel(inherited.parent(), received, end_at_once)
+    ready = disk.open_folder(SpoolFolder(settings.spool_dir).ready)
+    syncer = Syncer(board, disk, ready, metrics.committed)
+
+    def asked() -> None:
+        board.hear_questions()
+        syncer.work()
+
+    loop.add_reader(board.questions, asked)
+    channel.send({"ready": True})
+    await stop.wait()
+    disk.close(ready)
+
+
+def _failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End the process: a callback that failed has left receivers without an answer; the successor gives one."""
+    log.get_logger("edge").critical("committer.failed", error=repr(context.get("exception") or context["message"]))
+    os._exit(1)
+
+
+def main() -> None:
+    """Read the settings and work; whatever ends it, the parent starts another."""
+    ignore_signals()
+    try:
+        settings = Settings.load(os.environ)
+        inherited = Inherited.of(sys.argv[1:])
+        log.configure(settings.log_level)
+        asyncio.run(commit(settings, inherited))
+    except SettingsError as error:
+        sys.stderr.write(f"edge_scp: {error}\n")
+        sys.exit(EXIT_CONFIG)
+
+
+if __name__ == "__main__":
+    main()
