@@ -7,10 +7,11 @@ the rest of it is counted and forgotten.
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from bucky.errors import Retriable
 from bucky.events import utc_now
-from bucky.identity import Identity, IdentityReader
+from bucky.identity import Identity, IdentityReader, Layouts
 from bucky.log import get_logger
 from bucky.part10 import FileMeta
 from bucky.trace import child_of
@@ -27,6 +28,12 @@ from edge_scp.statuses import Status
 from edge_scp.store_service import Refusal, StoreCommand, decide, objection
 
 log = get_logger("edge")
+
+
+@lru_cache(maxsize=256)
+def _layouts(_calling_aet: str, _abstract_syntax_uid: str, _transfer_syntax_uid: str) -> Layouts:
+    """Return the layouts of instances that are likely to be laid out alike."""
+    return Layouts()
 
 
 class Receiver:
@@ -113,7 +120,11 @@ class Receiver:
         """Tell the uploader of what is durable, and only then the senders."""
         self._announcer.kept((commit.file.name, commit.file.size) for commit in commits if commit.failure is None)
         for commit in commits:
-            commit.ended(commit)
+            try:
+                commit.ended(commit)
+            except Exception:
+                # Of one association; the others' instances are as durable as they were.
+                log.exception("answer.failed")
 
 
 class Arrival:
@@ -126,7 +137,8 @@ class Arrival:
 
     def __init__(self, receiver: Receiver, command: StoreCommand, caller: Caller) -> None:
         self._receiver, self._command, self._caller = receiver, command, caller
-        self._reader = IdentityReader(command.transfer_syntax_uid)
+        layouts = _layouts(caller.calling_aet, command.abstract_syntax_uid, command.transfer_syntax_uid)
+        self._reader = IdentityReader(command.transfer_syntax_uid, layouts)
         self._identity: Identity | None = None
         self._file: SpoolFile | None = None
         self._record: Record | None = None

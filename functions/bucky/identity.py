@@ -5,8 +5,10 @@ header or UID that a piece cuts in two. It walks elements in a loop, never by re
 but those UIDs: hostile nesting, lengths and deflate bombs end in `InvalidInstance`, not in exhaustion.
 """
 
+import re
 import struct
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 from bucky.errors import InvalidInstance
@@ -44,6 +46,9 @@ _LAST_GROUP = _STUDY >> 16
 # An explicit VR element's header, an implicit one's, and a length of 32 bits.
 _LITTLE_ENDIAN = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
 _BIG_ENDIAN = struct.Struct(">HH2sH"), struct.Struct(">HHI"), struct.Struct(">I")
+# A header's elements before the last UID; one of more is walked each time.
+_LONGEST_LAYOUT = 500
+_LAYOUTS = 4
 _NO_VR = "the data set is not in its transfer syntax: an element has no VR"
 
 
@@ -70,32 +75,54 @@ class IdentityReader:
     """Reads the identity of a data set that arrives in pieces.
 
     `feed` until it says that it has seen enough, or the data set ends; then ask for the `identity`.
+    `layouts` may be shared with the readers of data sets that are likely to be laid out alike.
     """
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
-        self._walk = _Walk(
-            implicit=transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN},
-            big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
-        )
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in DEFLATED else None
+    def __init__(self, transfer_syntax_uid: str, layouts: "Layouts | None" = None) -> None:
+        self._transfer_syntax_uid = transfer_syntax_uid
+        self._layouts = layouts
+        self._values: tuple[bytes, ...] | None = None
+        self._walk: _Walk | None = None
+        self._inflater: zlib._Decompress | None = None
         self._inflated = 0
         self._failure: InvalidInstance | None = None
 
     def feed(self, piece: memoryview) -> bool:
         """Take the next piece; return whether more would change nothing. Never raises."""
-        if self._failure is None and not self._walk.over:
-            try:
-                self._walk.feed(piece if self._inflater is None else self._inflate(piece))
-            except InvalidInstance as failure:
-                self._failure = failure
-        return self._failure is not None or self._walk.over
+        if self._values is not None or self._failure is not None:
+            return True
+        if self._walk is None:
+            if self._layouts is not None and (values := self._layouts.values(piece)) is not None:
+                self._values = values
+                return True
+            return self._begin_to_walk(piece)
+        return self._walk_on(self._walk, piece)
 
     def identity(self) -> Identity:
         """Return the identity, once all pieces were fed or enough; raise `InvalidInstance` if there is none."""
         if self._failure is not None:
             raise self._failure
-        found = self._walk.wanted_values()
-        return Identity(*[checked_uid(found.get(tag, ""), keyword) for tag, keyword in _KEYWORDS.items()])
+        values = self._values
+        if values is None:
+            values = _Walk.of(self._transfer_syntax_uid).values() if self._walk is None else self._walk.values()
+        return Identity(*map(_uid, values, _KEYWORDS.values()))
+
+    def _begin_to_walk(self, piece: memoryview) -> bool:
+        self._walk = walk = _Walk.of(self._transfer_syntax_uid)
+        if self._transfer_syntax_uid in DEFLATED:
+            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        enough = self._walk_on(walk, piece)
+        if enough and self._layouts is not None and self._inflater is None and self._failure is None:
+            self._layouts.missed(self._transfer_syntax_uid, piece)
+        return enough
+
+    def _walk_on(self, walk: "_Walk", piece: memoryview) -> bool:
+        if not walk.over:
+            try:
+                walk.feed(piece if self._inflater is None else self._inflate(piece))
+            except InvalidInstance as failure:
+                self._failure = failure
+        return self._failure is not None or walk.over
 
     def _inflate(self, piece: memoryview) -> memoryview:
         """Inflate at most 1 MiB in all (PS3.5 §A.5); the header is far smaller, a bomb is far larger."""
@@ -109,13 +136,45 @@ class IdentityReader:
         return memoryview(inflated)
 
 
+class Layouts:
+    """How headers seen before were laid out: the instances of a series mostly differ in values, not in lengths.
+
+    A layout is all element headers up to the last UID, with the length of each value. Bytes that have the same
+    headers at the same places are walked the same way, so their UIDs are at the same places: one match tells.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[re.Pattern[bytes]] = []
+        self._misses = 0
+
+    def values(self, piece: memoryview) -> tuple[bytes, ...] | None:
+        """Return the values of the UIDs in a data set's first piece, or None when its layout is not known."""
+        for layout in self._known:
+            if match := layout.match(piece):
+                return match.groups()
+        return None
+
+    def missed(self, transfer_syntax_uid: str, piece: memoryview) -> None:
+        """Learn the layout of a piece that had to be walked: of ever fewer of them, for to learn one is dear."""
+        self._misses += 1
+        if self._misses > 1 and self._misses & (self._misses - 1) == 0:
+            layout = _Walk.of(transfer_syntax_uid).layout(piece)
+            if layout is not None:
+                self._known = [layout, *self._known[: _LAYOUTS - 1]]
+
+
+@lru_cache(maxsize=4096)
+def _uid(value: bytes, keyword: str) -> str:
+    return checked_uid(value.decode("ascii", "replace").rstrip("\0 "), keyword)
+
+
 class _Walk:
     """One pass over the elements of a data set, from its first byte to Series Instance UID."""
 
     def __init__(self, *, implicit: bool, big_endian: bool) -> None:
         self._explicit_header, self._implicit_header, self._long = _BIG_ENDIAN if big_endian else _LITTLE_ENDIAN
         self._implicit = implicit
-        self._found: dict[int, str] = {}
+        self._found: dict[int, bytes] = {}
         # One entry per open level: whether it is a sequence (else an item), and whether it is implicit VR.
         self._levels: list[tuple[bool, bool]] = []
         self._skip = 0
@@ -123,13 +182,44 @@ class _Walk:
         self._budget = MAX_ELEMENTS
         self.over = False
 
-    def wanted_values(self) -> dict[int, str]:
-        """Return the values of the wanted tags that are there; elements come in ascending order (§7.1)."""
+    @classmethod
+    def of(cls, transfer_syntax_uid: str) -> "_Walk":
+        """Return a walk over a data set in a transfer syntax."""
+        return cls(
+            implicit=transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN},
+            big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
+        )
+
+    def values(self) -> tuple[bytes, ...]:
+        """Return the values of the wanted tags, empty where there is none; elements come in ascending order (§7.1)."""
         if self._skip:
             raise InvalidInstance("the data set ends inside an element's value")
         if self._rest or self._levels:
             raise InvalidInstance("the data set ends inside an element's header")
-        return self._found
+        return tuple(self._found.get(tag, b"") for tag in _KEYWORDS)
+
+    def layout(self, piece: memoryview) -> re.Pattern[bytes] | None:
+        """Return the layout of a data set by its first piece, unless it is long, nested or out of order."""
+        at, pattern, wanted = 0, b"", list(_KEYWORDS)
+        for _ in range(_LONGEST_LAYOUT):
+            header = self._header(piece, at)
+            if header is None:
+                return None
+            tag, _vr, length, start = header
+            if length == _UNDEFINED or start + length > len(piece) or tag > wanted[0]:
+                return None
+            pattern += re.escape(bytes(piece[at:start]))
+            if tag != wanted[0]:
+                pattern += b".{%d}" % length
+            elif length <= _LONGEST_UID:
+                pattern += b"(.{%d})" % length
+                wanted.pop(0)
+                if not wanted:
+                    return re.compile(pattern, re.DOTALL)
+            else:
+                return None
+            at = start + length
+        return None
 
     def feed(self, piece: memoryview) -> None:
         """Walk on through a piece, and remember where its last element ends."""
@@ -168,7 +258,7 @@ class _Walk:
         return at
 
     def _keep(self, tag: int, value: bytes) -> None:
-        self._found[tag] = value.decode("ascii", "replace").rstrip("\0 ")
+        self._found[tag] = value
         self.over = len(self._found) == len(_KEYWORDS)
 
     def _skim(self, content: memoryview, at: int) -> int:

@@ -1,6 +1,7 @@
 """The four UIDs are read from encoded bytes exactly as pydicom reads them, and hostile bytes end politely."""
 
 import contextlib
+import re
 import struct
 import tracemalloc
 import warnings
@@ -22,6 +23,7 @@ from bucky.identity import (
     INFLATED_BYTES,
     Identity,
     IdentityReader,
+    Layouts,
     read_identity,
 )
 from bucky.part10 import FileMeta, split
@@ -241,6 +243,53 @@ def test_pieces_make_no_difference(encoded: bytes, damage: tuple[int, bytes], cu
     at, noise = damage
     damaged = encoded[:at] + noise + encoded[at + len(noise) :]
     assert read_in_pieces(damaged, syntax, cuts) == read_whole(damaged, syntax)
+
+
+@given(
+    seen=st.lists(st.tuples(st.sampled_from(PIECES), st.integers(0, 300), st.binary(max_size=4)), max_size=12),
+    syntax=st.sampled_from(SYNTAXES),
+)
+def test_layouts_make_no_difference(seen: list[tuple[bytes, int, bytes]], syntax: str) -> None:
+    """Whatever was laid out alike before, each data set tells the same identity as without that knowledge."""
+    layouts = Layouts()
+    for encoded, at, noise in seen * 2:
+        damaged = encoded[:at] + noise + encoded[at + len(noise) :]
+        reader = IdentityReader(syntax, layouts)
+        reader.feed(memoryview(damaged))
+        found: Identity | None = None
+        with contextlib.suppress(InvalidInstance):
+            found = reader.identity()
+        assert found == read_whole(damaged, syntax)
+
+
+def test_a_layout_is_learnt_and_recognised() -> None:
+    """The third data set with the same headers is not walked, though its values differ."""
+    layouts = Layouts()
+    for number in range(3):
+        encoded = EXPLICIT_UIDS.replace(uid(UIDS[1][1]), uid(UIDS[1][1][:-1] + str(number)))
+        assert (layouts.values(memoryview(encoded)) is not None) == (number == 2)
+        reader = IdentityReader(EXPLICIT_VR_LITTLE_ENDIAN, layouts)
+        assert reader.feed(memoryview(encoded))
+        assert reader.identity().sop_instance_uid.endswith(str(number))
+
+
+def test_ever_new_layouts_are_learnt_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender whose headers never repeat costs few compilations."""
+    compiled: list[bytes] = []
+
+    def compile_nothing(pattern: bytes, _flags: int) -> re.Pattern[bytes]:
+        compiled.append(pattern)
+        return NEVER
+
+    monkeypatch.setattr("bucky.identity.re.compile", compile_nothing)
+    layouts = Layouts()
+    for number in range(1000):
+        encoded = explicit(0x00080005, b"CS", bytes(2 * number)) + EXPLICIT_UIDS
+        assert IdentityReader(EXPLICIT_VR_LITTLE_ENDIAN, layouts).feed(memoryview(encoded))
+    assert 1 <= len(compiled) <= 10
+
+
+NEVER = re.compile(rb"(?!)")
 
 
 def test_byte_by_byte_is_read_and_little_is_kept() -> None:

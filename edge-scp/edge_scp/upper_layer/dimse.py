@@ -5,10 +5,13 @@ read and written here; all other requests are answered by their status alone, wh
 """
 
 import io
+import re
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from bucky.scu.messages import data_pdus
+from edge_scp.upper_layer.pdu import COMMAND, LAST, P_DATA_TF
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
 _RESPONSE = 0x8000
@@ -20,6 +23,19 @@ _STATUS, _ERROR_COMMENT = 0x0900, 0x0902
 _AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE = 0x1000, 0x1001
 _ELEMENT = struct.Struct("<HHI")
 _US = struct.Struct("<H")
+_GROUP_LENGTH = struct.Struct("<HHII")
+_ONE_PDU = struct.Struct(">BxIIBB")
+# The command set of nearly every C-STORE-RQ, element by element (PS3.7 Table 9.3-1).
+_USUAL_STORE = re.compile(
+    rb"\0\0\0\0\x04\0\0\0...."
+    rb"\0\0\x02\0(.)\0\0\0([0-9.]+\0?)"
+    rb"\0\0\0\x01\x02\0\0\0\x01\0"
+    rb"\0\0\x10\x01\x02\0\0\0(..)"
+    rb"\0\0\0\x07\x02\0\0\0.."
+    rb"\0\0\0\x08\x02\0\0\0(..)"
+    rb"\0\0\0\x10(.)\0\0\0([0-9.]+\0?)",
+    re.DOTALL,
+)
 _LONGEST_UID = 64
 
 
@@ -39,6 +55,17 @@ class Request(NamedTuple):
 
 def read_request(command_set: bytes) -> Request:
     """Return the request in a command set."""
+    usual = _USUAL_STORE.fullmatch(command_set)
+    if usual is not None:
+        class_length, sop_class_uid, message_id, data_set_type, instance_length, sop_instance_uid = usual.groups()
+        has_data_set = _US.unpack(data_set_type)[0] != _NO_DATA_SET
+        if class_length[0] == len(sop_class_uid) and instance_length[0] == len(sop_instance_uid):
+            (number,) = _US.unpack(message_id)
+            return Request(C_STORE_RQ, number, has_data_set, _uid_of(sop_class_uid), _uid_of(sop_instance_uid))
+    return _read_any_request(command_set)
+
+
+def _read_any_request(command_set: bytes) -> Request:
     values: dict[int, bytes] = {}
     at, end = 0, len(command_set)
     while at < end:
@@ -69,19 +96,30 @@ def read_request(command_set: bytes) -> Request:
 
 def response_pdus(context_id: int, request: Request, status: int, error_comment: str, max_pdu: int) -> bytes:
     """Return P-DATA-TF PDUs with the response to a request, no longer than the peer takes (0: any length)."""
-    elements = b"".join(
-        (
-            _uid_element(_AFFECTED_SOP_CLASS, request.sop_class_uid),
-            _us_element(_COMMAND_FIELD, request.command_field | _RESPONSE),
-            _us_element(_RESPONDED_ID, request.message_id),
-            _us_element(_DATA_SET_TYPE, _NO_DATA_SET),
-            _us_element(_STATUS, status),
-            _text_element(_ERROR_COMMENT, error_comment),
-            _uid_element(_AFFECTED_SOP_INSTANCE, request.sop_instance_uid),
-        )
-    )
-    command_set = struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
+    before, after = _around_the_ids(request.sop_class_uid, request.command_field, status, error_comment)
+    instance = _uid_element(_AFFECTED_SOP_INSTANCE, request.sop_instance_uid)
+    elements = before + _US.pack(request.message_id) + after + instance
+    command_set = _GROUP_LENGTH.pack(0, 0, 4, len(elements)) + elements
+    length = len(command_set) + 6
+    if length <= max_pdu or not max_pdu:
+        return _ONE_PDU.pack(P_DATA_TF, length, length - 4, context_id, COMMAND | LAST) + command_set
     return b"".join(data_pdus(context_id, io.BytesIO(command_set), max_pdu, command=True))
+
+
+@lru_cache(maxsize=1024)
+def _around_the_ids(sop_class_uid: str, command_field: int, status: int, error_comment: str) -> tuple[bytes, bytes]:
+    """Return what the responses of an association have in common: the elements around the message's id, encoded."""
+    before = (
+        _uid_element(_AFFECTED_SOP_CLASS, sop_class_uid),
+        _us_element(_COMMAND_FIELD, command_field | _RESPONSE),
+        _ELEMENT.pack(0, _RESPONDED_ID, _US.size),
+    )
+    after = (
+        _us_element(_DATA_SET_TYPE, _NO_DATA_SET),
+        _us_element(_STATUS, status),
+        _text_element(_ERROR_COMMENT, error_comment),
+    )
+    return b"".join(before), b"".join(after)
 
 
 def _number(values: dict[int, bytes], element: int) -> int:
@@ -94,8 +132,12 @@ def _number(values: dict[int, bytes], element: int) -> int:
 def _uid(values: dict[int, bytes], *elements: int) -> str:
     for element in elements:
         if element in values:
-            return values[element].decode("ascii", "replace").rstrip("\0 ")
+            return _uid_of(values[element])
     return ""
+
+
+def _uid_of(value: bytes) -> str:
+    return value.decode("ascii", "replace").rstrip("\0 ")
 
 
 def _uid_element(element: int, uid: str) -> bytes:
