@@ -5,10 +5,12 @@ Each process has its own registry. The parent asks for their pages and shows the
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -16,37 +18,57 @@ from edge_scp.capacity import Ledger
 from edge_scp.statuses import Status
 
 RATE_SECONDS = 10.0
-_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
 class ReceiverMetrics:
-    """What a receiver counts."""
+    """What a receiver counts, in its event loop's thread; for each instance plainly, without the library's locks."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        requests = Counter("bucky_edge_store_requests", "C-STORE requests answered", ["status"], registry=self.registry)
-        self._requests = {status: requests.labels(status.name.lower()) for status in Status}
-        self._bytes = Counter("bucky_edge_acknowledged_bytes", "Data set bytes acknowledged", registry=self.registry)
-        self._seconds = Histogram(
-            "bucky_edge_store_seconds",
-            "Time from a whole data set to its answer",
-            buckets=_LATENCIES,
-            registry=self.registry,
-        )
+        self.registry.register(_StoreCollector(self))
+        self.requests = dict.fromkeys(Status, 0)
+        self.acknowledged_bytes = 0
+        self.latencies = [0] * (len(_LATENCIES) + 1)
+        self.seconds = 0.0
         self._associations = Counter(
             "bucky_edge_associations", "Association requests", ["outcome"], registry=self.registry
         )
 
     def received(self, status: Status, size: int, seconds: float) -> None:
         """Count one answered C-STORE."""
-        self._requests[status].inc()
-        self._seconds.observe(seconds)
+        self.requests[status] += 1
+        self.latencies[bisect_left(_LATENCIES, seconds)] += 1
+        self.seconds += seconds
         if status is Status.SUCCESS:
-            self._bytes.inc(size)
+            self.acknowledged_bytes += size
 
     def association(self, outcome: str) -> None:
         """Count one association: accepted, rejected, released or aborted."""
         self._associations.labels(outcome).inc()
+
+
+class _StoreCollector(Collector):
+    def __init__(self, metrics: ReceiverMetrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> list[Metric]:
+        """Tell nothing yet: registering does not collect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Show what was counted."""
+        metrics = self._metrics
+        requests = CounterMetricFamily("bucky_edge_store_requests", "C-STORE requests answered", labels=["status"])
+        for status, count in metrics.requests.items():
+            requests.add_metric([status.name.lower()], count)
+        yield requests
+        text = "Data set bytes acknowledged"
+        yield CounterMetricFamily("bucky_edge_acknowledged_bytes", text, metrics.acknowledged_bytes)
+        bounds = [*map(str, _LATENCIES), "+Inf"]
+        buckets = list(zip(bounds, accumulate(metrics.latencies), strict=True))
+        text = "Time from a whole data set to its answer"
+        yield HistogramMetricFamily("bucky_edge_store_seconds", text, buckets=buckets, sum_value=metrics.seconds)
 
 
 class CommitterMetrics:
