@@ -6,6 +6,7 @@ instance. `receiving` and `uploading` are its children's pages like this one.
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -114,11 +115,18 @@ async def _first_of(stop: asyncio.Event, working: asyncio.Future[Any], awaited: 
         await working
 
 
+def _allow_descriptors() -> None:
+    """Let this process and its children open as many descriptors as they may: a shell gives 1,024, for select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Read the settings and serve; a sentence on stderr says why when that cannot be."""
     try:
         settings = Settings.load(os.environ)
         log.configure(settings.log_level)
+        _allow_descriptors()
         asyncio.run(serve(settings))
     except BuckyError as error:
         sys.exit(f"edge_scp: {error}")

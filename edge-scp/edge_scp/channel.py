@@ -1,6 +1,7 @@
 """Messages between the edge's parent and one of its children, and connections that go with them.
 
 A message is a small JSON object in one packet of a Unix socket; the kernel carries descriptors beside it.
+It keeps some 280 of them that are not read yet, and the sender keeps the rest: as many as there are connections.
 Whichever end goes away, the other is told at once.
 """
 
@@ -8,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -33,29 +35,49 @@ class Channel:
         end.setblocking(False)
         self._end: socket.socket | None = end
         self._received, self._lost = received, lost
+        self._unsent: deque[tuple[bytes, socket.socket | None]] = deque()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(end, self._readable, end)
 
+    @property
+    def behind(self) -> bool:
+        """Tell whether the other end has left so much unread that messages wait."""
+        return bool(self._unsent)
+
     def send(self, message: Message, connection: socket.socket | None = None) -> bool:
-        """Send; return False when the other end is gone or has too much unread."""
+        """Send, now or when there is room; return False when the other end is gone. Takes the connection over."""
         if self._end is None:
             return False
         data = json.dumps(message).encode()
         try:
-            if connection is None:
-                self._end.send(data)
-            else:
-                socket.send_fds(self._end, [data], [connection.fileno()])
-        except OSError:
+            if not self._unsent and _sent(self._end, data, connection):
+                return True
+        except ConnectionError:
             return False
+        if not self._unsent:
+            self._loop.add_writer(self._end, self._writable, self._end)
+        self._unsent.append((data, socket.socket(fileno=connection.detach()) if connection is not None else None))
         return True
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, and every connection that waits."""
         end, self._end = self._end, None
         if end is not None:
             self._loop.remove_reader(end)
+            self._loop.remove_writer(end)
             end.close()
+        for _, connection in self._unsent:
+            if connection is not None:
+                connection.close()
+        self._unsent.clear()
+
+    def _writable(self, end: socket.socket) -> None:
+        # When the other end is gone, that is read as well.
+        with contextlib.suppress(ConnectionError):
+            while self._unsent and _sent(end, *self._unsent[0]):
+                self._unsent.popleft()
+        if not self._unsent:
+            self._loop.remove_writer(end)
 
     def _readable(self, end: socket.socket) -> None:
         try:
@@ -71,3 +93,17 @@ class Channel:
         with contextlib.suppress(OSError):
             self.close()
         self._lost()
+
+
+def _sent(end: socket.socket, data: bytes, connection: socket.socket | None) -> bool:
+    """Send one packet; return False when there is no room, raise `ConnectionError` when the other end is gone."""
+    try:
+        socket.send_fds(end, [data], [] if connection is None else [connection.fileno()])
+    except ConnectionError:
+        raise
+    except OSError:
+        # Too much is unread, or too many descriptors are under way (ETOOMANYREFS).
+        return False
+    if connection is not None:
+        connection.close()
+    return True

@@ -130,7 +130,7 @@ class Child:
             await asyncio.sleep(wait)
 
     def send(self, message: Message, connection: socket.socket | None = None) -> bool:
-        """Send a message; return False when it cannot be."""
+        """Send a message, and take the connection over; return False when there is no process to have it."""
         return self._channel is not None and self._channel.send(message, connection)
 
     async def ask(self, question: str) -> Message | None:
@@ -140,7 +140,9 @@ class Child:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            if self.send({"ask": question, "number": number}):
+            # Questions do not wait: a child that hangs would have more of them with each look at the page.
+            channel = self._channel
+            if channel is not None and not channel.behind and channel.send({"ask": question, "number": number}):
                 with contextlib.suppress(TimeoutError):
                     return await asyncio.wait_for(answer, _ANSWER_SECONDS)
             return None

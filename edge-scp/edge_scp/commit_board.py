@@ -119,8 +119,11 @@ def _size(receivers: int) -> int:
 
 
 def _heard(bell: int, seconds: float) -> bool:
-    if seconds and not select.select([bell], [], [], seconds)[0]:
-        return False
+    if seconds:
+        ringing = select.poll()
+        ringing.register(bell, select.POLLIN)
+        if not ringing.poll(seconds * 1000):
+            return False
     with contextlib.suppress(BlockingIOError):
         os.eventfd_read(bell)
         return True

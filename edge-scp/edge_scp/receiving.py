@@ -51,10 +51,14 @@ async def receive(settings: Settings, inherited: Inherited) -> bool:
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def received(message: Message, connection: socket.socket | None) -> None:
-        if connection is not None:
+        if "address" in message:
             listener, address, verdict = message["listener"], message["address"], Verdict(message["verdict"])
             closed = {"closed": address, "listener": listener, "verdict": verdict.value}
-            acceptors.serve(listener, connection, address, verdict, lambda: channel.send(closed))
+            if connection is None:
+                # The kernel drops it when this process has as many descriptors as it may.
+                channel.send(closed)
+            else:
+                acceptors.serve(listener, connection, address, verdict, lambda: channel.send(closed))
         elif "ask" in message:
             channel.send({"answer": {"page": generate_latest(metrics.registry).decode()}, "number": message["number"]})
         elif "drain" in message and not draining.done():

@@ -1,7 +1,11 @@
 """TLS of a listener: who the edge is, and whose certificate it asks for (PS3.15 Annex B)."""
 
+import contextlib
+import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bucky.errors import SettingsError
 from bucky.log import get_logger
@@ -16,6 +20,7 @@ _TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 def server_context(tls: ListenerTls) -> ssl.SSLContext:
     """Return a server context of the BCP 195 profile: TLS 1.2 and later, RFC 9325's ciphers (PS3.15 §B.9 to §B.11)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Handshake
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS_1_2_CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -29,6 +34,37 @@ def server_context(tls: ListenerTls) -> ssl.SSLContext:
             f"BUCKY_EDGE_LISTENERS: cannot read the certificate, key or client CA of {tls.cert_file}: {error}"
         ) from error
     return context
+
+
+class _Handshake(ssl.SSLObject):
+    """A TLS connection that says why its handshake fails."""
+
+    send_alert: Callable[[], object]
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake; raise `ssl.SSLError` when it failed, after the alert was sent."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError:
+            with contextlib.suppress(OSError):
+                self.send_alert()
+            raise
+
+
+class Alerting:
+    """A context for one connection: asyncio would close it without sending the alert of a failed handshake."""
+
+    def __init__(self, context: ssl.SSLContext, connection: socket.socket) -> None:
+        self._context, self._connection = context, connection
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **how: Any) -> ssl.SSLObject:
+        """Wrap, as `ssl.SSLContext` does."""
+        tls = self._context.wrap_bio(incoming, outgoing, **how)
+        if isinstance(tls, _Handshake):
+            tls.send_alert = lambda: self._connection.send(outgoing.read())
+        return tls
 
 
 class Certificates:

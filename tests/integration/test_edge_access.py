@@ -1,6 +1,5 @@
 """Who is let in, what is refused and how, over real associations."""
 
-import contextlib
 import socket
 import ssl
 import struct
@@ -26,6 +25,7 @@ from edge_scp.receiver import Arrival
 from local_stack.certificates import Certificates, ensure_certificates
 from tests.client_certificates import client, named_client
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone
+from tests.raw_peer import RELEASE_RP, RELEASE_RQ, RawPeer, request
 from tests.sample_instances import samples
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -43,20 +43,22 @@ def _requestors_close_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shutdown)
 
 
-def associate(port: int, *, calling: str = "TEST", called: str = "BUCKY", **more: Any) -> Association:
+def associate(port: int, **more: Any) -> Association:
     """Ask for an association that may send CT images."""
-    entity = AE(calling)
+    entity = AE("TEST")
     entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = 10
     contexts = more.pop("contexts", [build_context(CT, EXPLICIT)])
-    return entity.associate("127.0.0.1", port, contexts=contexts, ae_title=called, **more)
+    return entity.associate("127.0.0.1", port, contexts=contexts, ae_title="BUCKY", **more)
 
 
-def rejection(association: Association) -> tuple[int | None, int | None, int | None]:
-    """Return result, source and diagnostic of an A-ASSOCIATE-RJ."""
-    assert association.is_rejected
-    answer = association.acceptor.primitive
-    assert answer is not None
-    return answer.result, answer.result_source, answer.diagnostic
+def rejection(port: int, called: str = "BUCKY") -> tuple[int, ...]:
+    """Ask for an association; return result, source and diagnostic of the A-ASSOCIATE-RJ."""
+    # pynetdicom's requestor takes some for a lost connection, when its thread closes the socket first.
+    with RawPeer(port) as peer:
+        peer.send(request(called))
+        answer = peer.receive()
+    assert answer[:1] == b"\x03"
+    return tuple(answer[7:])
 
 
 @pytest.mark.parametrize(
@@ -73,23 +75,23 @@ def test_strangers_are_rejected_with_the_reason(
 ) -> None:
     """A wrong called AE title, an unknown calling AE title and a foreign network are each told why."""
     with listener_alone(tmp_path, listener) as alone:
-        assert rejection(associate(alone.port, called=called)) == expected
+        assert rejection(alone.port, called) == expected
         eventually(lambda: alone.connections == 0, 5, "the rejected association is over")
 
 
 def test_one_association_too_many_is_rejected_as_transient(tmp_path: Path) -> None:
     """Past its limit the listener rejects with local-limit-exceeded, and accepts again when one has ended."""
-    with listener_alone(tmp_path, edge_max_associations=2) as alone:
-        first, second = associate(alone.port), associate(alone.port)
-        assert first.is_established
-        assert second.is_established
-        assert rejection(associate(alone.port)) == (2, 3, 2)
-        first.release()
-        eventually(lambda: alone.connections == 1, 5, "the first association is over")
-        third = associate(alone.port)
-        assert third.is_established
-        second.release()
-        third.release()
+    with listener_alone(tmp_path, edge_max_associations=2) as alone, RawPeer(alone.port) as first:
+        first.associate()
+        with RawPeer(alone.port) as second:
+            second.associate()
+            assert rejection(alone.port) == (2, 3, 2)
+            first.send(RELEASE_RQ)
+            assert first.receive() == RELEASE_RP
+            first.socket.close()
+            eventually(lambda: alone.connections == 1, 5, "the first association is over")
+            with RawPeer(alone.port) as third:
+                third.associate()
 
 
 def raw_store(association: Association, sop_class: str, sop_instance: str, data_set: bytes) -> Dataset:
@@ -220,10 +222,10 @@ def test_tls_needs_a_client_certificate_where_a_ca_is_set(
     with (
         socket.create_connection(("127.0.0.1", tls_listener.port), timeout=5) as plain,
         client(certificates).wrap_socket(plain, server_hostname="localhost") as unnamed,
-        contextlib.suppress(ssl.SSLError),
+        # In TLS 1.3 a client hears of it after its own side of the handshake.
+        pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_REQUIRED"),
     ):
-        # In TLS 1.3 a client hears of it after its own side of the handshake: an alert, or the end.
-        assert unnamed.recv(1) == b""
+        unnamed.recv(1)
     assert not associate(tls_listener.port).is_established
     association = associate(tls_listener.port, tls_args=(caller, "localhost"))
     assert association.is_established
@@ -245,7 +247,10 @@ def test_tls_before_1_2_is_refused(tmp_path: Path, certificates: Certificates) -
         old.set_ciphers("DEFAULT@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLS"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with socket.create_connection(("127.0.0.1", alone.port), timeout=5) as plain, pytest.raises(ssl.SSLError):
+        with (
+            socket.create_connection(("127.0.0.1", alone.port), timeout=5) as plain,
+            pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
+        ):
             old.wrap_socket(plain, server_hostname="localhost")
 
 
@@ -294,17 +299,16 @@ def _received(stranger: socket.socket) -> bytes:
 
 def test_an_idle_association_is_aborted(tmp_path: Path) -> None:
     """An association on which nothing happens is aborted after the idle time, so that it holds no place."""
-    with listener_alone(tmp_path, edge_idle_seconds=0.5) as alone:
-        association = associate(alone.port)
-        assert association.is_established
-        eventually(lambda: association.is_aborted, 5, "the idle association was aborted")
+    with listener_alone(tmp_path, edge_idle_seconds=0.5) as alone, RawPeer(alone.port) as idle:
+        idle.associate()
+        assert idle.receive()[:1] == b"\x07"
 
 
 def test_two_listeners_have_their_own_rules(tmp_path: Path) -> None:
     """Each listener answers to its own AE title only, and the instance says which one it came through."""
     first, second = Listener(aet="FIRST", port=0), Listener(aet="SECOND", port=0)
     with listener_alone(tmp_path / "1", first) as one, listener_alone(tmp_path / "2", second) as two:
-        assert rejection(associate(one.port, called="SECOND")) == (1, 1, 7)
+        assert rejection(one.port, "SECOND") == (1, 1, 7)
         peer = Peer("SECOND", "127.0.0.1", two.port, calling_aet="TEST")
         (result,) = store_all(peer, [samples(1)[0].outgoing])
         assert result.outcome is Outcome.STORED

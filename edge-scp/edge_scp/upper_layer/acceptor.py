@@ -5,12 +5,13 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from bucky.settings import Listener
 from edge_scp.admission import Rejection
 from edge_scp.reception import Sink
 from edge_scp.storage_syntaxes import Syntaxes
-from edge_scp.tls import Certificates
+from edge_scp.tls import Alerting, Certificates
 from edge_scp.upper_layer.association import Association, AssociationMetrics, Service
 from edge_scp.upper_layer.connection import Connection, receive_buffer
 from edge_scp.upper_layer.deadlines import Sweep
@@ -130,7 +131,7 @@ class Acceptor:
             await self._loop.connect_accepted_socket(
                 lambda: connection,
                 accepted,
-                ssl=context,
+                ssl=cast(ssl.SSLContext, Alerting(context, accepted)),
                 ssl_handshake_timeout=self._service.limits.artim_seconds,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
