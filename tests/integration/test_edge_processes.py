@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
-from bucky.scu import Outcome, store_all
+from bucky.scu import Outcome, StoreResult, store_all
 from edge_scp.channel import channel_pair
 from edge_scp.children import Inherited
 from edge_scp.commit_board import BoardDescriptors, CommitBoard
@@ -27,7 +29,7 @@ from edge_scp.record import verify
 from edge_scp.spool_folder import SpoolFolder
 from tests.integration.edge_process import EdgeProcess, edge_process, eventually
 from tests.raw_peer import RawPeer, request
-from tests.sample_instances import samples
+from tests.sample_instances import Sample, samples
 
 # An A-ASSOCIATE-RJ: rejected transient, by the presentation service, local limit exceeded (PS3.8 §9.3.4).
 TOO_MANY = b"\x03\0\0\0\0\x04\0\x02\x03\x02"
@@ -145,12 +147,20 @@ def test_a_killed_uploader_is_replaced_and_counts_anew(edge: EdgeProcess) -> Non
 
 def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) -> None:
     """kill -9 of the committer under load: what waits is refused, the others are kept, and a successor goes on."""
-    sent = samples(400)
     acknowledged: set[str] = set()
+    killed = threading.Event()
 
-    def note(index: int, result: object) -> None:
-        if getattr(result, "outcome", None) is Outcome.STORED:
+    def note(sent: list[Sample], index: int, result: StoreResult) -> None:
+        if result.outcome is Outcome.STORED:
             acknowledged.add(sent[index].sha256)
+
+    def send() -> list[StoreResult]:
+        results: list[StoreResult] = []
+        while not killed.is_set():
+            sent = samples(200)
+            items = [sample.outgoing for sample in sent]
+            results += store_all(edge.peer(), items, associations=8, on_result=partial(note, sent))
+        return results
 
     def kill(enough: int, restarts: int) -> None:
         eventually(lambda: len(acknowledged) > enough, 20, "some were acknowledged")
@@ -159,11 +169,12 @@ def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) ->
         eventually(lambda: committer(edge)["ready"], 10, "the committer runs again")
 
     with ThreadPoolExecutor(1) as pool:
-        items = [sample.outgoing for sample in sent]
-        sending = pool.submit(store_all, edge.peer(), items, associations=8, on_result=note)
-        kill(enough=30, restarts=1)
-        kill(enough=len(acknowledged) + 30, restarts=2)
-        assert not sending.done(), "the kills came after everything was sent"
+        sending = pool.submit(send)
+        try:
+            kill(enough=30, restarts=1)
+            kill(enough=len(acknowledged) + 30, restarts=2)
+        finally:
+            killed.set()
         results = sending.result()
     assert {result.status for result in results} <= {0x0000, 0xA700}
     assert len(acknowledged) == sum(result.status == 0x0000 for result in results)
