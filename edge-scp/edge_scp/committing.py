@@ -6,9 +6,10 @@ the interpreter to and fro for each instance, at the cost of all other work on i
 
 import asyncio
 import os
+import select
 import socket
 import sys
-from typing import Any
+import threading
 
 from prometheus_client import generate_latest
 
@@ -26,8 +27,6 @@ from edge_scp.syncer import Syncer
 
 async def commit(settings: Settings, inherited: Inherited) -> None:
     """Wire the process and work until the parent says to stop."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_failed)
     disk, metrics = Disk(), CommitterMetrics()
     board = CommitBoard(inherited.board)
     stop = asyncio.Event()
@@ -41,21 +40,25 @@ async def commit(settings: Settings, inherited: Inherited) -> None:
     channel = Channel(inherited.parent(), received, end_at_once)
     ready = disk.open_folder(SpoolFolder(settings.spool_dir).ready)
     syncer = Syncer(board, disk, ready, metrics.committed)
-
-    def asked() -> None:
-        board.hear_questions()
-        syncer.work()
-
-    loop.add_reader(board.questions, asked)
+    threading.Thread(target=_serve, args=(board, syncer), name="committer", daemon=True).start()
     channel.send({"ready": True})
     await stop.wait()
-    disk.close(ready)
 
 
-def _failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """End the process: a callback that failed has left receivers without an answer; the successor gives one."""
-    log.get_logger("edge").critical("committer.failed", error=repr(context.get("exception") or context["message"]))
-    os._exit(1)
+def _serve(board: CommitBoard, syncer: Syncer) -> None:
+    """Work whenever the bell rings. All senders wait for this, so no event loop is in the way."""
+    logger = log.get_logger("edge")
+    ringing = select.poll()
+    ringing.register(board.questions, select.POLLIN)
+    try:
+        while True:
+            ringing.poll()
+            board.hear_questions()
+            syncer.work()
+    except Exception as error:
+        # Receivers are left without an answer; the successor gives one.
+        logger.exception("committer.failed", error=repr(error))
+        os._exit(1)
 
 
 def main() -> None:

@@ -29,6 +29,12 @@ from edge_scp.store_service import Refusal, StoreCommand, decide, objection
 
 log = get_logger("edge")
 
+# What a sender need not wait for is done for several instances together, so soon after they were answered.
+SETTLE_SECONDS = 0.005
+
+
+_SUCCESS = Answer(Status.SUCCESS)
+
 
 @lru_cache(maxsize=256)
 def _layouts(_calling_aet: str, _abstract_syntax_uid: str, _transfer_syntax_uid: str) -> Layouts:
@@ -55,6 +61,7 @@ class Receiver:
         self._folder, self._capacity, self._announcer, self._metrics = folder, capacity, announcer, metrics
         self._disk = disk or Disk()
         self._ready = self._disk.open_folder(folder.ready)
+        self._unsettled: list[tuple[SpoolFile, Callable[[], None]]] = []
         self._committer = committer
         committer.deliver = self._committed
 
@@ -65,6 +72,7 @@ class Receiver:
     def close(self) -> None:
         """Make durable what was finished, and end."""
         self._committer.close()
+        self.settle()
         self._disk.close(self._ready)
 
     def create(self, meta: FileMeta) -> tuple[SpoolFile, int]:
@@ -80,6 +88,20 @@ class Receiver:
     def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
         """Answer in the next turn of the event loop."""
         self._loop.call_soon(answered, answer)
+
+    def kept(self, file: SpoolFile, note: Callable[[], None]) -> None:
+        """Take a file that is durable, and whose sender is about to be answered; `note` is called later."""
+        if not self._unsettled:
+            self._loop.call_later(SETTLE_SECONDS, self.settle)
+        self._unsettled.append((file, note))
+
+    def settle(self) -> None:
+        """Tell the uploader and the log of what is durable; should the process end before, the uploader looks."""
+        unsettled, self._unsettled = self._unsettled, []
+        self._announcer.kept((file.name, file.size) for file, _ in unsettled)
+        for file, note in unsettled:
+            file.close()
+            note()
 
     def log_kept(self, record: Record, seconds: float) -> None:
         """Note that an instance was acknowledged: the canonical line."""
@@ -117,8 +139,6 @@ class Receiver:
         )
 
     def _committed(self, commits: list[Commit]) -> None:
-        """Tell the uploader of what is durable, and only then the senders."""
-        self._announcer.kept((commit.file.name, commit.file.size) for commit in commits if commit.failure is None)
         for commit in commits:
             try:
                 commit.ended(commit)
@@ -132,7 +152,7 @@ class Arrival:
 
     __slots__ = (
         "_answered", "_caller", "_command", "_epoch", "_file", "_identity", "_reader", "_receiver", "_record",
-        "_refusal", "_size", "_started",
+        "_refusal", "_seconds", "_size", "_started",
     )  # fmt: skip
 
     def __init__(self, receiver: Receiver, command: StoreCommand, caller: Caller) -> None:
@@ -143,7 +163,7 @@ class Arrival:
         self._file: SpoolFile | None = None
         self._record: Record | None = None
         self._size = self._epoch = 0
-        self._started = 0.0
+        self._started = self._seconds = 0.0
         self._refusal = objection(command)
         if self._refusal is None:
             self._guarded(self._create)
@@ -226,10 +246,13 @@ class Arrival:
             self._discard()
             self._answered(self._answer_refused(refusal))
             return
-        commit.file.close()
-        self._answered(Answer(Status.SUCCESS))
+        self._receiver.kept(commit.file, self._note)
+        self._seconds = time.perf_counter() - self._started
+        self._answered(_SUCCESS)
+
+    def _note(self) -> None:
         if self._record is not None:
-            self._receiver.log_kept(self._record, time.perf_counter() - self._started)
+            self._receiver.log_kept(self._record, self._seconds)
 
     def _guarded(self, work: Callable[..., None], *arguments: tuple[memoryview, ...]) -> None:
         """Run a step; whatever goes wrong is a refusal, never success and never the association's end."""

@@ -15,8 +15,10 @@ from bucky.part10 import FileMeta, file_header
 from edge_scp.capacity import Capacity, SpoolFull
 from edge_scp.disk import Disk
 
-# A long instance is written back as it arrives, so that the sync at its end, which others share, is short.
-_WRITE_BACK = 8 * 1024 * 1024
+# An instance is written back as it arrives, so that the sync at its end, which others share, is short: in steps of
+# so many bytes, and of a growing part of a long instance.
+_WRITE_BACK = 192 * 1024
+_WRITE_BACK_PART = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -65,8 +67,9 @@ class SpoolFile:
                 self._header = b""
             else:
                 self._disk.write(self.descriptor, *fragments)
-            if self.size - self._written_back >= _WRITE_BACK:
-                self._disk.start_writing_back(self.descriptor, self._written_back, self.size - self._written_back)
+            waiting = self.size - self._written_back
+            if waiting >= _WRITE_BACK and waiting >= self.size // _WRITE_BACK_PART:
+                self._disk.start_writing_back(self.descriptor, self._written_back, waiting)
                 self._written_back = self.size
         except OSError as error:
             raise refused(error) from error

@@ -47,10 +47,11 @@ class Syncer:
         except OSError as error:
             self._failed(asked, instances, error)
             return
-        self._committed(instances, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
         for receiver, files in enumerate(asked):
             if files != self._dealt[receiver]:
                 self._answer(receiver, files)
+        self._committed(instances, seconds)
 
     def _failed(self, asked: list[int], instances: int, error: OSError) -> None:
         self._epoch = self._board.next_epoch()

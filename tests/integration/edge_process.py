@@ -174,10 +174,12 @@ class ListenerAlone:
     @property
     def instances(self) -> int:
         """How many instances were kept."""
+        self._settle()
         return self.world.ledger.instances
 
     def records(self) -> list[tuple[Record, bytes]]:
         """Take every spooled instance: what is known of it, and its data set bytes."""
+        self._settle()
         self.world.spool.arrived(self.world.arrivals.read())
         found = []
         while (entry := self.world.spool.take()) is not None:
@@ -185,6 +187,13 @@ class ListenerAlone:
             record = verify(path)
             found.append((record, path.read_bytes()[record.data_set_offset : record.object_size]))
         return found
+
+    def _settle(self) -> None:
+        async def settle() -> None:
+            self._receiver.settle()
+
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(settle(), self._loop).result(10)
 
     def start(self) -> None:
         """Accept connections; raise what keeps it from that."""
