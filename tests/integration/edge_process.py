@@ -213,8 +213,8 @@ class ListenerAlone:
         settings = self._settings.model_copy(update={"edge_listeners": (self._listener,)})
         self._port = Port(self._listener, settings, self._hand, lambda _reason: None)
         metrics = ReceiverMetrics()
-        receiver = self._ending.enter_context(self.world.receiving(metrics))
-        self._acceptors = Acceptors(settings, receiver, metrics)
+        self._receiver = self._ending.enter_context(self.world.receiving(metrics))
+        self._acceptors = Acceptors(settings, self._receiver, metrics)
         self._port.start()
 
     def _hand(self, connection: socket.socket, address: str, verdict: Verdict) -> bool:
