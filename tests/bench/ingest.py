@@ -55,7 +55,7 @@ def main() -> int:
 def _measured(lab: Lab, options: argparse.Namespace, receivers: dict[str, Receiver], console: Console) -> Results:
     results = Results()
     promises = {receiver.name: receiver.promise for receiver in receivers.values()}
-    deadline = time.monotonic() + 60 * (options.minutes or (2.7 if options.quick else 28))
+    deadline = time.monotonic() + 60 * (options.minutes or (2.7 if options.quick else 60))
     for cell in plan.quick() if options.quick else plan.full():
         chosen = cell.only(options.receiver)
         if options.load and not any(text in cell.load.key for text in options.load):

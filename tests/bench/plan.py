@@ -34,7 +34,7 @@ class Cell:
 
 
 def full() -> list[Cell]:
-    """Return everything: under half an hour with three rounds."""
+    """Return everything: three quarters of an hour with three rounds."""
     return [
         *(Cell(Load(CT, n)) for n in (4, 16, 64, 1)),
         Cell(Load(HUGE, 1, seconds=1), ("bucky", "C sink")),
