@@ -7,11 +7,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from bucky.errors import SettingsError
-from bucky.log import get_logger
+from bucky.log import configure, get_logger
+from bucky.settings import Settings
 from edge_scp.channel import Channel, Message, channel_pair
 from edge_scp.commit_board import BoardDescriptors
 from edge_scp.metrics import ParentMetrics
@@ -196,10 +198,22 @@ class Child:
             self._heard(message)
 
 
-def ignore_signals() -> None:
-    """Leave SIGTERM and SIGINT, which a terminal or systemd sends to all, to the parent: it says when to end."""
+def run(work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]]) -> None:
+    """Be a child: read the settings and work; unless that ends well, which is not False, the exit code is 1.
+
+    SIGTERM and SIGINT, which a terminal or systemd sends to all, are the parent's: it says when to end.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    try:
+        settings = Settings.load(os.environ)
+        inherited = Inherited.of(sys.argv[1:])
+        configure(settings.log_level)
+        well = asyncio.run(work(settings, inherited))
+    except SettingsError as error:
+        sys.stderr.write(f"edge_scp: {error}\n")
+        sys.exit(EXIT_CONFIG)
+    sys.exit(1 if well is False else 0)
 
 
 def end_at_once() -> None:

@@ -8,16 +8,14 @@ import asyncio
 import os
 import select
 import socket
-import sys
 import threading
 
 from prometheus_client import generate_latest
 
 from bucky import log
-from bucky.errors import SettingsError
 from bucky.settings import Settings
 from edge_scp.channel import Channel, Message
-from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.commit_board import CommitBoard
 from edge_scp.disk import Disk
 from edge_scp.metrics import CommitterMetrics
@@ -61,18 +59,5 @@ def _serve(board: CommitBoard, syncer: Syncer) -> None:
         os._exit(1)
 
 
-def main() -> None:
-    """Read the settings and work; whatever ends it, the parent starts another."""
-    ignore_signals()
-    try:
-        settings = Settings.load(os.environ)
-        inherited = Inherited.of(sys.argv[1:])
-        log.configure(settings.log_level)
-        asyncio.run(commit(settings, inherited))
-    except SettingsError as error:
-        sys.stderr.write(f"edge_scp: {error}\n")
-        sys.exit(EXIT_CONFIG)
-
-
 if __name__ == "__main__":
-    main()
+    run(commit)

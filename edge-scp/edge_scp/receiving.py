@@ -7,20 +7,18 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 
 from prometheus_client import generate_latest
 
 from bucky import log
-from bucky.errors import SettingsError
 from bucky.settings import Settings
 from edge_scp.admission import TOO_MANY_ASSOCIATIONS
 from edge_scp.announcements import Announcer
 from edge_scp.capacity import Capacity, Ledger, Limits
 from edge_scp.channel import Channel, Message
-from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.commit_board import CommitBoard
 from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
 from edge_scp.connections import Verdict
@@ -116,18 +114,9 @@ def void(_result: object) -> None:
 
 
 def main() -> None:
-    """Read the settings and serve; a failure nobody foresaw ends the process, and the parent starts another."""
-    ignore_signals()
-    try:
-        settings = Settings.load(os.environ)
-        inherited = Inherited.of(sys.argv[1:])
-        log.configure(settings.log_level)
-        threading.excepthook = _thread_failed
-        drained = asyncio.run(receive(settings, inherited))
-    except SettingsError as error:
-        sys.stderr.write(f"edge_scp: {error}\n")
-        sys.exit(EXIT_CONFIG)
-    sys.exit(0 if drained else 1)
+    """Receive; a failure nobody foresaw ends the process, and the parent starts another."""
+    threading.excepthook = _thread_failed
+    run(receive)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -7,15 +7,12 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prometheus_client import generate_latest
 
-from bucky import log
-from bucky.errors import SettingsError
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from edge_scp.announcements import Arrivals
@@ -23,7 +20,7 @@ from edge_scp.barrier import barrier_of
 from edge_scp.broker_link import BrokerLink
 from edge_scp.capacity import Ledger
 from edge_scp.channel import Channel, Message
-from edge_scp.children import EXIT_CONFIG, Inherited, end_at_once, ignore_signals
+from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.dependency import Dependency, Unavailable
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.spool import Spool
@@ -102,18 +99,5 @@ async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -
         await asyncio.sleep(CHECK_SECONDS)
 
 
-def main() -> None:
-    """Read the settings and work; whatever ends it, the parent starts another."""
-    ignore_signals()
-    try:
-        settings = Settings.load(os.environ)
-        inherited = Inherited.of(sys.argv[1:])
-        log.configure(settings.log_level)
-        asyncio.run(upload(settings, inherited))
-    except SettingsError as error:
-        sys.stderr.write(f"edge_scp: {error}\n")
-        sys.exit(EXIT_CONFIG)
-
-
 if __name__ == "__main__":
-    main()
+    run(upload)

@@ -216,14 +216,14 @@ def test_a_committer_that_hangs_is_waited_for(edge: EdgeProcess) -> None:
 
 
 BROKEN_COMMITTER = """
-from edge_scp import committing
+from edge_scp import children, committing
 from edge_scp.disk import Disk
 
 def broken(self, descriptor):
     raise MemoryError
 
 Disk.sync_file_system = broken
-committing.main()
+children.run(committing.commit)
 """
 
 
