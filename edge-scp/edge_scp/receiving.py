@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """End the process: without its committer thread it would never answer."""
+    """End the process: without the thread that syncs its files (`BUCKY_SPOOL_SYNC=file`) it would never answer."""
     log.get_logger("edge").critical("thread.failed", error=repr(failure.exc_value))
     os._exit(1)
 
