@@ -104,8 +104,8 @@ class ReceiverSide:
         for commit in commits:
             self.open.remove(commit)
             file_of(commit).asked = self._now()
-        self.asked += commits
-        self.committer.submit(list(commits))
+            self.asked.append(commit)
+            self.committer.submit(commit)
 
     def keep(self, files: int = 1) -> list[Commit]:
         """Begin files and ask for them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pynetdicom.transport import AssociationSocket
 
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
@@ -269,3 +270,14 @@ def servers_under_test(
     yield under_test
     if "minio" in under_test.running:
         under_test.running["minio"].stop()
+
+
+@pytest.fixture
+def requestors_close_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close what pynetdicom's requestor leaves open when its peer closed first."""
+
+    def shutdown(self: AssociationSocket) -> None:
+        assert self.socket is not None
+        self.socket.close()
+
+    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shutdown)

@@ -38,6 +38,8 @@ class SyncingThread:
         self._descriptors = BoardDescriptors.create(2)
         self.board = CommitBoard(self._descriptors)
         self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
+        self.gathering = threading.Lock()
+        """Held, nothing is synced: what is asked for meanwhile waits together."""
         self._ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,7 +55,8 @@ class SyncingThread:
     def _run(self) -> None:
         while not self._ended:
             self.board.hear_questions(60)
-            self._syncer.work()
+            with self.gathering:
+                self._syncer.work()
 
 
 class SpoolWorld:
@@ -123,7 +126,9 @@ class SpoolWorld:
         """Make files durable, the uploader told; raise what failed, after giving their room back."""
         begun = self.committer.epoch if epoch is None else epoch
         self._ended.clear()
-        self.committer.submit([Commit(file, begun, lambda _commit: None) for file in files])
+        with self._syncing.gathering:
+            for file in files:
+                self.committer.submit(Commit(file, begun, lambda _commit: None))
         self._wait_for(len(files))
         ended = list(self._ended)
         self.announcer.kept((commit.file.name, commit.file.size) for commit in ended if commit.failure is None)

@@ -45,8 +45,8 @@ class Committer(Protocol):
     def epoch(self) -> int:
         """Return a number that changes when the disk fails: files of another epoch are not acknowledged."""
 
-    def submit(self, commits: list[Commit]) -> None:
-        """Make files durable; never blocks."""
+    def submit(self, commit: Commit) -> None:
+        """Make a file durable; never blocks."""
 
     def close(self) -> None:
         """Finish what was submitted, and end."""
@@ -62,8 +62,8 @@ class GroupCommitter:
         self.deliver: Deliver
         self._board, self._receiver = board, receiver
         self._asked = board.asked(receiver)
-        # What was asked for, with the count that its answer must reach.
-        self._waiting: deque[tuple[int, list[Commit]]] = deque()
+        # What was asked for last; the answers come in the same order.
+        self._waiting: deque[Commit] = deque()
 
     @property
     def epoch(self) -> int:
@@ -75,19 +75,18 @@ class GroupCommitter:
         """Return the descriptor that tells of answers."""
         return self._board.answers(self._receiver)
 
-    def submit(self, commits: list[Commit]) -> None:
+    def submit(self, commit: Commit) -> None:
         """Ask."""
-        self._asked += len(commits)
-        self._waiting.append((self._asked, commits))
+        self._asked += 1
+        self._waiting.append(commit)
         self._board.ask(self._receiver, self._asked)
 
     def answered(self) -> None:
         """Deliver what the committer has dealt with."""
         self._board.hear_answer(self._receiver)
         dealt = self._board.dealt(self._receiver)
-        ended: list[Commit] = []
-        while self._waiting and self._waiting[0][0] <= dealt.files:
-            ended += self._waiting.popleft()[1]
+        still_waiting = self._asked - dealt.files
+        ended = [self._waiting.popleft() for _ in range(len(self._waiting) - still_waiting)]
         for commit in ended:
             if commit.epoch != dealt.epoch:
                 commit.failure = _not_synced()
@@ -107,9 +106,9 @@ class NoCommitter:
         self.deliver: Deliver
         self.epoch = 0
 
-    def submit(self, commits: list[Commit]) -> None:
+    def submit(self, commit: Commit) -> None:
         """Deliver."""
-        self.deliver(commits)
+        self.deliver([commit])
 
     def close(self) -> None:
         """Nothing is left."""
@@ -123,7 +122,7 @@ class FileCommitter:
         self._disk, self._ready = disk, ready
         self._loop = asyncio.get_running_loop()
         self._epoch = 0
-        self._waiting: queue.SimpleQueue[list[Commit]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._run, name="committer", daemon=True)
         self._worker.start()
 
@@ -132,13 +131,13 @@ class FileCommitter:
         """Return the epoch."""
         return self._epoch
 
-    def submit(self, commits: list[Commit]) -> None:
+    def submit(self, commit: Commit) -> None:
         """Hand over to the thread."""
-        self._waiting.put(commits)
+        self._waiting.put(commit)
 
     def close(self) -> None:
         """Wait for the thread."""
-        self._waiting.put([])
+        self._waiting.put(None)
         self._worker.join()
 
     def _run(self) -> None:
@@ -147,14 +146,15 @@ class FileCommitter:
             self._loop.call_soon_threadsafe(self.deliver, group)
 
     def _next_group(self) -> list[Commit]:
-        """Wait for some, and take all that wait with them; none at the end."""
-        group = list(self._waiting.get())
-        while group and not self._waiting.empty():
-            more = self._waiting.get()
-            if not more:
-                self._waiting.put(more)
+        """Wait for one, and take all that wait with it; none at the end."""
+        group: list[Commit] = []
+        while not group or not self._waiting.empty():
+            commit = self._waiting.get()
+            if commit is None:
+                if group:
+                    self._waiting.put(None)
                 break
-            group += more
+            group.append(commit)
         return group
 
     def _make_durable(self, group: list[Commit]) -> None:

@@ -6,7 +6,6 @@ the interpreter to and fro for each instance, at the cost of all other work on i
 
 import asyncio
 import os
-import select
 import socket
 import threading
 
@@ -21,6 +20,9 @@ from edge_scp.disk import Disk
 from edge_scp.metrics import CommitterMetrics
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.syncer import Syncer
+
+# How long nobody may ask before it is looked whether they did: the bell tells of all, so this may be long.
+QUIET_SECONDS = 60.0
 
 
 async def commit(settings: Settings, inherited: Inherited) -> None:
@@ -46,12 +48,9 @@ async def commit(settings: Settings, inherited: Inherited) -> None:
 def _serve(board: CommitBoard, syncer: Syncer) -> None:
     """Work whenever the bell rings. All senders wait for this, so no event loop is in the way."""
     logger = log.get_logger("edge")
-    ringing = select.poll()
-    ringing.register(board.questions, select.POLLIN)
     try:
         while True:
-            ringing.poll()
-            board.hear_questions()
+            board.hear_questions(QUIET_SECONDS)
             syncer.work()
     except Exception as error:
         # Receivers are left without an answer; the successor gives one.

@@ -83,7 +83,7 @@ class Receiver:
     def keep(self, file: SpoolFile, footer: bytes, epoch: int, ended: Callable[[Commit], None]) -> None:
         """Make a file durable that came whole."""
         file.seal(footer, self._ready)
-        self._committer.submit([Commit(file, epoch, ended)])
+        self._committer.submit(Commit(file, epoch, ended))
 
     def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
         """Answer in the next turn of the event loop."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import nats
+from pynetdicom.association import Association
 
 from bucky.events import CloudEvent
 from bucky.scu import Peer
@@ -98,6 +100,27 @@ class EdgeProcess:
         """Return its health page."""
         body: dict[str, Any] = httpx.get(self._url, timeout=5, trust_env=False).json()
         return body
+
+    def children(self) -> dict[str, dict[str, Any]]:
+        """Return what the health page says of each child, by their names."""
+        return {child["name"]: child for child in self.health()["processes"]}
+
+    def until_serving(self, connections: int, *, seconds: float) -> None:
+        """Return once the listener counts so many connections, no more and no fewer."""
+
+        def serving() -> bool:
+            return bool(self.health()["listeners"][0]["associations"] == connections)
+
+        eventually(serving, seconds, f"{connections} connections are served")
+
+    def assert_finishes(self, association: Association) -> None:
+        """Finish what is open after SIGTERM: it is served to its end, and then the edge ends well."""
+        assert association.send_c_echo().Status == 0
+        association.release()
+        assert self.process is not None
+        assert self.process.wait(10) == 0
+        stopped = self.log_lines()[-1]
+        assert (stopped["event"], stopped["drained"]) == ("edge.stopped", True)
 
     def health_status(self) -> int:
         """Return the health page's HTTP status."""
@@ -228,6 +251,17 @@ class ListenerAlone:
         self._port.stop()
         await self._acceptors.drain(5)
         self._ending.close()
+
+
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """Stop a process for the length of a block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import AssociationSocket
 
 from bucky.errors import SettingsError
 from bucky.scu import Outcome, Peer, store_all
@@ -32,15 +31,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
-@pytest.fixture(autouse=True)
-def _requestors_close_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Close what pynetdicom's requestor leaves open when its peer closed first."""
-
-    def shutdown(self: AssociationSocket) -> None:
-        assert self.socket is not None
-        self.socket.close()
-
-    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shutdown)
+pytestmark = pytest.mark.usefixtures("requestors_close_their_sockets")
 
 
 def associate(port: int, **more: Any) -> Association:

@@ -5,14 +5,14 @@ import resource
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.edge_process import EdgeProcess, edge_process, eventually
+from tests.integration.edge_process import EdgeProcess, edge_process, eventually, standing_still
 from tests.raw_peer import RawPeer, request
 
 MOST = 1480
@@ -42,35 +42,16 @@ def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
         yield running
 
 
-@contextmanager
-def standing_still(pid: int) -> Iterator[None]:
-    """Stop a process for the length of a block."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
 def connected(edge: EdgeProcess, stack: ExitStack, many: int) -> list[RawPeer]:
     """Return so many connections that say nothing yet, after the parent accepted them."""
     peers = [stack.enter_context(RawPeer(edge.port)) for _ in range(many)]
-    until_served(edge, min(many, MOST))
+    edge.until_serving(min(many, MOST), seconds=10)
     return peers
-
-
-def until_served(edge: EdgeProcess, connections: int) -> None:
-    """Return once the listener counts so many connections."""
-    eventually(
-        lambda: edge.health()["listeners"][0]["associations"] == connections, 10, f"{connections} connections are open"
-    )
 
 
 def receiver(edge: EdgeProcess) -> int:
     """Return the receiver's process id."""
-    (pid,) = [child["pid"] for child in edge.health()["processes"] if child["name"] == "receiver-0"]
-    return int(pid)
+    return int(edge.children()["receiver-0"]["pid"])
 
 
 def refused(edge: EdgeProcess) -> bool:
@@ -88,7 +69,7 @@ def test_a_burst_is_served_up_to_the_limits(edge: EdgeProcess) -> None:
         answers = Counter(peer.receive()[:1] for peer in peers)
     assert answers == {b"\x02": MOST, b"\x03": 1500 - MOST}
     assert not refused(edge)
-    until_served(edge, 0)
+    edge.until_serving(0, seconds=10)
 
 
 def test_a_receiver_killed_in_a_burst_gives_every_place_back(edge: EdgeProcess) -> None:
@@ -99,8 +80,8 @@ def test_a_receiver_killed_in_a_burst_gives_every_place_back(edge: EdgeProcess) 
             peers = connected(edge, stack, 1000)
             os.kill(victim, signal.SIGKILL)
             assert all(peer.closed() for peer in peers)
-        until_served(edge, 0)
-    eventually(lambda: bool(edge.health()["processes"][0]["ready"]), 10, "the receiver runs again")
+        edge.until_serving(0, seconds=10)
+    eventually(lambda: bool(edge.children()["receiver-0"]["ready"]), 10, "the receiver runs again")
     with RawPeer(edge.port) as peer:
         peer.associate()
 
@@ -116,4 +97,4 @@ def test_places_are_given_back_although_the_parent_was_busy(edge: EdgeProcess) -
         with standing_still(edge.process.pid):
             stack.close()
             eventually(lambda: len(list(folder.iterdir())) == before, 10, "the receiver closed every connection")
-    until_served(edge, 0)
+    edge.until_serving(0, seconds=10)

@@ -206,12 +206,7 @@ def test_sigterm_lets_an_open_association_finish(tmp_path: Path) -> None:
         assert association.is_established
         edge.terminate()
         eventually(lambda: not _answers(edge.port), 10, "the port is closed")
-        assert association.send_c_echo().Status == 0
-        association.release()
-        assert edge.process is not None
-        assert edge.process.wait(10) == 0
-        stopped = edge.log_lines()[-1]
-        assert (stopped["event"], stopped["drained"]) == ("edge.stopped", True)
+        edge.assert_finishes(association)
 
 
 def test_a_store_that_never_answers_does_not_hold_up_the_exit(tmp_path: Path) -> None:

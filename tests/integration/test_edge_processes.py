@@ -19,7 +19,6 @@ import httpx
 import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.transport import AssociationSocket
 
 from bucky.scu import Outcome, StoreResult, store_all
 from edge_scp.channel import channel_pair
@@ -27,7 +26,7 @@ from edge_scp.children import Inherited
 from edge_scp.commit_board import BoardDescriptors, CommitBoard
 from edge_scp.record import verify
 from edge_scp.spool_folder import SpoolFolder
-from tests.integration.edge_process import EdgeProcess, edge_process, eventually
+from tests.integration.edge_process import EdgeProcess, edge_process, eventually, standing_still
 from tests.raw_peer import RawPeer, request
 from tests.sample_instances import Sample, samples
 
@@ -35,15 +34,7 @@ from tests.sample_instances import Sample, samples
 TOO_MANY = b"\x03\0\0\0\0\x04\0\x02\x03\x02"
 
 
-@pytest.fixture(autouse=True)
-def _requestors_close_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Close what pynetdicom's requestor leaves open when its peer closed first."""
-
-    def shutdown(self: AssociationSocket) -> None:
-        assert self.socket is not None
-        self.socket.close()
-
-    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shutdown)
+pytestmark = pytest.mark.usefixtures("requestors_close_their_sockets")
 
 
 def associated(edge: EdgeProcess) -> Association:
@@ -67,14 +58,9 @@ def served(edge: EdgeProcess) -> bool:
     return answer(edge)[:1] == b"\x02"
 
 
-def processes(edge: EdgeProcess) -> dict[str, dict[str, Any]]:
-    """Return what the health page says of each child."""
-    return {child["name"]: child for child in edge.health()["processes"]}
-
-
 def committer(edge: EdgeProcess) -> dict[str, Any]:
     """Return what the health page says of the committer."""
-    return processes(edge)["committer"]
+    return edge.children()["committer"]
 
 
 def gone(pid: int) -> bool:
@@ -111,7 +97,7 @@ def test_a_killed_receiver_costs_its_associations_only(edge: EdgeProcess) -> Non
             acknowledged.add(sent[index].sha256)
 
     spared = associated(edge)
-    victim = processes(edge)["receiver-1"]["pid"]
+    victim = edge.children()["receiver-1"]["pid"]
     with ThreadPoolExecutor(1) as pool:
         items = [sample.outgoing for sample in sent]
         sending = pool.submit(store_all, edge.peer(), items, associations=4, on_result=note)
@@ -120,8 +106,8 @@ def test_a_killed_receiver_costs_its_associations_only(edge: EdgeProcess) -> Non
         results = sending.result()
     assert spared.send_c_echo().Status == 0
     spared.release()
-    eventually(lambda: processes(edge)["receiver-1"]["ready"], 10, "the receiver runs again")
-    assert processes(edge)["receiver-1"]["restarts"] == 1
+    eventually(lambda: edge.children()["receiver-1"]["ready"], 10, "the receiver runs again")
+    assert edge.children()["receiver-1"]["restarts"] == 1
     eventually(lambda: edge.health()["listeners"][0]["associations"] == 0, 5, "no association is left")
     kept = {verify(file).sha256 for file in (edge.spool / "ready").iterdir()}
     assert acknowledged <= kept
@@ -136,11 +122,11 @@ def test_a_killed_receiver_costs_its_associations_only(edge: EdgeProcess) -> Non
 def test_a_killed_uploader_is_replaced_and_counts_anew(edge: EdgeProcess) -> None:
     """kill -9 of the uploader: the edge goes on receiving, and the new one knows all that is there."""
     store_all(edge.peer(), [sample.outgoing for sample in samples(10)], associations=2)
-    os.kill(processes(edge)["uploader"]["pid"], signal.SIGKILL)
+    os.kill(edge.children()["uploader"]["pid"], signal.SIGKILL)
     results = store_all(edge.peer(), [sample.outgoing for sample in samples(10)], associations=2)
     assert {result.outcome for result in results} == {Outcome.STORED}
-    eventually(lambda: processes(edge)["uploader"]["ready"], 10, "the uploader runs again")
-    assert processes(edge)["uploader"]["restarts"] == 1
+    eventually(lambda: edge.children()["uploader"]["ready"], 10, "the uploader runs again")
+    assert edge.children()["uploader"]["restarts"] == 1
     eventually(lambda: edge.health()["spool"]["instances"] == 20, 5, "all are known")
     assert_account_is_true(edge)
 
@@ -182,7 +168,7 @@ def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) ->
     assert set(refused) == {"The spool could not be synced; send again later"}
     assert {verify(file).sha256 for file in (edge.spool / "ready").iterdir()} == acknowledged
     assert_account_is_true(edge)
-    assert sum(child["restarts"] for child in processes(edge).values()) == 2
+    assert sum(child["restarts"] for child in edge.children().values()) == 2
     again = store_all(edge.peer(), [sample.outgoing for sample in samples(8)], associations=4)
     assert {result.outcome for result in again} == {Outcome.STORED}
 
@@ -195,10 +181,8 @@ def test_a_committer_that_hangs_is_waited_for(edge: EdgeProcess) -> None:
     def note(index: int, _result: object) -> None:
         answered.append(index)
 
-    pid = committer(edge)["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
+        with standing_still(committer(edge)["pid"]):
             items = [sample.outgoing for sample in sent]
             sending = pool.submit(store_all, edge.peer(), items, associations=4, on_result=note)
             eventually(lambda: len(list((edge.spool / "ready").iterdir())) == 4, 10, "all came whole")
@@ -206,10 +190,7 @@ def test_a_committer_that_hangs_is_waited_for(edge: EdgeProcess) -> None:
                 sending.result(2)
             assert answered == []
             assert edge.health()["accepting"]
-            os.kill(pid, signal.SIGCONT)
-            results = sending.result(20)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+        results = sending.result(20)
     assert {result.outcome for result in results} == {Outcome.STORED}
     assert committer(edge)["restarts"] == 0
     assert_account_is_true(edge)
@@ -258,14 +239,14 @@ def test_only_groups_need_a_committer(tmp_path: Path, sync: str) -> None:
     with edge_process(tmp_path, edge_processes=2, spool_sync=sync) as edge:
         results = store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
         assert {result.outcome for result in results} == {Outcome.STORED}
-        assert sorted(processes(edge)) == ["receiver-0", "receiver-1", "uploader"]
+        assert sorted(edge.children()) == ["receiver-0", "receiver-1", "uploader"]
         assert_account_is_true(edge)
 
 
 def test_a_killed_parent_takes_its_children_and_leaves_nothing_locked(edge: EdgeProcess) -> None:
     """kill -9 of the parent: no process is left behind, and the edge starts again on the same port and spool."""
     store_all(edge.peer(), [sample.outgoing for sample in samples(5)])
-    children = [child["pid"] for child in processes(edge).values()]
+    children = [child["pid"] for child in edge.children().values()]
     assert len(children) == 4
     edge.kill()
     edge.start()
@@ -278,17 +259,12 @@ def test_a_signal_to_all_processes_is_a_drain_all_the_same(tmp_path: Path) -> No
     """Ctrl-C or systemd signal every process at once: open associations finish, and the edge ends with 0."""
     with edge_process(tmp_path, edge_processes=2) as edge:
         association = associated(edge)
-        for child in processes(edge).values():
+        for child in edge.children().values():
             os.kill(child["pid"], signal.SIGTERM)
             os.kill(child["pid"], signal.SIGINT)
         edge.terminate()
         eventually(lambda: _refuses(edge.port), 5, "the port is closed")
-        assert association.send_c_echo().Status == 0
-        association.release()
-        assert edge.process is not None
-        assert edge.process.wait(10) == 0
-        stopped = edge.log_lines()[-1]
-        assert (stopped["event"], stopped["drained"]) == ("edge.stopped", True)
+        edge.assert_finishes(association)
 
 
 def test_limits_hold_across_processes(tmp_path: Path) -> None:

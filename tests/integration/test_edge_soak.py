@@ -176,7 +176,7 @@ class Footprint:
 def processes(edge: EdgeProcess) -> dict[str, int]:
     """Return the process ids of parent and children by their names."""
     assert edge.process is not None
-    return {"parent": edge.process.pid} | {child["name"]: child["pid"] for child in edge.health()["processes"]}
+    return {"parent": edge.process.pid} | {name: child["pid"] for name, child in edge.children().items()}
 
 
 def footprints(processes: dict[str, int]) -> dict[str, Footprint]:

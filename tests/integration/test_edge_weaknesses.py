@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import resource
-import signal
 import socket
 import struct
 import threading
@@ -24,7 +23,7 @@ import pytest
 
 from edge_scp.record import verify
 from edge_scp.statuses import Status
-from tests.integration.edge_process import EdgeProcess, edge_process, eventually
+from tests.integration.edge_process import EdgeProcess, edge_process, standing_still
 from tests.raw_peer import ABORT, CT, RELEASE_RP, RELEASE_RQ, STORE_ID, RawPeer, echo, request, store, values
 from tests.sample_instances import samples
 
@@ -62,7 +61,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
 def pids(edge: EdgeProcess) -> list[int]:
     """Return the process ids of parent and children."""
     assert edge.process is not None
-    return [edge.process.pid, *(child["pid"] for child in edge.health()["processes"])]
+    return [edge.process.pid, *(child["pid"] for child in edge.children().values())]
 
 
 def peak(pid: int) -> int:
@@ -80,13 +79,6 @@ def busy_seconds(processes: list[int]) -> float:
 def threads(processes: list[int]) -> list[int]:
     """Return how many threads each has."""
     return [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in processes]
-
-
-def until_served(edge: EdgeProcess, connections: int) -> None:
-    """Return once the listener serves so many connections, no more and no fewer."""
-    eventually(
-        lambda: edge.health()["listeners"][0]["associations"] == connections, 5, f"{connections} connections are served"
-    )
 
 
 @contextmanager
@@ -119,7 +111,7 @@ def survived(edge: EdgeProcess) -> Iterator[None]:
             sending.result()
     assert max(waits) < 2
     assert sorted(waits)[len(waits) // 2] < 0.25
-    until_served(edge, 0)
+    edge.until_serving(0, seconds=5)
     assert {pid: (peak(pid) - most) // ROOM for pid, most in before.items()} == dict.fromkeys(before, 0)
     assert set(pids(edge)) == set(before), "no process had to be replaced"
     assert not [line for line in edge.log_lines() if line["event"] in {"instance.failed", "thread.failed"}]
@@ -210,7 +202,7 @@ def test_ten_idle_sockets_that_take_all_places(tmp_path: Path) -> None:
     with edge_process(tmp_path, edge_processes=1, edge_artim_seconds=2, **limits) as edge, survived(edge):
         with ExitStack() as stack:
             idle = [stack.enter_context(RawPeer(edge.port)) for _ in range(10)]
-            until_served(edge, 11)
+            edge.until_serving(11, seconds=5)
             with Neighbour(edge.port).associate(), RawPeer(edge.port) as eleventh:
                 eleventh.send(request())
                 assert eleventh.receive()[6:10] == b"\0\x02\x03\x02"
@@ -378,11 +370,10 @@ def test_one_sop_instance_uid_from_two_senders_at_once(edge: EdgeProcess) -> Non
 
 def test_a_disk_that_stalls_holds_up_nobody_else(edge: EdgeProcess) -> None:
     """While a sync hangs, the instance is not answered, and the same process serves others."""
-    (committer,) = (child["pid"] for child in edge.health()["processes"] if child["name"] == "committer")
+    committer = edge.children()["committer"]["pid"]
     uid = fresh_uid()
     with RawPeer(edge.port).associate() as waiting, Neighbour(edge.port).associate() as other:
-        os.kill(committer, signal.SIGSTOP)
-        try:
+        with standing_still(committer):
             waiting.send(store(data_set(uid), uid=uid))
             for number in range(20):
                 began = time.monotonic()
@@ -392,8 +383,6 @@ def test_a_disk_that_stalls_holds_up_nobody_else(edge: EdgeProcess) -> None:
             waiting.socket.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 waiting.socket.recv(1)
-        finally:
-            os.kill(committer, signal.SIGCONT)
         waiting.socket.settimeout(5)
         assert waiting.stored() == (1, 0, "")
     assert uid in kept(edge)
@@ -467,7 +456,7 @@ def test_descriptors_past_1024(tmp_path: Path) -> None:
             for many in range(101, 1102, 100):
                 for _ in range(100):
                     stack.enter_context(RawPeer(edge.port))
-                until_served(edge, many)
+                edge.until_serving(many, seconds=5)
             uid = fresh_uid()
             with RawPeer(edge.port).associate() as peer:
                 assert sent(peer, data_set(uid), uid) == Status.SUCCESS

@@ -186,7 +186,7 @@ async def test_files_synced_by_themselves_share_the_sync_of_their_names() -> Non
     commits = [Commit(File(0), committer.epoch, lambda _commit: None) for _ in range(4)]
     for number, commit in enumerate(commits):
         commit.file.descriptor = number
-        committer.submit([commit])
+        committer.submit(commit)
         assert disk.busy.wait(10)
     disk.go_on.set()
     committer.close()
