@@ -35,7 +35,8 @@ class SyncingThread:
     """The committer process's work over the test's own disk, in a thread."""
 
     def __init__(self, disk: Disk, ready: int) -> None:
-        self._descriptors = BoardDescriptors.create(2)
+        # Two that ask, and their express lanes.
+        self._descriptors = BoardDescriptors.create(4)
         self.board = CommitBoard(self._descriptors)
         self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
         self.gathering = threading.Lock()
@@ -75,7 +76,7 @@ class SpoolWorld:
         self.disk = disk or Disk()
         self.folder = SpoolFolder(folder)
         self.folder.make()
-        self.ledger = Ledger()
+        self.ledger, self.ledger_descriptor = Ledger.create()
         self.limits = Limits(
             self.ledger,
             max_bytes=max_bytes,
@@ -96,6 +97,11 @@ class SpoolWorld:
         self.uploader_hangs = False
         self.spool = Spool(self.folder, self.ledger, self.disk)
         self.spool.open()
+
+    @property
+    def lane_asks_by(self) -> tuple[int, int, int, int, int]:
+        """What the receiver's express lane asks the committer by."""
+        return self._syncing.board.lane(RECEIVER)
 
     def begin(self, meta: FileMeta = META) -> SpoolFile:
         """Begin an instance."""

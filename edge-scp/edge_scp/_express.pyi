@@ -13,6 +13,8 @@ LeftFields = tuple[
     int, int, tuple[bytes, int, bool, int] | None, tuple[int, str | None] | None, bytes, bytes, int | None
 ]
 
+def read_identity(data: bytes, implicit: bool) -> list[str] | None: ...
+
 class Lane:
     def __init__(
         self,

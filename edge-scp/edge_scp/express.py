@@ -14,11 +14,10 @@ import orjson
 
 from bucky.errors import Retriable
 from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
+from bucky.log import get_logger
 from bucky.part10 import around_the_instance
 from bucky.settings import Settings
 from edge_scp.capacity import Capacity
-from edge_scp.children import Inherited
-from edge_scp.commit_board import CommitBoard
 from edge_scp.disk import Disk
 from edge_scp.receiver import Acknowledged, Receiver
 from edge_scp.reception import Caller
@@ -30,6 +29,8 @@ from edge_scp.store_service import Refusal
 from edge_scp.upper_layer.association import Association
 from edge_scp.upper_layer.boundaries import Phase, Standing, Unfinished
 from edge_scp.upper_layer.connection import Connection
+
+log = get_logger("edge")
 
 try:
     from edge_scp import _express
@@ -44,16 +45,25 @@ _CUT_SHORT = Refusal(Status.PROCESSING_FAILURE, "The instance did not come whole
 
 
 def lane_of(
-    settings: Settings, inherited: Inherited, capacity: Capacity, receiver: Receiver, selector: "LaneSelector"
+    settings: Settings,
+    selector: "LaneSelector",
+    receiver: Receiver,
+    capacity: Capacity,
+    *,
+    ledger: int,
+    asking: tuple[int, int, int, int, int],
 ) -> "Express | None":
-    """Return the process's lane, served by the running loop's selector; None if settings or machine have none."""
+    """Return the process's lane, served by the running loop's selector; None if settings or machine have none.
+
+    `ledger` is the descriptor of the spool's account; `asking` is as `CommitBoard.lane` has it.
+    """
     if _express is None or not settings.edge_express or settings.spool_sync == "file":
         return None
     synced = settings.spool_sync == "group"
     lane = _express.Lane(
         Disk().open_folder(SpoolFolder(settings.spool_dir).ready),
-        (inherited.ledger, *capacity.places),
-        CommitBoard(inherited.board).lane(inherited.number) if synced else None,
+        (ledger, *capacity.places),
+        asking if synced else None,
         capacity.allowance,
         max_pdu=settings.edge_max_pdu,
         write_back=synced,
@@ -142,8 +152,13 @@ class Express:
             command_set, context_id, ended, received = request
             reason = _CUT_SHORT if refusal is None else _refusal(*refusal)
             unfinished = Unfinished(context_id, command_set, ended, received, reason)
-        ride.association.lane_left(answered, unfinished)
-        ride.connection.take_back(held, unsent, closed)
+        try:
+            ride.association.lane_left(answered, unfinished)
+            ride.connection.take_back(held, unsent, closed)
+        except Exception:
+            # Unforeseen, and of this association alone.
+            log.exception("connection.failed")
+            ride.connection.abort()
 
 
 @dataclass(frozen=True, slots=True)

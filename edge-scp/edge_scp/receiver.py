@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from bucky.errors import Retriable
@@ -129,6 +130,8 @@ class Receiver:
         self._settling = None
         unsettled, self._unsettled = self._unsettled, []
         instances = [*(instance for _, instance in unsettled), *self.kept_in_lane()]
+        # By name, and so in the order they came.
+        instances.sort(key=attrgetter("name"))
         self._announcer.kept((instance.name, instance.file_size) for instance in instances)
         for file, _ in unsettled:
             file.close()

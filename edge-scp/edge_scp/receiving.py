@@ -48,7 +48,9 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
         metrics,
         UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
-    lane = lane_of(settings, inherited, capacity, receiver, selector)
+    asking = CommitBoard(inherited.board).lane(inherited.number)
+    lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking)
+    log.get_logger("edge").info("receiver.started", express=lane is not None)
     acceptors = Acceptors(settings, receiver, metrics, lane)
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bucky.events import CloudEvent
 from bucky.scu import Peer
 from bucky.settings import Listener, Settings
 from edge_scp.connections import Verdict
+from edge_scp.express import LaneSelector, lane_of
 from edge_scp.listening import Port
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiving import Acceptors
@@ -176,9 +178,10 @@ class ListenerAlone:
     """A port, a receiver and a spool that nobody uploads, in an event loop of their own."""
 
     def __init__(self, folder: Path, listener: Listener, settings: Settings) -> None:
-        self.world = SpoolWorld(folder / "spool")
+        self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes)
         self._listener, self._settings = listener, settings
-        self._loop = asyncio.new_event_loop()
+        self._selector = LaneSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._port: Port
         self._acceptors: Acceptors
@@ -211,6 +214,17 @@ class ListenerAlone:
             found.append((record, path.read_bytes()[record.data_set_offset : record.object_size]))
         return found
 
+    def files(self) -> list[bytes]:
+        """Take every spooled instance as a DICOM file, without what the spool adds to it."""
+        self._settle()
+        self.world.spool.arrived(self.world.arrivals.read())
+        found = []
+        while (entry := self.world.spool.take()) is not None:
+            path = self.world.spool.path(entry)
+            found.append(path.read_bytes()[: verify(path).object_size])
+            self.world.spool.release(entry)
+        return found
+
     def _settle(self) -> None:
         async def settle() -> None:
             self._receiver.settle()
@@ -222,6 +236,10 @@ class ListenerAlone:
         """Accept connections; raise what keeps it from that."""
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
+
+    def drain(self, seconds: float) -> "Future[bool]":
+        """Begin to let associations end, and return what will be known when they have."""
+        return asyncio.run_coroutine_threadsafe(self._acceptors.drain(seconds), self._loop)
 
     def stop(self) -> None:
         """Drain and end."""
@@ -237,7 +255,15 @@ class ListenerAlone:
         self._port = Port(self._listener, settings, self._hand, lambda _reason: None)
         metrics = ReceiverMetrics()
         self._receiver = self._ending.enter_context(self.world.receiving(metrics))
-        self._acceptors = Acceptors(settings, self._receiver, metrics)
+        self.lane = lane_of(
+            settings.model_copy(update={"spool_dir": self.world.folder.path}),
+            self._selector,
+            self._receiver,
+            self.world.capacity,
+            ledger=self.world.ledger_descriptor,
+            asking=self.world.lane_asks_by,
+        )
+        self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)
         self._port.start()
 
     def _hand(self, connection: socket.socket, address: str, verdict: Verdict) -> bool:
@@ -250,6 +276,8 @@ class ListenerAlone:
     async def _close(self) -> None:
         self._port.stop()
         await self._acceptors.drain(5)
+        if self.lane is not None:
+            self.lane.close()
         self._ending.close()
 
 

@@ -143,7 +143,7 @@ def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypa
 
     good = samples(1)[0]
     data_set = good.outgoing.content().read()
-    with listener_alone(tmp_path) as alone:
+    with listener_alone(tmp_path, edge_express=False) as alone:
         association = associate(alone.port)
         with monkeypatch.context() as patch:
             patch.setattr(Arrival, "_keep", broken)

@@ -25,7 +25,7 @@ class Recorder:
         self.begun: list[tuple[int, int]] = []
         self.whole: list[tuple[int, bytes]] = []
         self.values: list[tuple[int, int, bytes]] = []
-        self.holding = False
+        self.holding = self.busy = False
         self._wanted = wanted
         self._value = b""
 

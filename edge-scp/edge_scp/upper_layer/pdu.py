@@ -48,6 +48,10 @@ Taker = Callable[..., None]
 class Consumer(Protocol):
     """Who takes the PDUs; each method may raise `InvalidPdu`."""
 
+    @property
+    def busy(self) -> bool:
+        """Tell whether the next value must wait."""
+
     def pdu_begins(self, kind: int, length: int) -> Wanted:
         """Decide on a PDU of this type and length; asked again after `HELD`."""
 
@@ -96,6 +100,8 @@ class PduReader:
             elif not self._left:
                 at = self._read_pdu_header(data, at, end)
             elif self._wanted is Wanted.VALUES:
+                if self._consumer.busy:
+                    return at
                 at = self._read_value_header(data, at, end)
             else:
                 at = self._read_body(data, at, end)

@@ -128,6 +128,11 @@ class Provider:
 
     # From the PDU reader.
 
+    @property
+    def busy(self) -> bool:
+        """Tell whether a request is being carried out, so that what follows it waits."""
+        return self._user.busy
+
     def pdu_begins(self, kind: int, length: int) -> Wanted:
         """Take a PDU's header: events that need no more happen now, and no body is kept in vain."""
         if self.state is State.Sta1:

@@ -48,13 +48,20 @@ pub fn next(data: &[u8], max_pdu: u32) -> Next<'_> {
     if kind != P_DATA_TF {
         return Next::Other;
     }
+    if data.len() < HEADER {
+        return Next::Unknown;
+    }
+    let length = word(&data[2..]);
+    if !(HEADER as u32..=max_pdu).contains(&length) {
+        return Next::Other;
+    }
     if data.len() < 2 * HEADER {
         return Next::Unknown;
     }
-    let (length, value) = (word(&data[2..]), word(&data[HEADER..]));
+    let value = word(&data[HEADER..]);
     let (context_id, control) = (data[HEADER + 4], data[HEADER + 5]);
     let whole = control & (COMMAND | LAST) == COMMAND | LAST;
-    if length > max_pdu || length < 4 || value > length - 4 || !(2..=LONGEST).contains(&value) || !whole {
+    if value > length - 4 || !(2..=LONGEST).contains(&value) || !whole {
         return Next::Other;
     }
     let read = 2 * HEADER + value as usize - 2;

@@ -17,6 +17,8 @@ use crate::socket;
 
 pub const RECEIVED_AT_ONCE: usize = 256 * 1024;
 const EVENTS: usize = 64;
+/// So many connections have their turns before the committer and others have theirs.
+const TURNS: usize = 8;
 /// Of the committer's bell, among connections.
 const BELL: u64 = u64::MAX;
 /// Of the descriptor that others wait for.
@@ -116,8 +118,8 @@ impl Lane {
         loop {
             let left = until.map(|until| (until - socket::now()).max(0.0));
             let others_turn = self.hear(if self.due.is_empty() { left } else { Some(0.0) })?;
-            for token in mem::take(&mut self.due) {
-                self.turn(token);
+            for _ in 0..self.due.len().min(TURNS) {
+                self.due.pop_front().into_iter().for_each(|token| self.turn(token));
             }
             self.ring();
             if self.has_news() {

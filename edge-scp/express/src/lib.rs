@@ -14,8 +14,9 @@ mod socket;
 mod transit;
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -51,8 +52,15 @@ type LeftFields<'py> = (
 type KeptFields = (Py<PyAny>, String, String, String, String, String, String, String, u64, String, u64, f64);
 
 /// The lane of one process; used from its event loop's thread only.
-#[pyclass(unsendable)]
-struct Lane(lane::Lane);
+#[pyclass(frozen)]
+struct Lane(Mutex<lane::Lane>);
+
+impl Lane {
+    /// Return the lane; raise `RuntimeError` while another thread has it.
+    fn lane(&self) -> PyResult<MutexGuard<'_, lane::Lane>> {
+        self.0.try_lock().map_err(|_| PyRuntimeError::new_err("the express lane is used by another thread"))
+    }
+}
 
 #[pymethods]
 impl Lane {
@@ -79,17 +87,17 @@ impl Lane {
         let room = Room::open(Page::open(page)?, refusing, taken, Box::new(ask));
         let board =
             board.map(|(page, asked, dealt, asking, answering)| Board::open(page, asked, dealt, asking, answering));
-        Ok(Self(lane::Lane::open(Folder { ready, write_back, digest }, room, board.transpose()?, max_pdu)?))
+        Ok(Self(Mutex::new(lane::Lane::open(Folder { ready, write_back, digest }, room, board.transpose()?, max_pdu)?)))
     }
 
     /// Return the descriptor that is readable when there is news.
-    fn fileno(&self) -> RawFd {
-        self.0.descriptor()
+    fn fileno(&self) -> PyResult<RawFd> {
+        Ok(self.lane()?.descriptor())
     }
 
     /// Serve a connection from here on; return the number it has in the lane.
     fn enter(
-        &mut self,
+        &self,
         descriptor: RawFd,
         caller: Py<PyAny>,
         json: String,
@@ -97,7 +105,7 @@ impl Lane {
         contexts: Vec<(u8, PyRef<'_, Context>)>,
     ) -> PyResult<u64> {
         let (trace_id, trace_flags) = trace;
-        Ok(self.0.enter(Connection {
+        Ok(self.lane()?.enter(Connection {
             descriptor,
             caller: Arc::new(Caller { object: caller, json, trace_id, trace_flags }),
             contexts: contexts.into_iter().map(|(id, context)| (id, Arc::clone(&context.0))).collect(),
@@ -113,42 +121,43 @@ impl Lane {
     }
 
     /// Serve it no more, and return how it stands.
-    fn leave<'py>(&mut self, py: Python<'py>, number: u64) -> Option<LeftFields<'py>> {
-        self.0.leave(number).map(|left| left_fields(py, left))
+    fn leave<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<LeftFields<'py>>> {
+        Ok(self.lane()?.leave(number).map(|left| left_fields(py, left)))
     }
 
     /// Serve connections until another descriptor is readable, so many seconds have passed, or there is news.
-    fn serve(&mut self, py: Python<'_>, other: RawFd, seconds: Option<f64>) -> PyResult<()> {
-        let lane = &mut self.0;
-        Ok(py.detach(|| lane.serve(other, seconds))?)
+    fn serve(&self, py: Python<'_>, other: RawFd, seconds: Option<f64>) -> PyResult<()> {
+        py.detach(|| Ok(self.lane()?.serve(other, seconds)?))
     }
 
     /// Return who left, and how many instances have been kept that nobody took.
-    fn news<'py>(&mut self, py: Python<'py>) -> (Vec<LeftFields<'py>>, usize) {
-        let (left, kept) = self.0.news();
-        (left.into_iter().map(|left| left_fields(py, left)).collect(), kept)
+    fn news<'py>(&self, py: Python<'py>) -> PyResult<(Vec<LeftFields<'py>>, usize)> {
+        let (left, kept) = self.lane()?.news();
+        Ok((left.into_iter().map(|left| left_fields(py, left)).collect(), kept))
     }
 
     /// Return what was kept since the last call.
-    fn kept(&mut self, py: Python<'_>) -> Vec<KeptFields> {
-        self.0.kept().into_iter().map(|kept| kept_fields(py, kept)).collect()
+    fn kept(&self, py: Python<'_>) -> PyResult<Vec<KeptFields>> {
+        Ok(self.lane()?.kept().into_iter().map(|kept| kept_fields(py, kept)).collect())
     }
 
     /// Return where an association stands (0 between messages, 1 receiving, 2 answering), since when by the monotonic
     /// clock, and the bytes of the data set in transit.
-    fn progress(&self, number: u64) -> Option<(u8, f64, u64)> {
-        let connection = self.0.connections.get(&number)?;
+    fn progress(&self, number: u64) -> PyResult<Option<(u8, f64, u64)>> {
+        let lane = self.lane()?;
+        let Some(connection) = lane.connections.get(&number) else { return Ok(None) };
         let (phase, size) = match &connection.phase {
             Phase::Between => (0, 0),
             Phase::Receiving(arrival) => (1, arrival.size),
             Phase::Answering => (2, 0),
         };
-        Some((phase, connection.since, size))
+        Ok(Some((phase, connection.since, size)))
     }
 
     /// Wait for what is not durable yet.
-    fn close(&mut self) {
-        self.0.close();
+    fn close(&self) -> PyResult<()> {
+        self.lane()?.close();
+        Ok(())
     }
 }
 
@@ -171,8 +180,22 @@ fn kept_fields(py: Python<'_>, kept: Kept) -> KeptFields {
     (caller, study, series, sop_instance, class, syntax, sha256, traceparent, data_set_size, name, file.taken, seconds)
 }
 
+/// Return the UIDs in a data set's first bytes as the lane finds them: SOP class, SOP instance, study, series; none
+/// where it would ask Python, or wait for more.
+#[pyfunction]
+fn read_identity(data: &[u8], implicit: bool) -> Option<[String; 4]> {
+    match identity::read(data, implicit) {
+        identity::Reading::Found(found) => {
+            let uids = [found.sop_class, found.sop_instance, found.study, found.series];
+            Some(uids.map(|uid| String::from_utf8_lossy(uid).into_owned()))
+        }
+        _ => None,
+    }
+}
+
 #[pymodule]
 fn _express(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(read_identity, module)?)?;
     module.add_class::<Context>()?;
     module.add_class::<Lane>()
 }
