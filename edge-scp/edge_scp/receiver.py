@@ -32,7 +32,7 @@ from edge_scp.store_service import Refusal, StoreCommand, decide, objection
 log = get_logger("edge")
 
 # What a sender need not wait for is done for several instances together, so soon after they were answered.
-SETTLE_SECONDS = 0.005
+SETTLE_SECONDS = 0.02
 
 
 _SUCCESS = Answer(Status.SUCCESS)
