@@ -120,6 +120,10 @@ class Index:
         """Set deliveries to be done again, before their requests are published; return the ids that exist."""
         return self._db.write(deliveries.redriven, delivery_ids, utc_now())
 
+    def delivered(self, delivery_ids: Sequence[str]) -> set[str]:
+        """Return those of these deliveries, at most some thousands, that were made."""
+        return self._db.read(deliveries.delivered, delivery_ids)
+
     def take_bandwidth(self, destination: str, count: int, bytes_per_second: int) -> float:
         """Give out so many bytes of a destination's bandwidth; return the seconds until they may be sent."""
         return self._db.write(bandwidth.take, destination, count, bytes_per_second, time.time())

@@ -89,6 +89,13 @@ def one(connection: Connection, delivery_id: str) -> DeliveryRow:
     return _delivery(row)
 
 
+def delivered(connection: Connection, delivery_ids: Sequence[str]) -> set[str]:
+    """Return those of these deliveries that the destination has."""
+    c = deliveries.c
+    query = select(c.delivery_id).where(c.delivery_id.in_(delivery_ids), c.state == DeliveryState.DELIVERED)
+    return set(connection.execute(query).scalars())
+
+
 def listed(
     connection: Connection,
     *,
