@@ -33,7 +33,7 @@ def index(index_url: str) -> Iterator[Index]:
 def hours(opens_in: timedelta, lasts: timedelta = timedelta(hours=2), **more: Any) -> dict[str, Any]:
     """Return a schedule, in UTC, of one window a day that opens at a distance from now."""
     opens = datetime.now(UTC) + opens_in
-    window = {"opens": f"{opens:%H:%M}", "closes": f"{opens + lasts:%H:%M}"}
+    window = {"from": f"{opens:%H:%M}", "to": f"{opens + lasts:%H:%M}"}
     return {"time_zone": "UTC", "windows": [window], **more}
 
 

@@ -1,4 +1,4 @@
-"""Opening hours of a destination: days, midnight, time zones, summer time, and what can be written."""
+"""Times of the week: days, midnight, time zones, summer time, and what can be written."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bucky.pacing import DAYS, Opening, Paced, Schedule
+from bucky.pacing import DeliveryHours, Paced
+from bucky.schedule import DAYS, Opening, Schedule
 
 BRUSSELS = ZoneInfo("Europe/Brussels")
 
@@ -26,8 +27,8 @@ def here(text: str) -> datetime:
 
 
 NIGHTS = schedule(
-    {"days": ["mon", "tue", "wed", "thu", "fri"], "opens": "19:00", "closes": "06:30"},
-    {"days": ["sat", "sun"], "opens": "00:00", "closes": "24:00"},
+    {"days": ["mon", "tue", "wed", "thu", "fri"], "from": "19:00", "to": "06:30"},
+    {"days": ["sat", "sun"]},
 )
 
 
@@ -44,54 +45,54 @@ NIGHTS = schedule(
 )
 def test_a_schedule_says_whether_it_is_open_and_until_when(now: str, is_open: bool, until: str) -> None:
     """Protects the hours an administrator wrote: past midnight, at the minute, and over adjoining windows."""
-    assert NIGHTS.at(here(now)) == Opening(is_open, here(until))
+    assert NIGHTS.opening(here(now)) == Opening(is_open, here(until))
 
 
 def test_hours_are_those_of_the_destinations_clock() -> None:
     """Protects a server in one zone from opening a destination in another at its own hours."""
     tokyo = datetime(2026, 11, 16, 19, 30, tzinfo=ZoneInfo("Asia/Tokyo"))  # 11:30 in Brussels
-    assert NIGHTS.at(tokyo) == Opening(False, here("2026-11-16T19:00"))
-    assert NIGHTS.at(tokyo + timedelta(hours=8)) == Opening(True, here("2026-11-17T06:30"))
+    assert NIGHTS.opening(tokyo) == Opening(False, here("2026-11-16T19:00"))
+    assert NIGHTS.opening(tokyo + timedelta(hours=8)) == Opening(True, here("2026-11-17T06:30"))
 
 
 def test_both_changes_of_the_clock_are_followed() -> None:
     """Protects the nights of 23 and 25 hours: 22:00 to 06:00 is seven hours in March and nine in October."""
-    night = schedule({"opens": "22:00", "closes": "06:00"})
+    night = schedule({"from": "22:00", "to": "06:00"})
     for evening, hours in (("2026-03-28T22:00", 7), ("2026-10-24T22:00", 9), ("2026-11-16T22:00", 8)):
         opened = here(evening)
-        until = night.at(opened).until
+        until = night.opening(opened).until
         assert until is not None
         assert (until.timestamp() - opened.timestamp()) / 3600 == hours
 
 
 def test_a_window_in_the_hour_that_there_is_not_is_left_out() -> None:
     """Protects the morning of the change to summer time from a window that closes before it opens."""
-    odd = schedule({"opens": "02:45", "closes": "03:15"})
-    assert odd.at(here("2026-03-29T01:00")) == Opening(False, here("2026-03-30T02:45"))
+    odd = schedule({"from": "02:45", "to": "03:15"})
+    assert odd.opening(here("2026-03-29T01:00")) == Opening(False, here("2026-03-30T02:45"))
 
 
 def test_windows_without_a_gap_never_close() -> None:
     """Protects a schedule that is always open from a time at which nothing happens."""
-    always = schedule({"opens": "00:00", "closes": "24:00"})
-    assert always.at(here("2026-11-16T12:00")) == Opening(True, None)
-    halves = schedule({"opens": "20:00", "closes": "08:00"}, {"opens": "08:00", "closes": "20:00"})
-    assert halves.at(here("2026-11-16T12:00")) == Opening(True, None)
+    always = schedule({"from": "00:00", "to": "24:00"})
+    assert always.opening(here("2026-11-16T12:00")) == Opening(True, None)
+    halves = schedule({"from": "20:00", "to": "08:00"}, {"from": "08:00", "to": "20:00"})
+    assert halves.opening(here("2026-11-16T12:00")) == Opening(True, None)
 
 
 def test_urgent_deliveries_go_at_any_time_unless_they_must_wait() -> None:
     """Protects urgent studies from the off-peak hours, and a destination that is really closed from them."""
-    closed = here("2026-11-16T12:00")
-    assert NIGHTS.at(closed, "urgent") == Opening(True, None)
-    strict = schedule({"opens": "19:00", "closes": "20:00"}, urgent="waits")
-    assert strict.at(closed, "urgent") == Opening(False, here("2026-11-16T19:00"))
-    assert Paced().opening(closed) == Opening(True, None)
+    closed, wait = here("2026-11-16T12:00"), Opening(False, here("2026-11-16T19:00"))
+    hours = {"time_zone": "Europe/Brussels", "windows": [{"from": "19:00", "to": "20:00"}]}
+    lenient, strict = (Paced(schedule=DeliveryHours.model_validate(hours | more)) for more in ({}, {"urgent": "waits"}))
+    assert lenient.opening(closed) == strict.opening(closed) == strict.opening(closed, "urgent") == wait
+    assert lenient.opening(closed, "urgent") == Paced().opening(closed) == Opening(True, None)
 
 
 def test_hours_without_quotes_are_what_they_look_like() -> None:
     """Protects whoever writes 22:00 in YAML, which YAML 1.1 reads as the number 1320."""
-    read = yaml.safe_load("{opens: 22:00, closes: 06:30}")
-    assert read["opens"] == 1320
-    assert schedule(read) == schedule({"opens": "22:00", "closes": "06:30"})
+    read = yaml.safe_load("{from: 22:00, to: 06:30}")
+    assert read["from"] == 1320
+    assert schedule(read) == schedule({"from": "22:00", "to": "06:30"})
 
 
 @pytest.mark.parametrize(
@@ -101,24 +102,24 @@ def test_hours_without_quotes_are_what_they_look_like() -> None:
         ({"time_zone": "../../etc/passwd"}, "not an IANA time zone"),
         ({"time_zone": ""}, "not an IANA time zone"),
         ({"windows": []}, "windows"),
-        ({"windows": [{"opens": "9:00", "closes": "10:00"}]}, "pattern"),
-        ({"windows": [{"opens": "10:00", "closes": "10:00"}]}, "a window must open before"),
-        ({"windows": [{"opens": "24:00", "closes": "10:00"}]}, "a window must open before"),
-        ({"windows": [{"days": ["monday"], "opens": "09:00", "closes": "10:00"}]}, "days"),
-        ({"windows": [{"opens": "09:00", "closes": "10:00", "zone": "UTC"}]}, "zone"),
+        ({"windows": [{"from": "9:00", "to": "10:00"}]}, "pattern"),
+        ({"windows": [{"from": "10:00", "to": "10:00"}]}, "begins when it ends"),
+        ({"windows": [{"from": "24:00", "to": "10:00"}]}, "begins when it ends"),
+        ({"windows": [{"days": ["monday"], "from": "09:00", "to": "10:00"}]}, "days"),
+        ({"windows": [{"from": "09:00", "to": "10:00", "zone": "UTC"}]}, "zone"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(wrong: dict[str, Any], said: str) -> None:
     """Protects a destination from hours that mean nothing."""
-    right = {"time_zone": "UTC", "windows": [{"opens": "09:00", "closes": "10:00"}]}
+    right = {"time_zone": "UTC", "windows": [{"from": "09:00", "to": "10:00"}]}
     with pytest.raises(ValidationError, match=said):
         Schedule.model_validate({**right, **wrong})
 
 
 CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
 WINDOWS = st.fixed_dictionaries(
-    {"opens": CLOCKS, "closes": CLOCKS | st.just("24:00"), "days": st.lists(st.sampled_from(DAYS), min_size=1)}
-).filter(lambda window: window["opens"] != window["closes"])
+    {"from": CLOCKS, "to": CLOCKS | st.just("24:00"), "days": st.lists(st.sampled_from(DAYS), min_size=1)}
+).filter(lambda window: window["from"] != window["to"])
 
 
 @given(
@@ -128,9 +129,10 @@ WINDOWS = st.fixed_dictionaries(
 def test_at_the_time_it_names_it_changes(windows: list[dict[str, Any]], now: datetime) -> None:
     """Protects the promise of `until`: nothing changes before, and at that moment it is the other way."""
     hours = schedule(*windows)
-    opening = hours.at(now)
+    opening = hours.opening(now)
+    assert hours.is_open(now) is opening.is_open
     if opening.until is not None:
         assert opening.until.timestamp() > now.timestamp()
-        assert hours.at(opening.until).is_open is not opening.is_open
+        assert hours.opening(opening.until).is_open is not opening.is_open
         between = datetime.fromtimestamp((now.timestamp() + opening.until.timestamp()) / 2, BRUSSELS)
-        assert hours.at(between).is_open is opening.is_open
+        assert hours.opening(between).is_open is opening.is_open
