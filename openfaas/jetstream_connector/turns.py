@@ -27,7 +27,7 @@ class _Lane:
             while queue and queue[0].done():
                 queue.popleft()  # it has stopped waiting
         if self.urgent and not (self.routine and self.urgent_in_a_row >= URGENT_IN_A_ROW):
-            self.urgent_in_a_row += 1
+            self.urgent_in_a_row = self.urgent_in_a_row + 1 if self.routine else 0
             return self.urgent.popleft()
         self.urgent_in_a_row = 0
         return self.routine.popleft() if self.routine else None

@@ -1,21 +1,11 @@
 """The shared bandwidth of a destination, the same on SQLite and PostgreSQL."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bucky.index import Index, bandwidth
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """An empty index."""
-    opened = Index.open(index_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 def test_each_taker_waits_for_what_was_given_out_before(index: Index) -> None:

@@ -41,6 +41,11 @@ STREAMS = (
 )
 
 
+def names(prefix: str, count: int) -> list[str]:
+    """Return event ids."""
+    return [f"{prefix}{number:04}" for number in range(count)]
+
+
 def answer(failures: Iterable[dict[str, Any]] = (), events: Iterable[CloudEvent] = ()) -> Response:
     """Return an answer that keeps the contract."""
     return JSONResponse(

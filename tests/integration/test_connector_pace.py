@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import chain
@@ -14,19 +13,7 @@ from starlette.responses import Response
 from bucky.events import CloudEvent
 from bucky.settings import Settings
 from jetstream_connector import consumer
-from tests.integration.connector_stage import Batch, Stage, answer, failure, stage, succeed, until
-
-
-@pytest.fixture
-async def on_stage(nats_settings: Settings) -> AsyncIterator[Stage]:
-    """A running connector."""
-    async with stage(nats_settings) as made:
-        yield made
-
-
-def names(prefix: str, count: int) -> list[str]:
-    """Return event ids."""
-    return [f"{prefix}{number:04}" for number in range(count)]
+from tests.integration.connector_stage import Batch, Stage, answer, failure, names, stage, succeed, until
 
 
 def shown(made: Stage, subject: str) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,15 +18,6 @@ from forward_instances.handler import handle_batch
 from forward_instances.pace import CappedReader, Meter
 from local_stack.destination import Destination
 from tests.integration.test_forward_handler import CONTEXT, request, route_to, state
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """An empty index."""
-    opened = Index.open(index_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 def hours(opens_in: timedelta, lasts: timedelta = timedelta(hours=2), **more: Any) -> dict[str, Any]:
