@@ -49,7 +49,7 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             one.delivery_id,
             to,
             one.at,
-            attempts=deliveries.c.attempts + one.tried,
+            attempts=deliveries.c.attempts + int(one.tried),
             reason=_text(one.reason),
             detail=_text(one.detail),
             completed_at=one.at if to is DeliveryState.DELIVERED else None,
