@@ -30,8 +30,8 @@ from bucky.trace import trace_id
 from forward_instances.content import data_set_of
 from forward_instances.pace import Pace
 
-BATCH_SECONDS = 60.0
-"""No instance is begun later than this: the caller waits for an answer to the whole batch."""
+BATCH_SECONDS = 20.0
+"""No instance is begun later than this: an urgent delivery may be waiting for the end of the batch."""
 
 _ATTEMPTS = {
     Outcome.STORED: AttemptOutcome.DELIVERED,

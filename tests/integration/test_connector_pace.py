@@ -10,9 +10,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
+from bucky.broker import connect
 from bucky.events import CloudEvent
 from bucky.settings import Settings
 from jetstream_connector import consumer
+from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.connector import Connector
+from jetstream_connector.discovery import GatewayDirectory
+from jetstream_connector.metrics import Metrics
 from tests.integration.connector_stage import Batch, Stage, answer, failure, names, stage, succeed, until
 
 
@@ -238,3 +243,33 @@ async def test_a_batch_that_waits_for_its_turn_is_handed_back_at_the_stop(nats_s
         made.gateway.deploy("worker", succeed, topic="work.item.*", partition="subject", priority="urgent")
         await made.settled("worker", seconds=5)
         assert made.gateway.ids("worker") == [["urgent"]]
+
+
+async def test_two_connectors_share_the_work_and_one_takes_over(on_stage: Stage) -> None:
+    """Protects a pair of connectors: each event is processed once, and all of them when one is stopped."""
+
+    async def behave(_batch: Batch) -> Response:
+        await asyncio.sleep(0.05)
+        return answer()
+
+    own = await connect(on_stage.settings, "second-connector")
+    directory, caller = GatewayDirectory(on_stage.gateway.url, "admin", ""), GatewayCaller(on_stage.gateway.url)
+    second, stop = Connector(own, directory, caller, Metrics(), 0.1), asyncio.Event()
+    running = asyncio.create_task(second.run(stop))
+    on_stage.gateway.deploy(
+        "worker", behave, topic="work.item.*", partition="subject", priority="urgent", batch_size="5"
+    )
+    for key in "ab":
+        await on_stage.publish(f"work.item.{key}", names(key, 150))
+        await on_stage.publish(f"work.item.{key}.urgent", names(f"u{key}", 50))
+    pair = (second, on_stage.connector)
+    await until(lambda: all(len(one._subscribers["worker"].consumers) == 4 for one in pair if one._subscribers))
+    await until(lambda: len(on_stage.gateway.calls) >= 20)
+    assert len(list(chain.from_iterable(on_stage.gateway.ids("worker")))) < 400
+    stop.set()
+    await running
+    await on_stage.settled("worker", seconds=30)
+    processed = sorted(chain.from_iterable(on_stage.gateway.ids("worker")))
+    assert processed == sorted(chain(names("a", 150), names("b", 150), names("ua", 50), names("ub", 50)))
+    for client in (own, caller, directory):
+        await client.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable
@@ -88,6 +89,7 @@ def test_a_batch_is_sent_no_faster_than_the_cap(tmp_path: Path, index: Index) ->
         assert handle_batch(events, CONTEXT, objects, index).failures == ()
         took = time.monotonic() - began
         assert len(destination.received()) == 10
+    assert (REGISTRY.get_sample_value("bucky_forward_cap_wait_seconds_total", {"destination": "pacs"}) or 0) > 1
     # Four hundred kilobytes, less the first piece, which goes at once.
     assert 1.4 <= took < 4
 
