@@ -14,9 +14,9 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
@@ -116,22 +116,20 @@ def _paced(
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""
     pace = Pace(destination.name, destination, utc_now())
-    going: list[DeliveryRequested] = []
+    going: list[_Request] = []
     for request in requests:
         closed = pace.closed(request.delivery.priority)
-        request.tried = closed is None
         if closed is None:
-            going.append(request.delivery)
+            going.append(request)
         else:
+            request.tried = False
             yield request, StoreResult(Outcome.UNAVAILABLE, closed[0], retry_after=closed[1])
-    contents = pace.contents(going, lambda delivery: data_set_of(objects, delivery.instance), index.take_bandwidth)
-    seconds = pace.seconds(BATCH_SECONDS, [delivery.priority for delivery in going])
-    sent = _sent([_outgoing(*each) for each in zip(going, contents, strict=True)], destination, seconds)
-    by_id = dict(zip((delivery.delivery_id for delivery in going), sent, strict=True))
-    for request in requests:
-        if (result := by_id.get(request.delivery.delivery_id)) is not None:
-            request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
-            yield request, result
+    pace.expect(sum(request.delivery.instance.size for request in going), index.take_bandwidth)
+    items = [_outgoing(request.delivery, objects, pace) for request in going]
+    seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
+    for request, result in zip(going, _sent(items, destination, seconds), strict=True):
+        request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
+        yield request, result
 
 
 def _sent(items: Sequence[Outgoing], destination: Destination, seconds: float) -> list[StoreResult]:
@@ -146,8 +144,9 @@ def _sent(items: Sequence[Outgoing], destination: Destination, seconds: float) -
     return store_all(peer, items, associations=destination.max_associations, seconds=seconds) if items else []
 
 
-def _outgoing(delivery: DeliveryRequested, content: Callable[[], BinaryIO]) -> Outgoing:
+def _outgoing(delivery: DeliveryRequested, objects: ObjectStore, pace: Pace) -> Outgoing:
     instance = delivery.instance
+    content = pace.through(delivery, partial(data_set_of, objects, instance))
     return Outgoing(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, content)
 
 

@@ -34,6 +34,7 @@ class Pace:
 
     def __init__(self, name: str, settings: Paced, now: datetime) -> None:
         self._name, self._settings, self._now = name, settings, now
+        self._meter: Meter | None = None
         self.begun: set[str] = set()
 
     def closed(self, priority: Priority) -> tuple[str, float] | None:
@@ -51,24 +52,23 @@ class Pace:
         ends = [self._settings.opening(self._now, priority).until for priority in priorities]
         return min([most, *(end.timestamp() - self._now.timestamp() for end in ends if end is not None)])
 
-    def contents(
-        self, deliveries: Sequence[DeliveryRequested], fetch: Callable[[DeliveryRequested], BinaryIO], take: Take
-    ) -> list[Callable[[], BinaryIO]]:
-        """Return what opens each delivery's data: it notes the beginning, and reads no faster than the cap."""
+    def expect(self, size: int, take: Take) -> None:
+        """Get ready to send at most so many bytes; `take` gives out the destination's bandwidth."""
         rate = self._settings.max_bytes_per_second
-        size = sum(delivery.instance.size for delivery in deliveries)
-        meter = Meter(self._name, rate, size, take) if rate is not None else None
+        self._meter = Meter(self._name, rate, size, take) if rate is not None else None
 
-        def opener(delivery: DeliveryRequested) -> Callable[[], BinaryIO]:
-            def opened() -> BinaryIO:
-                self.begun.add(delivery.delivery_id)
-                SENT_BYTES.labels(self._name).inc(delivery.instance.size)
-                content = fetch(delivery)
-                return content if meter is None else io.BufferedReader(CappedReader(content, meter), BUFFER_BYTES)
+    def through(self, delivery: DeliveryRequested, fetch: Callable[[], BinaryIO]) -> Callable[[], BinaryIO]:
+        """Return what opens a delivery's data, as `fetch` does: it notes the beginning, and reads within the cap."""
 
-            return opened
+        def opened() -> BinaryIO:
+            self.begun.add(delivery.delivery_id)
+            SENT_BYTES.labels(self._name).inc(delivery.instance.size)
+            content = fetch()
+            return (
+                content if self._meter is None else io.BufferedReader(CappedReader(content, self._meter), BUFFER_BYTES)
+            )
 
-        return [opener(delivery) for delivery in deliveries]
+        return opened
 
 
 class Meter:
