@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from pynetdicom.transport import AssociationSocket
 
+from bucky.index import Index
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from local_stack import servers
@@ -232,6 +233,15 @@ def index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
         return f"sqlite:///{tmp_path / 'index.db'}"
     postgresql: PostgreSql = request.getfixturevalue("_postgresql")
     return postgresql.fresh_database()
+
+
+@pytest.fixture
+def index(index_url: str) -> Iterator[Index]:
+    """An empty index."""
+    opened = Index.open(index_url)
+    opened.migrate()
+    yield opened
+    opened.close()
 
 
 @dataclass

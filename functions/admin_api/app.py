@@ -11,6 +11,7 @@ from admin_api import (
     docs_page,
     health_routes,
     measurements,
+    queue_routes,
     routing_routes,
     study_routes,
 )
@@ -60,7 +61,7 @@ def create_app(
     app.state.index, app.state.objects = index, objects
     app.state.dead_letters, app.state.health = dead_letters, health
     answer_failures(app)
-    for part in (health_routes, study_routes, delivery_routes, routing_routes, dead_letter_routes):
+    for part in (health_routes, study_routes, delivery_routes, queue_routes, routing_routes, dead_letter_routes):
         app.include_router(part.routes, dependencies=_SCHEMES, responses=_ERRORS)
     for router in (health_routes.open_routes, measurements.open_routes, docs_page.routes):
         app.include_router(router)

@@ -37,11 +37,15 @@ class BrokerLink:
             if self._client is not None:
                 await self._client.close()
 
-    def jetstream(self) -> JetStreamContext:
-        """Return JetStream, or raise `BrokerUnavailable` while there is no connection."""
+    def client(self) -> Client:
+        """Return the connection, or raise `BrokerUnavailable` while there is none."""
         if self._client is None or not self._client.is_connected:
             raise BrokerUnavailable("NATS is not connected; dead letters are safe there, try again shortly.")
-        return self._client.jetstream(timeout=5)
+        return self._client
+
+    def jetstream(self) -> JetStreamContext:
+        """Return JetStream, or raise `BrokerUnavailable` while there is no connection."""
+        return self.client().jetstream(timeout=5)
 
     async def check(self) -> dict[str, Any]:
         """Raise unless JetStream answers and has Bucky's streams; return how many messages they hold."""

@@ -3,18 +3,18 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from admin_api.answers import Page, Redriven
-from admin_api.dead_letters import DeadLetter, DeadLetterBox, Filter
+from admin_api.dead_letters import NOT_OURS, DeadLetter, DeadLetterBox, Filter, Group
 from admin_api.parameters import DeadLettersDep, IndexDep
-from admin_api.redrive import redrive_letter
+from admin_api.redrive import redrive_letters
 from bucky.errors import NotFound, Permanent
-from bucky.events import ReceivedInstance
 from bucky.index import Index
 
 REDRIVE_AT_ONCE = 500
+MOST_GROUPS = 200
 
 routes = APIRouter(tags=["dead letters"])
 
@@ -26,7 +26,7 @@ class ListedDeadLetter(BaseModel):
     """A dead letter and why it is one; what it is about is there where it could be read."""
 
     sequence: int
-    recorded_at: datetime | None
+    recorded_at: datetime
     function: str
     reason: str
     attempts: int
@@ -54,22 +54,51 @@ class RedriveOrder(BaseModel):
     function: str = Field(default="", max_length=256)
     destination: str = Field(default="", max_length=256)
     reason: str = Field(default="", max_length=256, description="Part of the reason.")
+    study: str = Field(default="", max_length=64, description="Study Instance UID.")
+    since: AwareDatetime | None = Field(default=None, description="Only those recorded then or later.")
+    until: AwareDatetime | None = Field(default=None, description="Only those recorded before.")
     all: bool = Field(default=False, description="Every dead letter, when nothing else is given.")
     before: int | None = Field(default=None, ge=1, le=2**53, description="Only those older than this sequence.")
+
+
+class Summary(BaseModel):
+    """Dead letters by function, destination and reason; `complete` unless there are too many reasons."""
+
+    groups: list[Group]
+    complete: bool
+
+
+def _filter(
+    function: Word = "",
+    destination: Word = "",
+    reason: Word = "",
+    study: Annotated[str, Query(pattern=r"^[0-9.]{0,64}$", description="Study Instance UID.")] = "",
+    since: Annotated[AwareDatetime | None, Query(description="Recorded then or later.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Recorded before.")] = None,
+) -> Filter:
+    return Filter(function, destination, reason, study, since, until)
+
+
+FilterDep = Annotated[Filter, Depends(_filter)]
 
 
 @routes.get("/api/dead-letters")
 async def list_dead_letters(
     box: DeadLettersDep,
-    function: Word = "",
-    destination: Word = "",
-    reason: Word = "",
+    wanted: FilterDep,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     before: Annotated[int | None, Query(ge=1, le=2**53, description="Older than this sequence.")] = None,
 ) -> Page[ListedDeadLetter, int]:
     """Return dead letters, the newest first; a page may be short and yet have a `next`."""
-    page = await box.page(Filter(function, destination, reason), limit, before)
+    page = await box.page(wanted, limit, before)
     return Page(items=[ListedDeadLetter(**_listed(letter)) for letter in page.letters], next=page.before)
+
+
+@routes.get("/api/dead-letters/summary")
+async def summarise(box: DeadLettersDep, wanted: FilterDep) -> Summary:
+    """Return how many dead letters there are for each reason, the most frequent first."""
+    groups, complete = await box.groups(wanted, MOST_GROUPS)
+    return Summary(groups=groups, complete=complete)
 
 
 @routes.get("/api/dead-letters/{sequence}")
@@ -82,7 +111,8 @@ async def get_dead_letter(sequence: Sequence, box: DeadLettersDep) -> WholeDeadL
 @routes.post("/api/dead-letters/{sequence}/redrive")
 async def redrive_one(sequence: Sequence, box: DeadLettersDep, index: IndexDep) -> Redriven:
     """Send one dead letter's event again."""
-    await redrive_letter(box, index, await box.get(sequence))
+    for error in (await redrive_letters(box, index, [await box.get(sequence)])).values():
+        raise error
     return Redriven(redriven=[str(sequence)], failed={})
 
 
@@ -91,7 +121,7 @@ async def redrive_many(order: RedriveOrder, box: DeadLettersDep, index: IndexDep
     """Send many again, at most 500 at a time; while there is a `next`, ask again with it."""
     if order.sequences:
         return await _redrive_named(order.sequences, box, index)
-    wanted = Filter(order.function, order.destination, order.reason)
+    wanted = Filter(order.function, order.destination, order.reason, order.study, order.since, order.until)
     if wanted == Filter() and not order.all:
         raise Permanent("Say which dead letters to send again: sequences, a filter, or all.")
     page = await box.page(wanted, REDRIVE_AT_ONCE, order.before)
@@ -111,41 +141,25 @@ async def _redrive_named(sequences: list[int], box: DeadLetterBox, index: Index)
 
 
 async def _redrive(letters: list[DeadLetter], box: DeadLetterBox, index: Index) -> tuple[list[str], dict[str, str]]:
-    redriven: list[str] = []
-    failed: dict[str, str] = {}
-    for letter in letters:
-        try:
-            await redrive_letter(box, index, letter)
-        except Permanent as error:
-            failed[str(letter.sequence)] = str(error)
-        else:
-            redriven.append(str(letter.sequence))
-    return redriven, failed
+    failures = await redrive_letters(box, index, letters)
+    redriven = [str(letter.sequence) for letter in letters if letter.sequence not in failures]
+    return redriven, {str(sequence): str(error) for sequence, error in failures.items()}
 
 
 def _listed(letter: DeadLetter) -> dict[str, Any]:
-    content, event, instance = letter.content, letter.event, _instance(letter)
+    content, event, instance = letter.content, letter.event, letter.instance
     return {
         "sequence": letter.sequence,
         "recorded_at": letter.recorded_at,
         "function": content.function if content else "",
-        "reason": content.reason if content else "This message is not a dead letter as Bucky writes them.",
+        "reason": content.reason if content else NOT_OURS,
         "attempts": content.attempts if content else 0,
         "subject": content.subject if content else letter.subject,
         "event_type": event.type if event else "",
         "event_id": event.id if event else "",
         "delivery_id": letter.delivery.delivery_id if letter.delivery else None,
         "destination": letter.delivery.destination if letter.delivery else None,
-        "study_instance_uid": instance.get("study_instance_uid"),
-        "sop_instance_uid": instance.get("sop_instance_uid"),
-        "sha256": instance.get("sha256"),
+        "study_instance_uid": instance.study_instance_uid if instance else None,
+        "sop_instance_uid": instance.sop_instance_uid if instance else None,
+        "sha256": instance.sha256 if instance else None,
     }
-
-
-def _instance(letter: DeadLetter) -> dict[str, Any]:
-    if letter.delivery is not None:
-        return letter.delivery.instance.model_dump()
-    try:
-        return ReceivedInstance.model_validate(letter.event.data if letter.event else None).model_dump()
-    except ValueError:
-        return {}

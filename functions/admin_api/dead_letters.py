@@ -1,23 +1,23 @@
 """The dead letters of the stream `DEADLETTERS`: read newest first, sent again, then removed."""
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import RawStreamMsg
-from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from admin_api.broker_link import BrokerLink
+from admin_api.stream_reader import StoredMessage, first_since, read_from, remove
 from bucky.errors import BrokerUnavailable, NotFound, Permanent
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested
+from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, Instance, ReceivedInstance
 
 STREAM = "DEADLETTERS"
-READ_AT_ONCE = 50
-# Removed letters leave gaps in the sequence; one request crosses at most so many.
+READ_AT_ONCE = 500
+# One request looks at no more letters than this, whether they match or not.
 SCAN_LIMIT = 5_000
+NOT_OURS = "This message is not a dead letter as Bucky writes them."
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class DeadLetter:
     """One message of the stream; `content` is None when it is not a dead letter as Bucky writes them."""
 
     sequence: int
-    recorded_at: datetime | None
+    recorded_at: datetime
     subject: str
     content: DeadLettered | None
 
-    @property
+    @cached_property
     def delivery(self) -> DeliveryRequested | None:
         """Return the delivery it stopped, if it stopped one."""
         event = self.event
@@ -40,7 +40,17 @@ class DeadLetter:
         except ValidationError:
             return None
 
-    @property
+    @cached_property
+    def instance(self) -> Instance | None:
+        """Return the instance it is about, if it is about one."""
+        if self.delivery is not None:
+            return self.delivery.instance
+        try:
+            return ReceivedInstance.model_validate(self.event.data if self.event else None)
+        except ValidationError:
+            return None
+
+    @cached_property
     def event(self) -> CloudEvent | None:
         """Return the event that could not be processed, or None when it is no CloudEvent."""
         if self.content is None:
@@ -58,15 +68,37 @@ class Filter:
     function: str = ""
     destination: str = ""
     reason: str = ""
+    study: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         """Return whether the letter is meant; `reason` is part of the reason, in any case."""
-        content, delivery = letter.content, letter.delivery
+        content, delivery, instance = letter.content, letter.delivery, letter.instance
         return (
-            (not self.function or (content is not None and content.function == self.function))
+            (self.since is None or letter.recorded_at >= self.since)
+            and (self.until is None or letter.recorded_at < self.until)
+            and (not self.study or (instance is not None and instance.study_instance_uid == self.study))
+            and (not self.function or (content is not None and content.function == self.function))
             and (not self.destination or (delivery is not None and delivery.destination == self.destination))
             and (not self.reason or (content is not None and self.reason.lower() in content.reason.lower()))
         )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Letters of one function, for one destination if for any, with one reason: how many, and over what time."""
+
+    function: str
+    destination: str
+    reason: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+    def with_one_more(self, letter: DeadLetter) -> "Group":
+        """Return the group with an older letter in it."""
+        return replace(self, count=self.count + 1, first_at=letter.recorded_at)
 
 
 @dataclass(frozen=True)
@@ -75,6 +107,15 @@ class Page:
 
     letters: tuple[DeadLetter, ...]
     before: int | None
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The letters between two sequences, newest first; `first` is the first of the stream."""
+
+    first: int
+    bottom: int
+    letters: list[DeadLetter]
 
 
 class DeadLetterBox:
@@ -90,32 +131,77 @@ class DeadLetterBox:
 
     async def page(self, wanted: Filter, limit: int, before: int | None = None) -> Page:
         """Return up to `limit` letters older than the sequence `before`."""
+        found: list[DeadLetter] = []
+        span: _Span | None = None
         async with _Translating():
-            js = self._link.jetstream()
-            state = (await js.stream_info(STREAM)).state
-            top = state.last_seq if before is None else min(before - 1, state.last_seq)
-            first = max(1, state.first_seq)
-            bottom = max(first, top - SCAN_LIMIT + 1)
-            found: list[DeadLetter] = []
-            while top >= bottom:
-                low = max(bottom, top - READ_AT_ONCE + 1)
-                read = await asyncio.gather(*(_read(js, number) for number in range(top, low - 1, -1)))
-                for letter in read:
-                    if letter is not None and wanted.matches(letter):
+            async for span in self._newest_first(wanted, before):
+                for letter in span.letters:
+                    if wanted.since is not None and letter.recorded_at < wanted.since:
+                        return Page(tuple(found), None)
+                    if wanted.matches(letter):
                         found.append(letter)
                         if len(found) == limit:
-                            more = letter.sequence > first
+                            more = letter.sequence > span.first
                             return Page(tuple(found), letter.sequence if more else None)
-                top = low - 1
-            return Page(tuple(found), bottom if bottom > first else None)
+        more = span is not None and span.bottom > span.first
+        return Page(tuple(found), span.bottom if span is not None and more else None)
+
+    async def groups(self, wanted: Filter, most: int) -> tuple[list[Group], bool]:
+        """Return up to `most` groups, the largest first, and whether every letter that matches is in one of them."""
+        groups: dict[tuple[str, str, str], Group] = {}
+        before: int | None = None
+        complete = True
+        while True:
+            page = await self.page(wanted, SCAN_LIMIT, before)
+            for letter in page.letters:
+                delivery, content = letter.delivery, letter.content
+                key = (
+                    content.function if content else "",
+                    delivery.destination if delivery else "",
+                    content.reason if content else NOT_OURS,
+                )
+                group = groups.get(key)
+                if group is None and len(groups) == most:
+                    complete = False
+                    continue
+                groups[key] = (
+                    group.with_one_more(letter) if group else Group(*key, 1, letter.recorded_at, letter.recorded_at)
+                )
+            before = page.before
+            if before is None:
+                return sorted(groups.values(), key=lambda group: -group.count), complete
+
+    async def _newest_first(self, wanted: Filter, before: int | None) -> AsyncIterator[_Span]:
+        """Yield what there is in spans of sequences, from the top down, until `SCAN_LIMIT` letters were read.
+
+        Letters that were removed leave gaps: where there is little, the spans grow.
+        """
+        client = self._link.client()
+        state = (await self._link.jetstream().stream_info(STREAM)).state
+        top = state.last_seq if before is None else min(before - 1, state.last_seq)
+        if wanted.until is not None:
+            beyond = await first_since(client, STREAM, wanted.until)
+            top = top if beyond is None else min(top, beyond.sequence - 1)
+        first, width, read = max(1, state.first_seq), READ_AT_ONCE, 0
+        while top >= first and read < SCAN_LIMIT and state.messages:
+            bottom = max(first, top - width + 1)
+            messages = await read_from(client, STREAM, bottom, READ_AT_ONCE)
+            if len(messages) == READ_AT_ONCE and messages[-1].sequence < top:
+                width = READ_AT_ONCE  # there is more in the span than was read
+                continue
+            letters = [dead_letter(message) for message in messages if message.sequence <= top]
+            yield _Span(first, bottom, letters[::-1])
+            read += len(letters)
+            width = width * 2 if len(letters) < READ_AT_ONCE // 2 else READ_AT_ONCE
+            top = bottom - 1
 
     async def get(self, sequence: int) -> DeadLetter:
         """Return one letter, or raise `NotFound`."""
         async with _Translating():
-            letter = await _read(self._link.jetstream(), sequence)
-        if letter is None:
+            found = await read_from(self._link.client(), STREAM, sequence, 1)
+        if not found or found[0].sequence != sequence:
             raise NotFound(f"There is no dead letter {sequence}; it may have been sent again already.")
-        return letter
+        return dead_letter(found[0])
 
     async def send_again(self, letter: DeadLetter) -> None:
         """Publish the original event on its subject; return once the stream has it.
@@ -125,8 +211,13 @@ class DeadLetterBox:
         """
         event = letter.event
         if letter.content is None or event is None:
-            raise Permanent(f"Dead letter {letter.sequence} holds no event that could be sent again.")
+            raise Permanent(self.no_event(letter))
         await self.publish(event, letter.content.subject, f"redrive-{letter.sequence}")
+
+    @staticmethod
+    def no_event(letter: DeadLetter) -> str:
+        """Return why a letter cannot be sent again."""
+        return f"Dead letter {letter.sequence} holds no event that could be sent again."
 
     async def publish(self, event: CloudEvent, subject: str, attempt: str) -> None:
         """Publish an event once more; `attempt` tells this time from the others."""
@@ -136,12 +227,9 @@ class DeadLetterBox:
             )
 
     async def remove(self, letter: DeadLetter) -> None:
-        """Delete the letter from the stream."""
+        """Delete the letter from the stream; there is nothing to do when somebody else has."""
         async with _Translating():
-            try:
-                await self._link.jetstream().delete_msg(STREAM, letter.sequence)
-            except NotFoundError:
-                return  # somebody else has removed it
+            await remove(self._link.client(), STREAM, letter.sequence)
 
 
 class _Translating:
@@ -157,19 +245,11 @@ class _Translating:
             ) from error
 
 
-async def _read(js: JetStreamContext, sequence: int) -> DeadLetter | None:
-    try:
-        message = await js.get_msg(STREAM, sequence)
-    except NotFoundError:
-        return None
-    return dead_letter(message, sequence)
-
-
-def dead_letter(message: RawStreamMsg, sequence: int) -> DeadLetter:
+def dead_letter(message: StoredMessage) -> DeadLetter:
     """Read a message of the stream, whoever wrote it."""
     try:
-        payload = CloudEvent.model_validate_json(message.data or b"").payload()
+        payload = CloudEvent.model_validate_json(message.data).payload()
         content = payload if isinstance(payload, DeadLettered) else None
     except (ValidationError, Permanent):
         content = None
-    return DeadLetter(sequence, message.time, str(message.subject), content)
+    return DeadLetter(message.sequence, message.stored_at, message.subject, content)

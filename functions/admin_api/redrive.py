@@ -6,9 +6,10 @@ between leaves the letter where it is, and sending it again is harmless.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from admin_api.dead_letters import DeadLetter, DeadLetterBox, Filter
-from bucky.errors import BuckyError, NotFound, Permanent
+from bucky.errors import BuckyError, Permanent
 from bucky.events import CloudEvent, DeliveryRequested
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
 from bucky.trace import child_of
@@ -17,20 +18,39 @@ SOURCE = "/bucky/admin-api"
 STUCK = {DeliveryState.FAILED, DeliveryState.DEAD_LETTER}
 
 
-async def redrive_letter(box: DeadLetterBox, index: Index, letter: DeadLetter) -> None:
-    """Send a dead letter's event again and remove the letter; a delivery made meanwhile is not made twice."""
-    delivery = letter.delivery
-    if delivery is None or letter.content is None:
-        await box.send_again(letter)
-    elif not await asyncio.to_thread(_is_delivered, index, delivery.delivery_id):
-        await asyncio.to_thread(index.redriven, [delivery.delivery_id])
-        try:
-            await box.send_again(letter)
-        except BuckyError:
-            content = letter.content
-            await asyncio.to_thread(index.dead_letter, delivery.delivery_id, content.reason, content.attempts)
-            raise
-    await box.remove(letter)
+async def redrive_letters(box: DeadLetterBox, index: Index, letters: Sequence[DeadLetter]) -> dict[int, Permanent]:
+    """Send dead letters' events again and remove the letters; return those that hold no event, with the reason.
+
+    A delivery made meanwhile is not made twice. Raises `Retriable` when the broker or the index is away: then
+    some may have been sent, and the others are as they were.
+    """
+    failed = {letter.sequence: Permanent(box.no_event(letter)) for letter in letters if letter.event is None}
+    good = [letter for letter in letters if letter.sequence not in failed]
+    ids = [letter.delivery.delivery_id for letter in good if letter.delivery is not None]
+    delivered = await asyncio.to_thread(index.delivered, ids)
+    to_send = [one for one in good if one.delivery is None or one.delivery.delivery_id not in delivered]
+    await asyncio.to_thread(index.redriven, [one.delivery.delivery_id for one in to_send if one.delivery is not None])
+    outcomes = await _at_once(box.send_again, to_send)
+    unsent = {letter.sequence: error for letter, error in outcomes if error is not None}
+    if unsent:
+        await asyncio.to_thread(_dead_again, index, [letter for letter, error in outcomes if error is not None])
+    removals = await _at_once(box.remove, [letter for letter in good if letter.sequence not in unsent])
+    for error in (*unsent.values(), *(error for _, error in removals if error is not None)):
+        raise error
+    return failed
+
+
+async def _at_once(
+    do: Callable[[DeadLetter], Awaitable[None]], letters: Sequence[DeadLetter]
+) -> list[tuple[DeadLetter, BaseException | None]]:
+    outcomes = await asyncio.gather(*(do(letter) for letter in letters), return_exceptions=True)
+    return list(zip(letters, outcomes, strict=True))
+
+
+def _dead_again(index: Index, letters: Sequence[DeadLetter]) -> None:
+    for letter in letters:
+        if letter.delivery is not None and letter.content is not None:
+            index.dead_letter(letter.delivery.delivery_id, letter.content.reason, letter.content.attempts)
 
 
 async def redrive_delivery(box: DeadLetterBox, index: Index, delivery_id: str) -> None:
@@ -40,7 +60,7 @@ async def redrive_delivery(box: DeadLetterBox, index: Index, delivery_id: str) -
         raise Permanent(f"The delivery is {row.state}; only a failed or dead-lettered one can be sent again.")
     letter = await _letter_of(box, row) if row.state is DeliveryState.DEAD_LETTER else None
     if letter is not None:
-        await redrive_letter(box, index, letter)
+        await redrive_letters(box, index, [letter])
         return
     event = await asyncio.to_thread(_requested, index, row)
     await asyncio.to_thread(index.redriven, [delivery_id])
@@ -53,17 +73,12 @@ async def redrive_delivery(box: DeadLetterBox, index: Index, delivery_id: str) -
         raise
 
 
-def _is_delivered(index: Index, delivery_id: str) -> bool:
-    try:
-        return index.delivery(delivery_id).state is DeliveryState.DELIVERED
-    except NotFound:  # an index that was rebuilt knows no deliveries
-        return False
-
-
 async def _letter_of(box: DeadLetterBox, row: DeliveryRow) -> DeadLetter | None:
     before: int | None = None
     while True:
-        page = await box.page(Filter(destination=row.destination), limit=200, before=before)
+        page = await box.page(
+            Filter(destination=row.destination, study=row.study_instance_uid), limit=200, before=before
+        )
         for letter in page.letters:
             if letter.delivery is not None and letter.delivery.delivery_id == row.delivery_id:
                 return letter

@@ -2,9 +2,11 @@
 
 Request: `POST`, `application/cloudevents-batch+json`. Response 200:
 
-    {"batchItemFailures": [{"itemIdentifier", "retryable", "retryAfter", "reason"}], "events": [CloudEvent…]}
+    {"batchItemFailures": [{"itemIdentifier", "retryable", "retryAfter", "attempted", "reason"}],
+     "events": [CloudEvent…]}
 
-A missing key, an identifier that was not in the batch, or invalid JSON fails the whole batch.
+`retryAfter` and `attempted` may be left out. A missing key, an identifier that was not in the batch, or
+invalid JSON fails the whole batch.
 """
 
 from collections.abc import Collection
@@ -16,12 +18,16 @@ from bucky.events import CloudEvent
 
 
 class ItemFailure(BaseModel):
-    """One event of the batch that was not processed; `retry_after` is in seconds."""
+    """One event of the batch that was not processed; `retry_after` is in seconds.
+
+    `attempted` is false when it was not even tried, because what it needs is away, closed or busy.
+    """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
     item_identifier: str = Field(alias="itemIdentifier")
     retryable: bool
     retry_after: float | None = Field(default=None, alias="retryAfter", ge=0)
+    attempted: bool = True
     reason: str
 
 

@@ -13,13 +13,15 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.delivery.failed.<destination>       it will not be tried again by itself
     deadletter.<function>                     a function could not process an event
 
+An urgent event has the token `urgent` behind all that, in a queue of its own.
+
 Ids are deterministic, so publishing the same fact twice is one message (`Nats-Msg-Id`).
 """
 
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -27,6 +29,9 @@ from bucky.errors import Permanent
 
 MEDIA_TYPE = "application/cloudevents+json"
 BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+
+URGENT: Literal["urgent"] = "urgent"
+Priority = Literal["urgent", "routine"]
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 Uid = Field(pattern=r"^[0-9.]{1,64}$")
@@ -50,7 +55,11 @@ class Payload(BaseModel):
         raise NotImplementedError
 
     def partition_key(self) -> str | None:
-        """Return the last token of the NATS subject, where events of one type go separate ways."""
+        """Return a token of the NATS subject, where events of one type go separate ways."""
+        return None
+
+    def urgency(self) -> str | None:
+        """Return `urgent` for what must not wait behind the rest of its kind."""
         return None
 
 
@@ -120,9 +129,14 @@ class Delivery(Payload):
 
 
 class DeliveryRequested(Delivery):
-    """A rule decided that the instance goes to the destination."""
+    """A rule decided that the instance goes to the destination, and how soon."""
 
     TYPE: ClassVar[str] = "dicom.delivery.requested"
+    priority: Priority = "routine"
+
+    def urgency(self) -> str | None:
+        """Return `urgent` when the rule said so."""
+        return URGENT if self.priority == URGENT else None
 
 
 class DeliveryCompleted(Delivery):
@@ -196,6 +210,8 @@ class CloudEvent(BaseModel):
     dataschema: str | None = None
     partitionkey: str | None = None
     traceparent: str | None = None
+    # An extension of ours; other people's events may use the name for something else.
+    priority: Any = None
     data: Any = None
 
     @classmethod
@@ -210,6 +226,7 @@ class CloudEvent(BaseModel):
             dataschema=f"urn:bucky:event:{payload.TYPE}:{payload.VERSION}",
             partitionkey=payload.partition_key(),
             traceparent=traceparent,
+            priority=payload.urgency(),
             data=payload.model_dump(mode="json"),
         )
 
@@ -225,8 +242,9 @@ class CloudEvent(BaseModel):
 
     @property
     def nats_subject(self) -> str:
-        """Return the NATS subject: the type, and the partition key as its last token where there is one."""
-        return f"{self.type}.{self.partitionkey}" if self.partitionkey else self.type
+        """Return the NATS subject: the type, the partition key where there is one, `urgent` where it is."""
+        subject = f"{self.type}.{self.partitionkey}" if self.partitionkey else self.type
+        return f"{subject}.{URGENT}" if self.priority == URGENT else subject
 
     @property
     def nats_msg_id(self) -> str:

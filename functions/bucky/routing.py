@@ -29,6 +29,8 @@ from pydantic import (
 from pydicom.datadict import tag_for_keyword
 
 from bucky.errors import Permanent
+from bucky.events import Priority
+from bucky.pacing import Paced
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
 AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
@@ -50,7 +52,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-class DimseDestination(_Model):
+class DimseDestination(_Model, Paced):
     """A DICOM node that takes C-STORE (PS3.4 Annex B)."""
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -177,6 +179,7 @@ class Rule(_Model):
     name: str = Field(pattern=NAME_PATTERN)
     enabled: bool = True
     trigger: Literal["instance"] = "instance"
+    priority: Priority = "routine"
     when: Condition = Always()
     destinations: tuple[str, ...] = Field(min_length=1)
 

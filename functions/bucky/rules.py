@@ -6,11 +6,12 @@ condition found may be a patient value: show it to the user who asked, never log
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import re2
 
+from bucky.events import URGENT, Priority
 from bucky.routing import (
     AllOf,
     AnyOf,
@@ -59,10 +60,14 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An instance goes to a destination because of a rule: the first that named it."""
+    """An instance goes to a destination because of a rule: the first that named it.
+
+    It is urgent when any rule that named it says so.
+    """
 
     destination: str
     rule: str
+    priority: Priority = "routine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,11 @@ def evaluate(routing: Routing, facts: Facts) -> Evaluation:
     decided: dict[str, Decision] = {}
     for rule, verdict in zip(routing.rules, verdicts, strict=True):
         for name in rule.destinations if verdict.matched else ():
-            if name in enabled:
-                decided.setdefault(name, Decision(name, rule.name))
+            if name not in enabled:
+                continue
+            known = decided.setdefault(name, Decision(name, rule.name, rule.priority))
+            if rule.priority == URGENT != known.priority:
+                decided[name] = replace(known, priority=URGENT)
     return Evaluation(tuple(decided.values()), verdicts)
 
 

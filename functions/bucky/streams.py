@@ -37,6 +37,8 @@ STREAMS: tuple[StreamConfig, ...] = (
         max_age=90 * DAY,
         duplicate_window=600.0,
         allow_atomic=True,
+        # The admin API reads hundreds at once.
+        allow_direct=True,
     ),
     StreamConfig(
         name="ADVISORIES",

@@ -6,6 +6,7 @@ is recorded before its event is acknowledged: after a crash in between, that bat
     the destination                    delivery becomes   the event
     answered success or a warning      delivered          done
     is away, busy, or rejects us       retrying           failed, to be tried again
+    is closed by its schedule          retrying           not attempted: the connector leaves it alone
     refuses this instance              failed             failed for good: the connector makes it a dead
                                                           letter, and with that the delivery is `dead_letter`
 
@@ -21,15 +22,16 @@ from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import CloudEvent, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
 from bucky.handlers import Context
-from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index, RoutingVersion
+from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
 from bucky.objects import ObjectStore
 from bucky.routing import Destination
 from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from bucky.trace import trace_id
 from forward_instances.content import data_set_of
+from forward_instances.pace import Pace
 
-BATCH_SECONDS = 60.0
-"""No instance is begun later than this: the caller waits for an answer to the whole batch."""
+BATCH_SECONDS = 20.0
+"""No instance is begun later than this: an urgent delivery may be waiting for the end of the batch."""
 
 _ATTEMPTS = {
     Outcome.STORED: AttemptOutcome.DELIVERED,
@@ -38,12 +40,13 @@ _ATTEMPTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
-    """One delivery to make, and the event that asked for it."""
+    """One delivery to make, the event that asked for it, and whether the destination was given it."""
 
     cause: CloudEvent
     delivery: DeliveryRequested
+    tried: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStor
         {name: trace for name, trace in traces.items() if trace is not None},
     )
     to_do = [requests[name] for name in pending]
-    results = list(_carried_out(to_do, objects, index.routing())) if to_do else []
+    results = list(_carried_out(to_do, objects, index)) if to_do else []
     index.delivery_attempted([_attempt(request, result) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
@@ -92,9 +95,10 @@ def _read(event: CloudEvent) -> _Request:
 
 
 def _carried_out(
-    requests: Sequence[_Request], objects: ObjectStore, routing: RoutingVersion
+    requests: Sequence[_Request], objects: ObjectStore, index: Index
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send to each destination in turn; the caller normally gives us the deliveries of one."""
+    routing = index.routing()
     by_destination: dict[str, list[_Request]] = defaultdict(list)
     for request in requests:
         by_destination[request.delivery.destination].append(request)
@@ -104,10 +108,31 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
-            yield from zip(group, _sent(group, objects, destination), strict=True)
+            yield from _paced(group, objects, destination, index)
 
 
-def _sent(requests: Sequence[_Request], objects: ObjectStore, destination: Destination) -> list[StoreResult]:
+def _paced(
+    requests: Sequence[_Request], objects: ObjectStore, destination: Destination, index: Index
+) -> Iterator[tuple[_Request, StoreResult]]:
+    """Send what the destination's hours allow, no faster than its cap; put off the rest."""
+    pace = Pace(destination.name, destination, utc_now())
+    going: list[_Request] = []
+    for request in requests:
+        closed = pace.closed(request.delivery.priority)
+        if closed is None:
+            going.append(request)
+        else:
+            request.tried = False
+            yield request, StoreResult(Outcome.UNAVAILABLE, closed[0], retry_after=closed[1])
+    pace.expect(sum(request.delivery.instance.size for request in going), index.take_bandwidth)
+    items = [_outgoing(request.delivery, objects, pace) for request in going]
+    seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
+    for request, result in zip(going, _sent(items, destination, seconds), strict=True):
+        request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
+        yield request, result
+
+
+def _sent(items: Sequence[Outgoing], destination: Destination, seconds: float) -> list[StoreResult]:
     peer = Peer(
         aet=destination.aet,
         host=destination.host,
@@ -116,24 +141,20 @@ def _sent(requests: Sequence[_Request], objects: ObjectStore, destination: Desti
         timeout=destination.timeout_seconds,
         tls_ca_file=destination.tls_ca_file,
     )
-    items = [_outgoing(request.delivery, objects) for request in requests]
-    return store_all(peer, items, associations=destination.max_associations, seconds=BATCH_SECONDS)
+    return store_all(peer, items, associations=destination.max_associations, seconds=seconds) if items else []
 
 
-def _outgoing(delivery: DeliveryRequested, objects: ObjectStore) -> Outgoing:
+def _outgoing(delivery: DeliveryRequested, objects: ObjectStore, pace: Pace) -> Outgoing:
     instance = delivery.instance
-    return Outgoing(
-        instance.sop_class_uid,
-        instance.sop_instance_uid,
-        instance.transfer_syntax_uid,
-        partial(data_set_of, objects, instance),
-    )
+    content = pace.through(delivery, partial(data_set_of, objects, instance))
+    return Outgoing(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, content)
 
 
 def _attempt(request: _Request, result: StoreResult) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
     answered = "" if result.status is None else f"0x{result.status:04X} {result.comment}".strip()
-    return DeliveryAttempt(request.delivery.delivery_id, _ATTEMPTS[result.outcome], result.reason, answered)
+    outcome = _ATTEMPTS[result.outcome]
+    return DeliveryAttempt(request.delivery.delivery_id, outcome, result.reason, answered, tried=request.tried)
 
 
 def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
@@ -141,7 +162,8 @@ def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
         payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason)
         return _Answer(event=ctx.event(payload, request.cause))
     if result.outcome is Outcome.UNAVAILABLE:
-        return _Answer(failure=_failure(request.cause, result.reason, retryable=True, retry_after=result.retry_after))
+        later = _failure(request.cause, result.reason, retryable=True, retry_after=result.retry_after)
+        return _Answer(failure=later.model_copy(update={"attempted": request.tried}))
     return _Answer(
         event=ctx.event(DeliveryFailed(**_fields(request), failed_at=utc_now(), reason=result.reason), request.cause),
         failure=_failure(request.cause, result.reason, retryable=False),

@@ -70,6 +70,7 @@ def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: Routin
             destination=decision.destination,
             rule=decision.rule,
             rule_version=routing.version,
+            priority=decision.priority,
             instance=row.received(),
         )
         for decision in evaluate(routing.document, facts).decisions

@@ -5,18 +5,21 @@
 | `topic` | — | NATS subjects, comma separated; wildcards allowed. Without it the function gets nothing. |
 | `jetstream.batch-size` | 50 | most events in one call |
 | `jetstream.linger-ms` | 20 | wait for more events after the first, in milliseconds |
-| `jetstream.concurrency` | 1 | calls in flight at once, per consumer |
+| `jetstream.concurrency` | 1 | calls in flight at once, per topic; per subject with `jetstream.partition` |
+| `jetstream.max-in-flight` | — | calls in flight at once, in all; a subject without one may have one more |
 | `jetstream.max-attempts` | 5 | failed attempts after which an event is a dead letter |
 | `jetstream.backoff` | 1s,5s,30s,2m | waits before each new attempt; the last repeats |
 | `jetstream.ack-wait` | 15s | time after which a silent connector's events go to another |
 | `jetstream.timeout` | 2m | longest a call may take |
 | `jetstream.partition` | — | `subject`: one consumer for each subject that matches, so one never delays another |
+| `jetstream.priority` | — | `urgent`: events on `TOPIC.urgent` are taken too, and before the others |
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bucky.events import URGENT
 from jetstream_connector.subjects import is_filter
 
 PREFIX = "jetstream."
@@ -31,7 +34,10 @@ _KNOWN = (
     "ack-wait",
     "timeout",
     "partition",
+    "max-in-flight",
+    "priority",
 )
+_NO_LIMIT = 1_000_000
 
 
 class AnnotationError(ValueError):
@@ -51,6 +57,12 @@ class Subscription:
     ack_wait: float = 15.0
     timeout: float = 120.0
     partitioned: bool = False
+    max_in_flight: int | None = None
+    urgent_topics: tuple[str, ...] = ()
+
+    def all_topics(self) -> list[tuple[str, bool]]:
+        """Return each topic, and whether it is an urgent one."""
+        return [(topic, False) for topic in self.topics] + [(topic, True) for topic in self.urgent_topics]
 
 
 def parse(annotations: Mapping[str, str]) -> Subscription | None:
@@ -61,11 +73,10 @@ def parse(annotations: Mapping[str, str]) -> Subscription | None:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in _KNOWN:
             known = ", ".join(PREFIX + known for known in _KNOWN)
             raise AnnotationError(f"{name} is not an annotation of the connector; there are {known}")
-    partition = annotations.get(PREFIX + "partition", "")
-    if partition not in ("", "subject"):
-        raise AnnotationError(f"{PREFIX}partition is {partition!r}; it can only be `subject`")
+    topics = _topics(annotations["topic"])
+    most = _integer(annotations, "max-in-flight", _NO_LIMIT, 1, _NO_LIMIT)
     return Subscription(
-        topics=_topics(annotations["topic"]),
+        topics=topics,
         batch_size=_integer(annotations, "batch-size", 50, 1, 1000),
         linger=_integer(annotations, "linger-ms", 20, 0, 60_000) / 1000,
         concurrency=_integer(annotations, "concurrency", 1, 1, 100),
@@ -73,7 +84,9 @@ def parse(annotations: Mapping[str, str]) -> Subscription | None:
         backoff=_durations(annotations, "backoff", "1s,5s,30s,2m"),
         ack_wait=_duration(annotations, "ack-wait", "15s", 1.0),
         timeout=_duration(annotations, "timeout", "2m", 0.1),
-        partitioned=partition == "subject",
+        partitioned=_switch(annotations, "partition", "subject"),
+        max_in_flight=None if most == _NO_LIMIT else most,
+        urgent_topics=_urgent(topics) if _switch(annotations, "priority", URGENT) else (),
     )
 
 
@@ -85,6 +98,20 @@ def _topics(value: str) -> tuple[str, ...]:
         if not is_filter(topic):
             raise AnnotationError(f"topic {topic!r} is not a NATS subject; write one such as `orders.*.paid`")
     return topics
+
+
+def _urgent(topics: tuple[str, ...]) -> tuple[str, ...]:
+    for topic in topics:
+        if topic.endswith(">"):
+            raise AnnotationError(f"{PREFIX}priority cannot go with the topic {topic!r}: end it with a name or `*`")
+    return tuple(f"{topic}.{URGENT}" for topic in topics)
+
+
+def _switch(annotations: Mapping[str, str], name: str, on: str) -> bool:
+    value = annotations.get(PREFIX + name, "")
+    if value not in ("", on):
+        raise AnnotationError(f"{PREFIX}{name} is {value!r}; it can only be `{on}`")
+    return value == on
 
 
 def _integer(annotations: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

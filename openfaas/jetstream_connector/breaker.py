@@ -15,7 +15,7 @@ class State(StrEnum):
 
 
 class Breaker:
-    """One function's circuit breaker; every time is in seconds of one monotonic clock, given by the caller."""
+    """A circuit breaker; every time is in seconds of one monotonic clock, given by the caller."""
 
     def __init__(self) -> None:
         self._opened_at: float | None = None
@@ -33,13 +33,18 @@ class Breaker:
             return 0.0
         return max(0.0, self._opened_at + self._wait - now)
 
-    def down(self, called_at: float, now: float) -> None:
-        """Note that a call found the function down; a call from before the opening says nothing new."""
+    def down(self, called_at: float, now: float, wait: float | None = None) -> None:
+        """Note that a call found it down; a call from before the opening says nothing new.
+
+        It is tried again after `wait` seconds, or, when nobody said, after a wait that doubles.
+        """
         if self._opened_at is not None and called_at < self._opened_at:
             return
-        self._wait = min(self._wait * 2, LONGEST_WAIT_SECONDS) if self._opened_at is not None else FIRST_WAIT_SECONDS
+        doubled = min(max(self._wait * 2, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+        self._wait = doubled if wait is None else wait
         self._opened_at = now
 
     def answered(self) -> None:
-        """Note that the function answered: it is there."""
+        """Note that it answered: it is there."""
         self._opened_at = None
+        self._wait = 0.0

@@ -1,6 +1,8 @@
 """Calls functions through the gateway: one pooled HTTP client, every outcome a `Reply`."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import httpx
@@ -11,7 +13,7 @@ from jetstream_connector.outcomes import Reply, Trouble
 CONNECT_SECONDS = 5.0
 # Shorter than servers keep an idle connection, so that none is closed under a request.
 IDLE_SECONDS = 2.0
-MOST_CONNECTIONS = 200
+KEPT_CONNECTIONS = 200
 MOST_ANSWER_BYTES = 32 * 1024 * 1024
 
 
@@ -29,8 +31,9 @@ class GatewayCaller:
         self._client = httpx.AsyncClient(
             base_url=gateway_url,
             limits=httpx.Limits(
-                max_connections=MOST_CONNECTIONS,
-                max_keepalive_connections=MOST_CONNECTIONS,
+                # The annotations limit the calls; a limit here would let functions that hang delay others.
+                max_connections=None,
+                max_keepalive_connections=KEPT_CONNECTIONS,
                 keepalive_expiry=IDLE_SECONDS,
             ),
             trust_env=False,
@@ -51,7 +54,7 @@ class GatewayCaller:
                 return await _reply(response)
             finally:
                 await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return Reply(trouble=Trouble.UNREACHABLE, detail=type(error).__name__)
         except httpx.TimeoutException as error:
             return Reply(trouble=Trouble.TIMED_OUT, detail=type(error).__name__)
@@ -74,5 +77,12 @@ async def _reply(response: httpx.Response) -> Reply:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; its date form is not worth a clock comparison."""
-    return float(value) if value is not None and value.isascii() and value.isdigit() else None
+    """Return the seconds of a Retry-After header, which may be a date (RFC 9110 §10.2.3)."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return None

@@ -11,16 +11,19 @@ from nats.js import JetStreamContext
 
 from bucky.batches import BatchPublisher
 from bucky.errors import BrokerUnavailable
+from bucky.events import URGENT
 from bucky.log import get_logger
 from jetstream_connector.annotations import AnnotationError, Subscription, parse
 from jetstream_connector.attempts import AttemptLedger
 from jetstream_connector.calls import Caller
-from jetstream_connector.consumer import Consumer
+from jetstream_connector.consumer import Consumer, Place
 from jetstream_connector.discovery import Directory, DirectoryUnavailable, Function
-from jetstream_connector.dispatch import Dispatcher, Health, Outlet
+from jetstream_connector.dispatch import Dispatcher, Health
 from jetstream_connector.metrics import Metrics
+from jetstream_connector.outlet import Outlet
 from jetstream_connector.subjects import is_wildcard, matches
 from jetstream_connector.topology import stream_of
+from jetstream_connector.turns import Turns
 
 MOST_PARTITIONS = 500
 DRAIN_SECONDS = 20.0
@@ -33,6 +36,7 @@ class Subscriber:
     name: str
     subscription: Subscription | None = None
     error: str | None = None
+    turns: Turns = field(default_factory=lambda: Turns(1))
     health: Health = field(default_factory=Health)
     consumers: dict[str, Consumer] = field(default_factory=dict)
 
@@ -136,16 +140,19 @@ class Connector:
         subscriber = Subscriber(function.name, subscription, error)
         self._subscribers[function.name] = subscriber
         if subscription is not None:
-            for topic in subscription.topics:
+            subscriber.turns = Turns(subscription.concurrency, subscription.max_in_flight)
+            for topic, urgent in subscription.all_topics():
                 if not (subscription.partitioned and is_wildcard(topic)):
-                    self._consume(subscriber, subscription, topic)
+                    self._consume(subscriber, subscription, topic, urgent=urgent)
 
     async def _partition(self, subscriber: Subscriber) -> None:
         """Give each subject that is in the stream a consumer of its own."""
         subscription = subscriber.subscription
         if subscription is None or not subscription.partitioned:
             return
-        for topic in filter(is_wildcard, subscription.topics):
+        for topic, urgent in subscription.all_topics():
+            if not is_wildcard(topic):
+                continue
             try:
                 stream = await stream_of(self._client, topic)
                 info = await self._js.stream_info(stream, subjects_filter=topic)
@@ -153,7 +160,7 @@ class Connector:
                 subscriber.health.last_error = f"{topic}: {error or type(error).__name__}"
                 continue
             for subject in sorted(info.state.subjects or {}):
-                self._consume(subscriber, subscription, subject)
+                self._consume(subscriber, subscription, subject, urgent=urgent)
 
     def _published(self, subject: str) -> None:
         """Start at once on a subject that did not exist before."""
@@ -161,10 +168,11 @@ class Connector:
             subscription = subscriber.subscription
             if subscription is None or not subscription.partitioned:
                 continue
-            if any(is_wildcard(topic) and matches(topic, subject) for topic in subscription.topics):
-                self._consume(subscriber, subscription, subject)
+            for topic, urgent in subscription.all_topics():
+                if is_wildcard(topic) and matches(topic, subject):
+                    self._consume(subscriber, subscription, subject, urgent=urgent)
 
-    def _consume(self, subscriber: Subscriber, subscription: Subscription, subject: str) -> None:
+    def _consume(self, subscriber: Subscriber, subscription: Subscription, subject: str, *, urgent: bool) -> None:
         if subject in subscriber.consumers:
             return
         if len(subscriber.consumers) >= MOST_PARTITIONS:
@@ -174,9 +182,11 @@ class Connector:
             self._log.error("connector.partitions", function=subscriber.name, subject=subject)
             return
         dispatcher = Dispatcher(
-            subscriber.name, subscription, self._caller, self._outlet, subscriber.health, self._metrics
+            subscriber.name, subject, subscription, self._caller, self._outlet, subscriber.health, self._metrics
         )
-        consumer = Consumer(self._client, self._js, subscriber.name, subject, subscription, dispatcher)
+        lane = subject.removesuffix(f".{URGENT}") if urgent else subject
+        place = Place(subscriber.turns, lane, urgent, self._metrics)
+        consumer = Consumer(self._client, self._js, subscriber.name, subject, subscription, dispatcher, place)
         subscriber.consumers[subject] = consumer
         consumer.start()
 
@@ -193,6 +203,9 @@ class Connector:
             for subject, consumer in subscriber.consumers.items():
                 self._metrics.pending.labels(subscriber.name, subject).set(consumer.pending or 0)
                 self._metrics.ack_pending.labels(subscriber.name, subject).set(consumer.ack_pending or 0)
+                until = consumer.dispatcher.gate.until
+                self._metrics.held.labels(subscriber.name, subject).set(until.timestamp() if until else 0)
+            self._metrics.in_flight.labels(subscriber.name).set(subscriber.turns.in_flight)
 
 
 def _shown(subscriber: Subscriber) -> dict[str, Any]:
@@ -201,14 +214,20 @@ def _shown(subscriber: Subscriber) -> dict[str, Any]:
         "error": subscriber.error,
         "breaker": subscriber.health.breaker.state(time.monotonic()).value,
         "last_error": subscriber.health.last_error,
-        "consumers": [
-            {
-                "subject": consumer.subject,
-                "durable": consumer.durable,
-                "pending": consumer.pending,
-                "ack_pending": consumer.ack_pending,
-                "last_error": consumer.last_error,
-            }
-            for consumer in subscriber.consumers.values()
-        ],
+        "in_flight": subscriber.turns.in_flight,
+        "consumers": [_shown_consumer(consumer) for consumer in subscriber.consumers.values()],
+    }
+
+
+def _shown_consumer(consumer: Consumer) -> dict[str, Any]:
+    gate = consumer.dispatcher.gate
+    return {
+        "subject": consumer.subject,
+        "durable": consumer.durable,
+        "priority": URGENT if consumer.urgent else "routine",
+        "pending": consumer.pending,
+        "ack_pending": consumer.ack_pending,
+        "last_error": consumer.last_error,
+        "held": gate.reason,
+        "held_until": gate.until.isoformat(timespec="seconds") if gate.until else None,
     }

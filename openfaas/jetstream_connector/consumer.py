@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -12,18 +13,31 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from bucky.errors import BrokerUnavailable, BuckyError
+from bucky.events import URGENT
 from bucky.log import get_logger
 from jetstream_connector.annotations import Subscription
 from jetstream_connector.dispatch import Dispatcher
 from jetstream_connector.message import Message
+from jetstream_connector.metrics import Metrics
 from jetstream_connector.subjects import durable_name
 from jetstream_connector.topology import stream_of
+from jetstream_connector.turns import Turns
 
 LONG_FETCH_SECONDS = 2.0
 SHORT_FETCH_SECONDS = 0.005
 RETRY_SECONDS = 0.5
-# Messages sent back with a delay still count as delivered: room for them, and for those in hand.
-LEAST_ACK_PENDING = 1000
+# Messages sent back with a delay still count as delivered, and past this many nothing behind them comes.
+LEAST_ACK_PENDING = 50_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a consumer's batches get their turn, and what counts them."""
+
+    turns: Turns
+    lane: str
+    urgent: bool
+    metrics: Metrics
 
 
 class Consumer:
@@ -37,15 +51,18 @@ class Consumer:
         subject: str,
         subscription: Subscription,
         dispatcher: Dispatcher,
+        place: Place,
     ) -> None:
         self.function, self.subject = function, subject
+        self.urgent = place.urgent
         self.durable = durable_name(function, subject)
         self.pending: int | None = None
         self.ack_pending: int | None = None
         self.last_error: str | None = None
         self._client, self._js = client, js
         self._subscription = subscription
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
+        self._place = place
         self._log = get_logger("connector").bind(function=function, consumer=self.durable)
         self._stopping = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
@@ -62,7 +79,7 @@ class Consumer:
     async def stop(self, seconds: float) -> None:
         """Stop fetching, finish what is in flight for at most `seconds`, and hand the rest back."""
         self._stopping.set()
-        self._dispatcher.stopping = True
+        self.dispatcher.stopping = True
         run, keep_alive = self._tasks
         await run
         if self._work:
@@ -112,14 +129,15 @@ class Consumer:
             return
         if self._pull is None:
             await self._ensure()
-        wait = self._dispatcher.wait()
+        wait = self.dispatcher.wait()
         if wait > 0:
             await self._pause(wait)
             return
-        if len(self._work) >= self._dispatcher.concurrency:
+        # An urgent batch waits ready for the end of the call before it, or a routine one would slip in.
+        if len(self._work) >= self.dispatcher.concurrency + self.urgent:
             await self._pause_for_work()
             return
-        fetched = await self._fetch(self._dispatcher.batch_size())
+        fetched = await self._fetch(self.dispatcher.batch_size())
         self.last_error = None
         for raw in fetched:
             self._in_hand[id(raw)] = raw
@@ -130,11 +148,19 @@ class Consumer:
 
     async def _process(self, fetched: Sequence[Msg]) -> None:
         try:
-            await self._dispatcher.dispatch([Message.read(raw) for raw in fetched])
+            came = time.monotonic()
+            async with self._place.turns.turn(self._place.lane, urgent=self.urgent):
+                self._measure(time.monotonic() - came)
+                await self.dispatcher.dispatch([Message.read(raw) for raw in fetched])
         finally:
             for raw in fetched:
                 if raw.is_acked or not self._stopping.is_set():
                     self._in_hand.pop(id(raw), None)
+
+    def _measure(self, waited: float) -> None:
+        priority = URGENT if self.urgent else "routine"
+        self._place.metrics.turns.labels(self.function, priority).inc()
+        self._place.metrics.turn_wait.labels(self.function, priority).observe(waited)
 
     async def _fetch(self, size: int) -> list[Msg]:
         """Wait for a first message, then linger for more; return none when there is none."""
@@ -207,6 +233,7 @@ class Consumer:
                 for raw in list(self._in_hand.values()):
                     if not raw.is_acked:
                         await raw.in_progress()
+                        self._place.metrics.heartbeats.labels(self.function).inc()
             except NatsError as error:
                 self._failed(error)
 

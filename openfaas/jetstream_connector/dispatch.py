@@ -4,22 +4,18 @@ The order is the promise: events that the function returned are in their stream 
 caused them is acknowledged. Whatever fails in between leads to a redelivery, never to a loss.
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from bucky.broker import Publisher
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.log import get_logger
 from jetstream_connector.annotations import Subscription
-from jetstream_connector.attempts import AttemptLedger
 from jetstream_connector.breaker import Breaker, State
 from jetstream_connector.calls import Caller
 from jetstream_connector.deadletters import dead_letter
+from jetstream_connector.gate import Gate, Hold
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
 from jetstream_connector.outcomes import (
@@ -34,48 +30,8 @@ from jetstream_connector.outcomes import (
     Verdict,
     decide,
 )
+from jetstream_connector.outlet import Outlet
 from jetstream_connector.pace import Pace
-
-PUBLISHES_AT_ONCE = 500
-FLUSH_SECONDS = 5
-
-
-class Outlet:
-    """The way out to JetStream that all consumers share: events, acknowledgements, attempt records."""
-
-    def __init__(
-        self,
-        client: Client,
-        publisher: Publisher,
-        ledger: AttemptLedger,
-        published: Callable[[str], None],
-    ) -> None:
-        self.client = client
-        self.ledger = ledger
-        self._publisher = publisher
-        self._published = published
-
-    @property
-    def max_event_bytes(self) -> int:
-        """The largest event the broker takes, less its headers."""
-        return self.client.max_payload - 4096
-
-    async def publish(self, events: Sequence[CloudEvent]) -> None:
-        """Publish events and wait for every PubAck; raise `BrokerUnavailable` when one is missing."""
-        for start in range(0, len(events), PUBLISHES_AT_ONCE):
-            chunk = events[start : start + PUBLISHES_AT_ONCE]
-            outcomes = await asyncio.gather(
-                *(self._publisher.publish(event) for event in chunk), return_exceptions=True
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-        for subject in {event.nats_subject for event in events}:
-            self._published(subject)
-
-    async def flush(self) -> None:
-        """Wait until the broker has read what was sent; an acknowledgement lost here means a redelivery."""
-        await self.client.flush(FLUSH_SECONDS)
 
 
 class Health:
@@ -93,13 +49,14 @@ class Dispatcher:
     def __init__(
         self,
         function: str,
+        subject: str,
         subscription: Subscription,
         caller: Caller,
         outlet: Outlet,
         health: Health,
         metrics: Metrics,
     ) -> None:
-        self._function = function
+        self._function, self._subject = function, subject
         self._subscription = subscription
         self._caller = caller
         self._outlet = outlet
@@ -109,6 +66,7 @@ class Dispatcher:
         self._policy = Policy(subscription.max_attempts, subscription.backoff, outlet.max_event_bytes)
         self._pace = Pace(subscription.batch_size, subscription.concurrency)
         self._broker = Breaker()
+        self.gate = Gate()
         self.stopping = False
 
     @property
@@ -119,12 +77,14 @@ class Dispatcher:
     def wait(self) -> float:
         """Return the seconds until something may be sent again; 0 when now."""
         now = time.monotonic()
-        return max(self._health.breaker.wait(now), self._broker.wait(now), self._pace.wait(now))
+        waits = (self._health.breaker, self._broker, self._pace, self.gate)
+        return max(one.wait(now) for one in waits)
 
     def batch_size(self) -> int:
         """Return how many messages to send: one while it is unsure that anything can be done with them."""
         now = time.monotonic()
-        unsure = State.HALF_OPEN in (self._health.breaker.state(now), self._broker.state(now))
+        breakers = (self._health.breaker, self._broker, self.gate)
+        unsure = any(one.state(now) is State.HALF_OPEN for one in breakers)
         return 1 if unsure else self._pace.batch_size
 
     async def dispatch(self, messages: Sequence[Message]) -> None:
@@ -202,7 +162,23 @@ class Dispatcher:
         if answered:
             self._health.answers += 1
             self._pace.answered()
+            self._swing(verdict, called_at, now)
         self._metrics.open.labels(self._function).set(verdict.condition is Condition.DOWN)
+
+    def _swing(self, verdict: Verdict, called_at: float, now: float) -> None:
+        """Shut the gate on what the function cannot attempt; once shut, only something that gets through opens it."""
+        if verdict.through:
+            self.gate.open()
+            return
+        hold = verdict.hold
+        if hold is None and self.gate.reason is not None:
+            hold = Hold(self.gate.reason)
+        if hold is None:
+            return
+        if self.gate.reason != hold.reason:
+            self._log.warning("connector.held", function=self._function, subject=self._subject, reason=hold.reason)
+        self.gate.shut(hold, called_at, now)
+        self._metrics.holds.labels(self._function, self._subject).inc()
 
     def _item(self, message: Message) -> Item:
         record = message.record

@@ -52,6 +52,43 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.in_flight = Gauge(
+            "jetstream_connector_in_flight",
+            "Calls in flight",
+            ["function"],
+            registry=self._registry,
+        )
+        self.turns = Counter(
+            "jetstream_connector_turns_total",
+            "Batches that got their turn, by priority",
+            ["function", "priority"],
+            registry=self._registry,
+        )
+        self.turn_wait = Histogram(
+            "jetstream_connector_turn_wait_seconds",
+            "Wait of a batch for its turn, by priority",
+            ["function", "priority"],
+            registry=self._registry,
+        )
+        self.heartbeats = Counter(
+            "jetstream_connector_heartbeats_total",
+            "Signs to the broker that a message is being worked on",
+            ["function"],
+            registry=self._registry,
+        )
+        self.holds = Counter(
+            "jetstream_connector_holds_total",
+            "Times a subject was put off because what it leads to is away, closed or busy",
+            ["function", "subject"],
+            registry=self._registry,
+        )
+        self.held = Gauge(
+            "jetstream_connector_held_until_timestamp_seconds",
+            "When a subject that is put off is expected to go on; 0 for one that goes",
+            ["function", "subject"],
+            registry=self._registry,
+        )
+
     def page(self) -> bytes:
         """Return the exposition text."""
         return generate_latest(self._registry)

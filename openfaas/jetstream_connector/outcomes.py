@@ -2,7 +2,7 @@
 
 | Answer | What it means | What becomes of the messages |
 |---|---|---|
-| 200, contract kept | each event has its outcome | ack; retry with backoff; or dead letter |
+| 200, contract kept | each event has its outcome | ack; retry; or dead letter (see below) |
 | 200, contract broken; 202, 204… | the function is wrong | a failed attempt for each |
 | 500, 504, a call that takes too long | the function failed | a failed attempt for each, with backoff |
 | 400, 413, 422 | it refuses the request | halve the batch and call again; a lone one is a dead letter |
@@ -12,6 +12,9 @@
 
 An attempt that failed for a batch of several says little about each of them: they are tried again one by
 one, and only a failure alone can make a dead letter.
+
+An event that the function says it did not attempt burns no attempt. When nothing of a batch got through and
+something was not attempted, the verdict has a `hold`: what the events lead to is away, closed or busy.
 
 A process that dies of one event (out of memory, a crash in C) looks like infrastructure that is down. The
 difference: others are answered. An event that was sent alone and lost the connection, while others were
@@ -28,6 +31,8 @@ from enum import StrEnum
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.events import CloudEvent
+from jetstream_connector.gate import LONGEST_WAIT_SECONDS as LONGEST_HOLD_SECONDS
+from jetstream_connector.gate import Hold
 from jetstream_connector.subjects import is_subject
 
 LOSSES_PER_ATTEMPT = 3
@@ -124,13 +129,18 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One action for each item, in order; or none and `split`. `events` are to be published first."""
+    """One action for each item, in order; or none and `split`. `events` are to be published first.
+
+    `through` says that one of the items was processed, or judged for good.
+    """
 
     condition: Condition
     actions: tuple[Action, ...] = ()
     events: tuple[CloudEvent, ...] = ()
     split: bool = False
     reason: str = ""
+    hold: Hold | None = None
+    through: bool = False
 
 
 def decide(reply: Reply, items: Sequence[Item], policy: Policy) -> Verdict:
@@ -163,12 +173,26 @@ def _answered(body: bytes, items: Sequence[Item], policy: Policy) -> Verdict:
         return _failed(items, policy, f"the function's answer breaks the contract: {reason}")
     failures = {failure.item_identifier: failure for failure in result.failures}
     actions = tuple(_of_item(item, failures.get(item.identifier), policy) for item in items)
-    return Verdict(Condition.HEALTHY, actions, result.events)
+    through = len(failures) < len(items) or not all(failure.retryable for failure in failures.values())
+    hold = None if through else _hold(result.failures)
+    return Verdict(Condition.HEALTHY, actions, result.events, hold=hold, through=through)
+
+
+def _hold(failures: Sequence[ItemFailure]) -> Hold | None:
+    """Return why, and for how long, nothing can be attempted; None when everything was."""
+    waiting = [failure for failure in failures if not failure.attempted]
+    if not waiting:
+        return None
+    asked = [failure.retry_after for failure in waiting if failure.retry_after is not None]
+    return Hold(waiting[0].reason[:REASON_CHARACTERS], min(asked) if asked else None)
 
 
 def _of_item(item: Item, failure: ItemFailure | None, policy: Policy) -> Action:
     if failure is None:
         return Ack()
+    if failure.retryable and not failure.attempted:
+        wait = policy.wait(1) if failure.retry_after is None else min(failure.retry_after, LONGEST_HOLD_SECONDS)
+        return Retry(wait, failure.reason[:REASON_CHARACTERS])
     if failure.retryable:
         return _attempt(item, policy, failure.reason, failure.retry_after)
     return _hopeless(item, failure.reason, item.attempts + 1)

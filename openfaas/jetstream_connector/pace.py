@@ -2,6 +2,8 @@
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 30.0
+# What a function asks for by Retry-After is believed up to here.
+LONGEST_ASKED_SECONDS = 600.0
 
 
 class Pace:
@@ -26,7 +28,7 @@ class Pace:
         self.concurrency = max(1, self.concurrency // 2)
         self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._busy_at = now
-        self._resume_at = now + min(LONGEST_PAUSE_SECONDS, max(self._pause, retry_after or 0.0))
+        self._resume_at = now + max(self._pause, min(retry_after or 0.0, LONGEST_ASKED_SECONDS))
 
     def answered(self) -> None:
         """Grow by a tenth of what is allowed, at least by one."""

@@ -19,7 +19,8 @@ from local_provider.process import Replica
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_CONNECTIONS = 512
 CONNECT_SECONDS = 2.0
-ANSWER_SECONDS = 300.0
+# Above the longest `jetstream.timeout` of the stack file: the connector decides how long to wait.
+ANSWER_SECONDS = 3900.0
 # Shorter than uvicorn's 5 s, so that a connection is not reused while the function closes it.
 IDLE_SECONDS = 4.0
 RETRY_AFTER_SECONDS = "1"

@@ -270,7 +270,7 @@ async def test_a_batch_handler_that_refuses_everything_asks_to_be_given_less(ser
     alone = await post_batch(client, [event("a")])
     assert (several.status_code, several.json()) == (422, {"error": "one of these is wrong"})
     assert alone.json()["batchItemFailures"] == [
-        {"itemIdentifier": "a", "retryable": False, "reason": "one of these is wrong"}
+        {"itemIdentifier": "a", "retryable": False, "attempted": True, "reason": "one of these is wrong"}
     ]
 
 

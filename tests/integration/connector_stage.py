@@ -41,6 +41,11 @@ STREAMS = (
 )
 
 
+def names(prefix: str, count: int) -> list[str]:
+    """Return event ids."""
+    return [f"{prefix}{number:04}" for number in range(count)]
+
+
 def answer(failures: Iterable[dict[str, Any]] = (), events: Iterable[CloudEvent] = ()) -> Response:
     """Return an answer that keeps the contract."""
     return JSONResponse(
@@ -132,8 +137,10 @@ class Stage:
     stop: asyncio.Event
 
     async def publish(self, subject: str, identifiers: Iterable[str], **attributes: Any) -> None:
-        """Publish work; the subject is the event's type, and its last token its partition key."""
-        kind, _, key = subject.rpartition(".")
+        """Publish work; the subject is the event's type, its partition key, and `urgent` where it is."""
+        if subject.endswith(".urgent"):
+            attributes["priority"] = "urgent"
+        kind, _, key = subject.removesuffix(".urgent").rpartition(".")
         for identifier in identifiers:
             event = CloudEvent(id=identifier, source="/test", type=kind, partitionkey=key, **attributes)
             assert event.nats_subject == subject

@@ -2,10 +2,14 @@
 
 import time
 
+from prometheus_client import Counter
+
 from bucky.errors import Permanent
 from bucky.events import CloudEvent
 from bucky.handlers import Context
 from bucky.settings import Settings
+
+WORKED = Counter("worker_events_total", "Events worked on")
 
 
 def handle(event: CloudEvent, ctx: Context, settings: Settings) -> list[CloudEvent]:
@@ -14,5 +18,6 @@ def handle(event: CloudEvent, ctx: Context, settings: Settings) -> list[CloudEve
     if wish.get("refuse"):
         raise Permanent("it was told to refuse")
     time.sleep(wish.get("seconds", 0.005))
+    WORKED.inc()
     ctx.log.debug("worker.done", bucket=settings.store_bucket)
     return [CloudEvent(id=event.id, source="/worker", type="result.made")]

@@ -186,6 +186,18 @@ def test_dead_letters_are_listed_shown_and_sent_again(home: Path) -> None:
     """After a repair, one command sends the letters again and names those it could not."""
     listed = output(home, "dead-letters", "list")["items"]
     assert [one["sequence"] for one in listed] == [3, 2, 1]
+    assert len(output(home, "dead-letters", "list", "--limit", "600", "--since", "1h")["items"]) == 3
+    assert output(home, "dead-letters", "list", "--until", "1h") == {"items": [], "next": None}
+    of_study = output(home, "dead-letters", "list", "--study", STUDY, "--reason", "REASON 1")["items"]
+    assert [one["sequence"] for one in of_study] == [1]
+    groups = output(home, "dead-letters", "summary", "--function", "forward-instances")["groups"]
+    assert sorted((one["reason"], one["destination"], one["count"]) for one in groups) == [
+        ("reason 1", "pacs", 1),
+        ("reason 2", "pacs", 1),
+    ]
+    heading, *rows = bucky(home, "dead-letters", "summary").stdout.splitlines()
+    assert (heading.split("\t")[0], len(rows)) == ("count", 3)
+    assert bucky(home, "dead-letters", "list", "--since", "yesterday").exit_code == 2
     whole = json.loads(bucky(home, "dead-letters", "show", "2").stdout)
     assert whole["event"]["data"]["destination"] == "pacs"
     assert output(home, "dead-letters", "redrive", "2") == {"redriven": ["2"], "failed": {}}

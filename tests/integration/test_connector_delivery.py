@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from itertools import chain
 from typing import Any
 
@@ -10,20 +9,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from bucky.events import DeadLettered
-from bucky.settings import Settings
-from tests.integration.connector_stage import Batch, Stage, answer, failure, result_of, stage, until
-
-
-@pytest.fixture
-async def on_stage(nats_settings: Settings) -> AsyncIterator[Stage]:
-    """A running connector."""
-    async with stage(nats_settings) as made:
-        yield made
-
-
-def names(prefix: str, count: int) -> list[str]:
-    """Return event ids."""
-    return [f"{prefix}{number:03}" for number in range(count)]
+from tests.integration.connector_stage import Batch, Stage, answer, failure, names, result_of, until
 
 
 async def dead_letters(made: Stage) -> list[DeadLettered]:
@@ -170,7 +156,7 @@ async def test_a_refused_batch_is_halved_until_the_offender_is_alone(on_stage: S
     """Protects the neighbours of one event that makes the function refuse the request."""
 
     async def behave(batch: Batch) -> Response:
-        if any(event["id"] == "e005" for event in batch):
+        if any(event["id"] == "e0005" for event in batch):
             return JSONResponse({"error": "the fifth is wrong"}, status)
         return answer(events=[result_of(event["id"]) for event in batch])
 
@@ -179,10 +165,10 @@ async def test_a_refused_batch_is_halved_until_the_offender_is_alone(on_stage: S
     await on_stage.settled("worker")
     (letter,) = await dead_letters(on_stage)
     assert (letter.event["id"], letter.reason) == (
-        "e005",
+        "e0005",
         f"the function answered {status}: the fifth is wrong",
     )
-    assert {event.id for event in await on_stage.messages("RESULTS")} == set(names("e", 16)) - {"e005"}
+    assert {event.id for event in await on_stage.messages("RESULTS")} == set(names("e", 16)) - {"e0005"}
 
 
 @pytest.mark.parametrize("wrong", [500, 504, 204, "contract"])
@@ -190,7 +176,7 @@ async def test_a_poison_event_neither_kills_nor_blocks_its_neighbours(on_stage: 
     """Protects the neighbours of one event that makes the whole call fail, with a single attempt allowed."""
 
     async def behave(batch: Batch) -> Response:
-        if any(event["id"] == "e003" for event in batch):
+        if any(event["id"] == "e0003" for event in batch):
             return JSONResponse({}, 200) if wrong == "contract" else Response(status_code=wrong)
         return answer(events=[result_of(event["id"]) for event in batch])
 
@@ -198,8 +184,8 @@ async def test_a_poison_event_neither_kills_nor_blocks_its_neighbours(on_stage: 
     on_stage.gateway.deploy("worker", behave, topic="work.item.*", max_attempts="1", backoff="20ms", linger_ms="300")
     await on_stage.settled("worker")
     (letter,) = await dead_letters(on_stage)
-    assert letter.event["id"] == "e003"
-    assert {event.id for event in await on_stage.messages("RESULTS")} == set(names("e", 8)) - {"e003"}
+    assert letter.event["id"] == "e0003"
+    assert {event.id for event in await on_stage.messages("RESULTS")} == set(names("e", 8)) - {"e0003"}
 
 
 async def test_a_call_that_takes_too_long_is_a_failed_attempt(on_stage: Stage) -> None:

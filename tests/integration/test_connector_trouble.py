@@ -1,26 +1,13 @@
 """The connector when functions are stuck, missing, busy, changed; no infrastructure makes a dead letter."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from starlette.responses import Response
 
 from bucky.settings import Settings
 from jetstream_connector.breaker import State
-from tests.integration.connector_stage import Batch, Stage, answer, result_of, stage, succeed, until
-
-
-@pytest.fixture
-async def on_stage(nats_settings: Settings) -> AsyncIterator[Stage]:
-    """A running connector."""
-    async with stage(nats_settings) as made:
-        yield made
-
-
-def names(prefix: str, count: int) -> list[str]:
-    """Return event ids."""
-    return [f"{prefix}{number:03}" for number in range(count)]
+from tests.integration.connector_stage import Batch, Stage, answer, names, result_of, stage, succeed, until
 
 
 def seen(made: Stage, name: str) -> set[str]:

@@ -147,14 +147,14 @@ def test_a_destination_that_is_down_delays_and_loses_nothing(
     events, port = [request(objects, number) for number in range(3)], free_port()
     route_to(index, port)
     result = handle_batch(events, CONTEXT, objects, index)
-    assert [failure.retryable for failure in result.failures] == [True] * 3
+    assert [(failure.retryable, failure.attempted) for failure in result.failures] == [(True, False)] * 3
     assert result.events == ()
     assert {state(index, event) for event in events} == {DeliveryState.RETRYING}
     assert "Connection refused" in index.delivery(events[0].id).reason
     with Destination(tmp_path, port=port):
         assert handle_batch(events, CONTEXT, objects, index).failures == ()
     assert {state(index, event) for event in events} == {DeliveryState.DELIVERED}
-    assert index.delivery(events[0].id).attempts == 2
+    assert index.delivery(events[0].id).attempts == 1, "knocking at a closed door is no attempt at an instance"
 
 
 def test_an_unknown_destination_fails_for_good_and_can_be_redriven(
@@ -309,7 +309,7 @@ def test_an_abort_delays_one_instance(tmp_path: Path, index: Index, objects: Mem
     with Destination(tmp_path, script=script) as destination:
         route_to(index, destination.port, max_associations=1)
         (failure,) = handle_batch(events, CONTEXT, objects, index).failures
-    assert (failure.item_identifier, failure.retryable) == (events[2].id, True)
+    assert (failure.item_identifier, failure.retryable, failure.attempted) == (events[2].id, True, True)
     assert [state(index, event) for event in events].count(DeliveryState.DELIVERED) == 4
 
 

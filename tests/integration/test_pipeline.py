@@ -116,9 +116,9 @@ def test_no_patient_values_in_logs(stack: RunningStack, files: list[DemoFile]) -
 
 
 def test_command_line_reads_the_stack(stack: RunningStack, files: list[DemoFile]) -> None:
-    """`bucky status`, `studies` and `deliveries` answer as JSON from the running stack's home."""
+    """`bucky status`, `studies`, `deliveries` and `queues` answer as JSON from the running stack's home."""
     assert files
-    for command in ("status", "studies", "deliveries", "doctor"):
+    for command in ("status", "studies", "deliveries", "queues", "doctor"):
         arguments = (sys.executable, "-m", "bucky.cli", command, "--json")
         shown = subprocess.run(
             arguments,

@@ -77,6 +77,17 @@ def test_the_subject_and_the_trace_follow(index: Index) -> None:
     assert index.delivery(event.id).trace_id == "ab" * 16
 
 
+def test_an_urgent_rule_makes_an_urgent_delivery(index: Index) -> None:
+    """The priority of a rule must reach the queue, and the function that sends."""
+    routing = index.routing()
+    rules = [{**rule.model_dump(by_alias=True), "priority": "urgent"} for rule in routing.document.rules]
+    urgent = Routing.model_validate({**routing.document.model_dump(by_alias=True), "rules": rules})
+    index.save_routing(urgent, routing.version, "test")
+    (event,) = handle_batch([_index(index, indexed("mr"))], CONTEXT, index).events
+    assert event.nats_subject == "dicom.delivery.requested.pacs.urgent"
+    assert _delivery(event).priority == "urgent"
+
+
 def test_an_instance_the_index_lost_is_tried_again(index: Index) -> None:
     """While an index is rebuilt, routing waits for the instance instead of deciding without its header."""
     known = _index(index, indexed("a"))

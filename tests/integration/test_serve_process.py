@@ -78,6 +78,7 @@ async def test_batches_run_side_by_side_and_checks_are_answered_meanwhile(tmp_pa
             assert (await slow).status_code == 200
             metrics = (await client.get("/metrics")).text
     assert 'bucky_function_events_total{function="serve-worker",outcome="success"} 2.0' in metrics
+    assert "worker_events_total 2.0" in metrics, "what the handler itself measures"
 
 
 async def test_readiness_follows_the_object_store(store_server: tuple[Running, Settings], tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def test_every_annotation_is_read() -> None:
             "jetstream.ack-wait": "90s",
             "jetstream.timeout": "10m",
             "jetstream.partition": "subject",
+            "jetstream.max-in-flight": "40",
+            "jetstream.priority": "urgent",
             "unrelated": "anything",
         }
     ) == Subscription(
@@ -55,6 +57,8 @@ def test_every_annotation_is_read() -> None:
         ack_wait=90.0,
         timeout=600.0,
         partitioned=True,
+        max_in_flight=40,
+        urgent_topics=("orders.paid.urgent", "orders.*.returned.urgent"),
     )
 
 
@@ -81,6 +85,8 @@ def test_every_annotation_is_read() -> None:
         ("jetstream.ack-wait", "60"),
         ("jetstream.timeout", "0s"),
         ("jetstream.partition", "destination"),
+        ("jetstream.max-in-flight", "0"),
+        ("jetstream.priority", "high"),
         ("jetstream.batchsize", "5"),
     ],
 )
@@ -130,3 +136,9 @@ def test_durable_names_differ_where_only_replaced_characters_do() -> None:
     """Protects two functions or subjects from sharing one consumer."""
     pairs = [("f", "a.b"), ("f", "a_b"), ("f", "a.*"), ("f", "a.>"), ("f-a", "b"), ("g", "a.b")]
     assert len({durable_name(*pair) for pair in pairs}) == len(pairs)
+
+
+def test_priority_needs_a_topic_that_does_not_take_the_urgent_subjects_itself() -> None:
+    """Protects an urgent event from being handed out twice, by two consumers of one function."""
+    with pytest.raises(AnnotationError, match=r"jetstream\.priority.*orders\.>"):
+        parse({"topic": "orders.>", "jetstream.priority": "urgent"})

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from jetstream_connector.gate import Hold
 from jetstream_connector.outcomes import (
     LOSSES_PER_ATTEMPT,
     Ack,
@@ -207,3 +208,32 @@ def test_every_status_gives_every_item_one_action_or_a_split() -> None:
             assert len(verdict.actions) == (0 if verdict.split else count)
             assert not (verdict.split and count == 1)
             assert Ack() not in verdict.actions
+
+
+def test_what_was_not_attempted_burns_no_attempt() -> None:
+    """Protects events from a destination that is away: not even the last attempt is burned for nothing."""
+    items = (Item("fine"), Item("waits", attempts=2), Item("later", attempts=2))
+    verdict = decide(
+        answer(failure("waits", True, attempted=False), failure("later", True, attempted=False, retryAfter=7)),
+        items,
+        POLICY,
+    )
+    assert verdict.actions == (Ack(), Retry(1.0, "why"), Retry(7.0, "why"))
+    assert (verdict.hold, verdict.through) == (None, True)
+
+
+def test_a_batch_of_which_nothing_got_through_is_a_hold() -> None:
+    """Protects a subject from being tried again and again while its destination is away, with the shortest wait."""
+    waits = [failure(name, True, attempted=False, retryAfter=wait) for name, wait in (("a", 90), ("b", 30))]
+    verdict = decide(answer(*waits), TWO, POLICY)
+    assert (verdict.hold, verdict.through) == (Hold("why", 30.0), False)
+    lost_one = decide(answer(failure("a", True), failure("b", True, attempted=False)), TWO, POLICY)
+    assert lost_one.hold == Hold("why", None)
+    assert [action.counted for action in retries(lost_one)] == [True, False]
+
+
+def test_attempts_that_failed_are_no_hold_and_a_refusal_gets_through() -> None:
+    """Protects the difference between events that fail for themselves and a destination that is away."""
+    assert decide(answer(failure("a", True), failure("b", True)), TWO, POLICY).hold is None
+    refused = decide(answer(failure("a", False), failure("b", True, attempted=False)), TWO, POLICY)
+    assert (refused.hold, refused.through) == (None, True)

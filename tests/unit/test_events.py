@@ -6,7 +6,16 @@ import re
 import pytest
 
 from bucky.errors import Permanent
-from bucky.events import PAYLOADS, CloudEvent, DeliveryRequested, InstanceStored, ReceivedInstance, delivery_id, utc_now
+from bucky.events import (
+    PAYLOADS,
+    CloudEvent,
+    DeliveryCompleted,
+    DeliveryRequested,
+    InstanceStored,
+    ReceivedInstance,
+    delivery_id,
+    utc_now,
+)
 from bucky.trace import new_traceparent
 
 STORED = InstanceStored(
@@ -50,6 +59,21 @@ def test_the_same_fact_is_the_same_message() -> None:
     requested = CloudEvent.of(REQUESTED, source="/test")
     assert requested.nats_subject == "dicom.delivery.requested.pacs"
     assert requested.nats_msg_id != first.nats_msg_id
+
+
+def test_an_urgent_delivery_has_a_queue_of_its_own() -> None:
+    """What is urgent must not wait behind routine deliveries to the same destination; its outcome is as any."""
+    urgent = REQUESTED.model_copy(update={"priority": "urgent"})
+    event = CloudEvent.model_validate_json(CloudEvent.of(urgent, source="/test").to_json())
+    assert event.nats_subject == "dicom.delivery.requested.pacs.urgent"
+    completed = DeliveryCompleted(**urgent.model_dump(), completed_at=utc_now())
+    assert CloudEvent.of(completed, source="/test").nats_subject == "dicom.delivery.completed.pacs"
+
+
+def test_an_extension_of_another_that_is_called_priority_does_no_harm() -> None:
+    """An event of somebody else may use the name for a number; it is kept and changes nothing."""
+    event = CloudEvent.model_validate({"id": "1", "source": "/x", "type": "other.made", "priority": 5})
+    assert (event.nats_subject, json.loads(event.to_json())["priority"]) == ("other.made", 5)
 
 
 def test_delivery_ids_differ_by_each_part() -> None:

@@ -165,3 +165,22 @@ def test_a_wrong_routing_is_refused_in_a_sentence(text: str, said: str) -> None:
     """Who writes a routing wrong is told the place and the mistake, and the old one stays in force."""
     with pytest.raises(InvalidRouting, match=said):
         Routing.from_yaml(text)
+
+
+def test_a_destination_gets_urgently_what_any_rule_calls_urgent() -> None:
+    """Protects an urgent study whose destination an earlier, routine rule has named already."""
+    routing = Routing.model_validate(
+        {
+            "destinations": [
+                {"name": name, "type": "dimse", "aet": "X", "host": "h", "port": 104} for name in ("pacs", "archive")
+            ],
+            "rules": [
+                {"name": "all", "destinations": ["pacs", "archive"]},
+                {"name": "ct-first", "priority": "urgent", "destinations": ["pacs"]},
+            ],
+        }
+    )
+    assert evaluate(routing, FACTS).decisions == (
+        Decision("pacs", "all", "urgent"),
+        Decision("archive", "all", "routine"),
+    )

@@ -12,6 +12,9 @@ from rich.text import Text
 STYLES = {
     "up": "green",
     "down": "bold red",
+    "goes": "green",
+    "held": "yellow",
+    "invalid": "bold red",
     "delivered": "green",
     "requested": "cyan",
     "retrying": "yellow",

@@ -30,6 +30,15 @@ DELIVERY_COLUMNS = {
     "sop_instance_uid": "Instance",
     "updated_at": "Changed",
 }
+QUEUE_COLUMNS = {
+    "function": "Function",
+    "subject": "Subject",
+    "waiting": "Waiting",
+    "in_hand": "In hand",
+    "state": "State",
+    "why": "Why",
+    "until": "Until",
+}
 
 
 def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
@@ -114,3 +123,13 @@ def deliveries(
     print_rows(page["items"], DELIVERY_COLUMNS, "No deliveries.")
     if page["next"] is not None:
         typer.echo(f"There are more: --after {page['next']}", err=True)
+
+
+def queues(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
+    """Show what waits for each function and destination, why, and until when."""
+    with api(home, url, api_key, ca) as client:
+        found = client.get("/api/queues")
+    if as_json:
+        print_json(found)
+    else:
+        print_rows(found, QUEUE_COLUMNS, "No queues: no function is deployed yet.")

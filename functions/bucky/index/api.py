@@ -3,12 +3,13 @@
 Raises `IndexUnavailable` when the database does not answer, `NotFound` for what is not there.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
-from bucky.index import deliveries, instances, migrate, routing_versions, studies
+from bucky.index import bandwidth, deliveries, instances, migrate, routing_versions, studies
 from bucky.index.database import Database
 from bucky.index.rows import (
     Counts,
@@ -118,6 +119,14 @@ class Index:
     def redriven(self, delivery_ids: Iterable[str]) -> list[str]:
         """Set deliveries to be done again, before their requests are published; return the ids that exist."""
         return self._db.write(deliveries.redriven, delivery_ids, utc_now())
+
+    def delivered(self, delivery_ids: Sequence[str]) -> set[str]:
+        """Return those of these deliveries, at most some thousands, that were made."""
+        return self._db.read(deliveries.delivered, delivery_ids)
+
+    def take_bandwidth(self, destination: str, count: int, bytes_per_second: int) -> float:
+        """Give out so many bytes of a destination's bandwidth; return the seconds until they may be sent."""
+        return self._db.write(bandwidth.take, destination, count, bytes_per_second, time.time())
 
     def delivery(self, delivery_id: str) -> DeliveryRow:
         """Return a delivery."""

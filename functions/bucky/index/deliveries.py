@@ -49,7 +49,7 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             one.delivery_id,
             to,
             one.at,
-            attempts=deliveries.c.attempts + 1,
+            attempts=deliveries.c.attempts + int(one.tried),
             reason=_text(one.reason),
             detail=_text(one.detail),
             completed_at=one.at if to is DeliveryState.DELIVERED else None,
@@ -87,6 +87,13 @@ def one(connection: Connection, delivery_id: str) -> DeliveryRow:
     if row is None:
         raise NotFound("the index has no such delivery")
     return _delivery(row)
+
+
+def delivered(connection: Connection, delivery_ids: Sequence[str]) -> set[str]:
+    """Return those of these deliveries that the destination has."""
+    c = deliveries.c
+    query = select(c.delivery_id).where(c.delivery_id.in_(delivery_ids), c.state == DeliveryState.DELIVERED)
+    return set(connection.execute(query).scalars())
 
 
 def listed(

@@ -151,13 +151,17 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
-    """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered."""
+    """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered.
+
+    `tried` is false when the destination was not even given it, which is not counted as an attempt.
+    """
 
     delivery_id: str
     outcome: AttemptOutcome
     reason: str = ""
     detail: str = ""
     at: datetime = field(default_factory=utc_now)
+    tried: bool = True
 
 
 @dataclass(frozen=True, slots=True)

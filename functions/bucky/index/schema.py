@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -184,4 +185,12 @@ routing_versions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("author", Text, nullable=False),
     Column("document", JSON, nullable=False),
+)
+
+# One row for each destination with a cap: until when its bandwidth is given out, in Unix time.
+bandwidth = Table(
+    "bandwidth",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("free_at", Double, nullable=False),
 )

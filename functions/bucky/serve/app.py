@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -176,7 +176,9 @@ class _Metrics:
         self._last.labels(self._function).set_to_current_time()
 
     async def page(self, _request: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        # The function's own, and what its handler measures by itself.
+        page = generate_latest(self._registry) + generate_latest(REGISTRY)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
 def _without_duplicates(events: Sequence[CloudEvent]) -> list[CloudEvent]:

@@ -1,0 +1,51 @@
+"""Whether a subject is worth trying: shut when what it leads to is away, closed or at its limit.
+
+It is the function that says so, of its events (`"attempted": false`); other subjects go on. Pure, but for
+the clock on the wall, which the health page shows.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from jetstream_connector.breaker import Breaker, State
+
+# A function that says "in ten hours" is asked again earlier: somebody may have changed its mind.
+LONGEST_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The function's word that nothing of a batch got through; `retry_after` is in seconds, if it said so."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+class Gate:
+    """One consumer's gate; every time is in seconds of one monotonic clock, but for `until`."""
+
+    def __init__(self) -> None:
+        self._breaker = Breaker()
+        self.reason: str | None = None
+        self.until: datetime | None = None
+
+    def state(self, now: float) -> State:
+        """Return closed (in the sense of a circuit) while all goes through."""
+        return self._breaker.state(now)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until one event may be tried; 0 when now."""
+        return self._breaker.wait(now)
+
+    def shut(self, hold: Hold, called_at: float, now: float) -> None:
+        """Let nothing through for a while: as long as was said, within bounds, or a wait that doubles."""
+        asked = None if hold.retry_after is None else min(max(hold.retry_after, 0.05), LONGEST_WAIT_SECONDS)
+        self._breaker.down(called_at, now, asked)
+        self.reason = hold.reason
+        wait = self.wait(now) if hold.retry_after is None else hold.retry_after
+        self.until = datetime.now(UTC) + timedelta(seconds=wait)
+
+    def open(self) -> None:
+        """Note that something got through."""
+        self._breaker.answered()
+        self.reason = self.until = None

@@ -1,0 +1,15 @@
+"""Fixtures that several integration tests share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bucky.settings import Settings
+from tests.integration.connector_stage import Stage, stage
+
+
+@pytest.fixture
+async def on_stage(nats_settings: Settings) -> AsyncIterator[Stage]:
+    """A running connector, in this process."""
+    async with stage(nats_settings) as made:
+        yield made
