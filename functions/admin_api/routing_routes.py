@@ -23,7 +23,9 @@ from admin_api.routing_edits import (
 )
 from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
-from bucky.routing import NAME_PATTERN, Destination, Routing, Rule
+from bucky.names import NAME_PATTERN
+from bucky.routing import Destination, Routing
+from bucky.rules.model import Rule
 
 AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."

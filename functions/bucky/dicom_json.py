@@ -23,7 +23,7 @@ MAX_BINARY_BYTES = 1024
 MAX_DEPTH = 32
 
 # What pydicom raises for values it cannot decode; there is no common ancestor.
-_UNDECODABLE = (
+UNDECODABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -80,7 +80,7 @@ def _model(dataset: Dataset, undecodable: list[str], depth: int) -> dict[str, An
         if element is None:
             try:
                 element = _element(dataset[tag], undecodable, depth)
-            except _UNDECODABLE:
+            except UNDECODABLE:
                 undecodable.append(name)
                 continue
         if element is not None:

@@ -19,7 +19,7 @@ Ids are deterministic, so publishing the same fact twice is one message (`Nats-M
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -27,6 +27,8 @@ from bucky.errors import Permanent
 
 MEDIA_TYPE = "application/cloudevents+json"
 BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+
+Priority = Literal["urgent", "routine"]
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 Uid = Field(pattern=r"^[0-9.]{1,64}$")
@@ -73,13 +75,14 @@ class Instance(Payload):
 
 
 class ReceivedInstance(Instance):
-    """An instance with the association that brought it."""
+    """An instance with the association that brought it; `listener` is empty where the edge did not name it."""
 
     calling_aet: str
     called_aet: str
     source_address: str
     association_id: str
     received_at: AwareDatetime
+    listener: str = ""
 
 
 class InstanceStored(ReceivedInstance):
@@ -120,17 +123,22 @@ class Delivery(Payload):
 
 
 class DeliveryRequested(Delivery):
-    """A rule decided that the instance goes to the destination."""
+    """A rule decided that the instance goes to the destination, and how soon."""
 
     TYPE: ClassVar[str] = "dicom.delivery.requested"
+    priority: Priority = "routine"
 
 
 class DeliveryCompleted(Delivery):
-    """The destination itself answered success, or a warning named in `detail`, for this instance."""
+    """The destination itself answered success, or a warning named in `detail`, for this instance.
+
+    `sent_sha256` is of the data set bytes that went, where the rule had changed them.
+    """
 
     TYPE: ClassVar[str] = "dicom.delivery.completed"
     completed_at: AwareDatetime
     detail: str = ""
+    sent_sha256: str | None = None
 
 
 class DeliveryFailed(Delivery):

@@ -2,18 +2,19 @@
 
 A decision is recorded before its event is returned, and the event is returned again for as long as the
 delivery is not settled: after a crash in between, that heals the rest. Ids are deterministic, so deciding
-twice under one version of the rules is one delivery.
+twice under one version of the rules is one delivery. What an earlier version has sent, or is sending, to the
+same destination in the same form is not requested again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bucky.contract import BatchResult, ItemFailure
+from bucky.decisions import facts_of, not_under_way, requests_of
 from bucky.errors import Permanent, Retriable
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
+from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
 from bucky.handlers import Context, failure_of
 from bucky.index import Index, InstanceRow, RoutingVersion
-from bucky.rules import Facts, evaluate
 from bucky.trace import trace_id
 
 
@@ -58,22 +59,8 @@ def _instance(event: CloudEvent) -> InstanceIndexed:
 def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> list[DeliveryRequested]:
     if row is None:
         raise Retriable("the index does not have this instance: it is being rebuilt, or was restored from a copy")
-    facts = Facts(
-        header=row.header or {},
-        calling_aet=instance.calling_aet,
-        called_aet=instance.called_aet,
-        source_address=instance.source_address,
-    )
-    return [
-        DeliveryRequested(
-            delivery_id=delivery_id(instance.sha256, decision.destination, routing.version),
-            destination=decision.destination,
-            rule=decision.rule,
-            rule_version=routing.version,
-            instance=row.received(),
-        )
-        for decision in evaluate(routing.document, facts).decisions
-    ]
+    # Another sender may have brought the same bytes before: what counts is who brought them now.
+    return requests_of(row.received(), facts_of(instance, row.header), routing)
 
 
 def _requested(
@@ -81,7 +68,8 @@ def _requested(
 ) -> tuple[CloudEvent, ...]:
     """Record the decisions; return an event for each delivery that is still to be done."""
     traces = {one: trace for one, (cause, _) in requests.items() if (trace := trace_id(cause.traceparent))}
-    pending = index.request_deliveries([request for _, request in requests.values()], traces)
+    wanted = not_under_way(index, [request for _, request in requests.values()])
+    pending = index.request_deliveries(wanted, traces)
     return tuple(ctx.event(requests[one][1], requests[one][0]) for one in pending)
 
 
