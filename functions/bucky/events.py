@@ -123,10 +123,11 @@ class Delivery(Payload):
 
 
 class DeliveryRequested(Delivery):
-    """A rule decided that the instance goes to the destination, and how soon."""
+    """A rule decided that the instance goes to the destination, how soon, and with which changes, if any."""
 
     TYPE: ClassVar[str] = "dicom.delivery.requested"
     priority: Priority = "routine"
+    morph_sha256: str | None = None
 
 
 class DeliveryCompleted(Delivery):

@@ -13,6 +13,7 @@ matches every instance. A disabled rule is not evaluated. A disabled destination
 those requested before are still carried out.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -95,13 +96,14 @@ class Routing(_Model):
         """Return the crosswalk with this name."""
         return next((one for one in self.crosswalks if one.name == name), None)
 
-    def form(self, rule_name: str) -> object:
-        """Return what a rule makes of an instance on the way: equal where the same goes out; None without the rule."""
+    def morph_sha256(self, rule_name: str) -> str | None:
+        """Return a digest of what a rule changes on the way: equal where the same is sent, None for no change."""
         rule = self.rule(rule_name)
         if rule is None or not rule.morph:
-            return None if rule is None else ()
-        tables = [action.table for action in rule.morph if isinstance(action, CrosswalkAction)]
-        return (rule.morph, rule.original_attributes, tuple(self.crosswalk(name) for name in tables))
+            return None
+        tables = [self.crosswalk(action.table) for action in rule.morph if isinstance(action, CrosswalkAction)]
+        said = [one.model_dump_json(by_alias=True) for one in (*rule.morph, *tables) if one is not None]
+        return hashlib.sha256("\n".join([rule.original_attributes, *said]).encode()).hexdigest()
 
     def _check_morph(self, rule: Rule) -> None:
         for action in rule.morph:

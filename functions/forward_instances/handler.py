@@ -19,14 +19,15 @@ from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
+from bucky.events import CloudEvent, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index, RoutingVersion
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 from bucky.routing import Destination
 from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from bucky.trace import trace_id
-from forward_instances.content import data_set_of
+from forward_instances.content import Contents
 
 BATCH_SECONDS = 60.0
 """No instance is begun later than this: the caller waits for an answer to the whole batch."""
@@ -54,7 +55,9 @@ class _Answer:
     failure: ItemFailure | None = None
 
 
-def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index) -> BatchResult:
+def handle_batch(
+    events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index, crosswalks: Crosswalks
+) -> BatchResult:
     """Make each delivery that is not made yet."""
     answers: list[_Answer] = []
     requests: dict[str, _Request] = {}
@@ -71,11 +74,12 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStor
         {name: trace for name, trace in traces.items() if trace is not None},
     )
     to_do = [requests[name] for name in pending]
-    results = list(_carried_out(to_do, objects, index.routing())) if to_do else []
-    index.delivery_attempted([_attempt(request, result) for request, result in results])
+    contents = Contents(objects, index, crosswalks)
+    results = list(_carried_out(to_do, contents, index.routing())) if to_do else []
+    index.delivery_attempted([_attempt(request, result, contents) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
-        answers.append(_answer(ctx, request, result))
+        answers.append(_answer(ctx, request, result, contents))
     for name in requests.keys() - set(pending):
         answers.append(_settled(ctx, requests[name], index.delivery(name)))
     return BatchResult(
@@ -92,7 +96,7 @@ def _read(event: CloudEvent) -> _Request:
 
 
 def _carried_out(
-    requests: Sequence[_Request], objects: ObjectStore, routing: RoutingVersion
+    requests: Sequence[_Request], contents: Contents, routing: RoutingVersion
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send to each destination in turn; the caller normally gives us the deliveries of one."""
     by_destination: dict[str, list[_Request]] = defaultdict(list)
@@ -104,10 +108,10 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
-            yield from zip(group, _sent(group, objects, destination), strict=True)
+            yield from zip(group, _sent(group, contents, destination), strict=True)
 
 
-def _sent(requests: Sequence[_Request], objects: ObjectStore, destination: Destination) -> list[StoreResult]:
+def _sent(requests: Sequence[_Request], contents: Contents, destination: Destination) -> list[StoreResult]:
     peer = Peer(
         aet=destination.aet,
         host=destination.host,
@@ -116,29 +120,32 @@ def _sent(requests: Sequence[_Request], objects: ObjectStore, destination: Desti
         timeout=destination.timeout_seconds,
         tls_ca_file=destination.tls_ca_file,
     )
-    items = [_outgoing(request.delivery, objects) for request in requests]
+    items = [_outgoing(request.delivery, contents) for request in requests]
     return store_all(peer, items, associations=destination.max_associations, seconds=BATCH_SECONDS)
 
 
-def _outgoing(delivery: DeliveryRequested, objects: ObjectStore) -> Outgoing:
+def _outgoing(delivery: DeliveryRequested, contents: Contents) -> Outgoing:
     instance = delivery.instance
     return Outgoing(
         instance.sop_class_uid,
         instance.sop_instance_uid,
         instance.transfer_syntax_uid,
-        partial(data_set_of, objects, instance),
+        partial(contents.open, delivery),
     )
 
 
-def _attempt(request: _Request, result: StoreResult) -> DeliveryAttempt:
+def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
     answered = "" if result.status is None else f"0x{result.status:04X} {result.comment}".strip()
-    return DeliveryAttempt(request.delivery.delivery_id, _ATTEMPTS[result.outcome], result.reason, answered)
+    delivery_id = request.delivery.delivery_id
+    sent = contents.sent.get(delivery_id)
+    return DeliveryAttempt(delivery_id, _ATTEMPTS[result.outcome], result.reason, answered, sent_sha256=sent)
 
 
-def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
+def _answer(ctx: Context, request: _Request, result: StoreResult, contents: Contents) -> _Answer:
     if result.outcome is Outcome.STORED:
-        payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason)
+        sent = contents.sent.get(request.delivery.delivery_id)
+        payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason, sent_sha256=sent)
         return _Answer(event=ctx.event(payload, request.cause))
     if result.outcome is Outcome.UNAVAILABLE:
         return _Answer(failure=_failure(request.cause, result.reason, retryable=True, retry_after=result.retry_after))
@@ -151,14 +158,15 @@ def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
 def _settled(ctx: Context, request: _Request, row: DeliveryRow) -> _Answer:
     """Answer again for a delivery settled before: whoever asked may have missed the first answer."""
     if row.state is DeliveryState.DELIVERED:
-        payload = DeliveryCompleted(**_fields(request), completed_at=row.completed_at or row.updated_at)
+        completed_at = row.completed_at or row.updated_at
+        payload = DeliveryCompleted(**_fields(request), completed_at=completed_at, sent_sha256=row.sent_sha256)
         return _Answer(event=ctx.event(payload, request.cause))
     redriven_meanwhile = row.state in {DeliveryState.REQUESTED, DeliveryState.RETRYING}
     return _Answer(failure=_failure(request.cause, row.reason, retryable=redriven_meanwhile))
 
 
 def _fields(request: _Request) -> dict[str, object]:
-    return {name: getattr(request.delivery, name) for name in DeliveryRequested.model_fields}
+    return {name: getattr(request.delivery, name) for name in Delivery.model_fields}
 
 
 def _failure(event: CloudEvent, reason: str, *, retryable: bool, retry_after: float | None = None) -> ItemFailure:

@@ -175,6 +175,7 @@ def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[st
         "updated_at": now,
         "trace_id": trace_id,
         "priority": one.priority,
+        "morph_sha256": one.morph_sha256,
     }
 
 

@@ -188,6 +188,7 @@ class DeliveryRow:
     completed_at: datetime | None
     trace_id: str | None
     priority: Priority = "routine"
+    morph_sha256: str | None = None
     sent_sha256: str | None = None
 
 

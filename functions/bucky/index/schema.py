@@ -172,6 +172,7 @@ deliveries = Table(
     Column("completed_at", UtcDateTime),
     Column("trace_id", String(32)),
     Column("priority", String(16), nullable=False, server_default="routine"),
+    Column("morph_sha256", String(64)),  # of the changes that the rule asks for, if any
     Column("sent_sha256", String(64)),  # of what went, where a rule had changed it
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),

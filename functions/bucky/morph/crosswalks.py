@@ -6,7 +6,7 @@ document only names them.
 
 import csv
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -77,6 +77,15 @@ class Crosswalks:
         if isinstance(crosswalk, CsvCrosswalk):
             return self._table(crosswalk).get(value)
         return self._queried(crosswalk, value)
+
+    def among(self, defined: Iterable[Crosswalk]) -> LookUp:
+        """Return what looks a value up in one of these crosswalks, by its name."""
+        by_name = {crosswalk.name: crosswalk for crosswalk in defined}
+
+        def look_up(table: str, value: str) -> str | None:
+            return self.look_up(by_name[table], value)
+
+        return look_up
 
     def close(self) -> None:
         """Close every connection."""

@@ -12,5 +12,6 @@ def upgrade() -> None:
     op.add_column("instances", sa.Column("listener", sa.Text(), nullable=False, server_default=""))
     op.create_index("instances_received_at", "instances", ["received_at", "sha256"])
     op.add_column("deliveries", sa.Column("priority", sa.String(length=16), nullable=False, server_default="routine"))
+    op.add_column("deliveries", sa.Column("morph_sha256", sa.String(length=64)))
     op.add_column("deliveries", sa.Column("sent_sha256", sa.String(length=64)))
     op.add_column("routing_versions", sa.Column("note", sa.Text(), nullable=False, server_default=""))
