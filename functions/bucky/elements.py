@@ -5,9 +5,10 @@ knows where every element ends, keeps what is small, skips what is bulky and sto
 uses no recursion, and its work is bounded whatever the bytes say.
 """
 
+import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
@@ -39,6 +40,25 @@ class Source(Protocol):
 
     def size(self) -> int | None:
         """Return how many bytes there are, or None when that is not known yet."""
+
+
+class StreamSource:
+    """The bytes of a stream that can be rewound."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        here = stream.tell()
+        self._size = stream.seek(0, os.SEEK_END)
+        stream.seek(here)
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return bytes of the stream."""
+        self._stream.seek(offset)
+        return self._stream.read(length)
+
+    def size(self) -> int:
+        """Return how many bytes there are."""
+        return self._size
 
 
 class Element(NamedTuple):

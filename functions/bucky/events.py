@@ -171,9 +171,10 @@ class DeadLettered(Payload):
         return self.function
 
 
-def delivery_id(sha256: str, destination: str, rule_version: int) -> str:
-    """Return the deterministic id of a delivery (SHA-256, hexadecimal)."""
-    return hashlib.sha256(f"{sha256}\n{destination}\n{rule_version}".encode()).hexdigest()
+def delivery_id(sha256: str, destination: str, rule_version: int, morph_sha256: str | None = None) -> str:
+    """Return the deterministic id of a delivery (SHA-256, hexadecimal); other changes make it another delivery."""
+    parts = [sha256, destination, str(rule_version), *([morph_sha256] if morph_sha256 else [])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 PAYLOADS: Mapping[str, type[Payload]] = {

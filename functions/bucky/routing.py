@@ -102,7 +102,11 @@ class Routing(_Model):
         if rule is None or not rule.morph:
             return None
         tables = [self.crosswalk(action.table) for action in rule.morph if isinstance(action, CrosswalkAction)]
-        said = [one.model_dump_json(by_alias=True) for one in (*rule.morph, *tables) if one is not None]
+        said = [
+            one.model_dump_json(by_alias=True, exclude_defaults=True)
+            for one in (*rule.morph, *tables)
+            if one is not None
+        ]
         return hashlib.sha256("\n".join([rule.original_attributes, *said]).encode()).hexdigest()
 
     def _check_morph(self, rule: Rule) -> None:

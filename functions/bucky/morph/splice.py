@@ -15,7 +15,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
 from bucky.dicom_json import UNDECODABLE, quietly
-from bucky.elements import MAX_VALUE_BYTES, Element, Span, Walk
+from bucky.elements import MAX_VALUE_BYTES, Element, Span, StreamSource, Walk
 from bucky.errors import Permanent
 from bucky.header import data_set_of, encoding_of
 from bucky.identity import DEFLATED
@@ -100,7 +100,7 @@ def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Mor
     return Morphed(io.BufferedReader(_Spliced(content, pieces), _COPIED_BYTES), tuple(changing.changes))
 
 
-def _elements(spans: Iterable[Span], source: "StreamSource", wanted: Wanted) -> Iterator[Element]:
+def _elements(spans: Iterable[Span], source: StreamSource, wanted: Wanted) -> Iterator[Element]:
     """Yield the elements that are small, or that the changes need."""
     needed = set(_ALWAYS_READ)
     for action in wanted.actions:
@@ -231,25 +231,6 @@ class _Spliced(io.RawIOBase):
         if not self.closed:
             self._content.close()
         super().close()
-
-
-class StreamSource:
-    """The bytes of a stream that can be rewound."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        here = stream.tell()
-        self._size = stream.seek(0, io.SEEK_END)
-        stream.seek(here)
-
-    def at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the stream."""
-        self._stream.seek(offset)
-        return self._stream.read(length)
-
-    def size(self) -> int:
-        """Return how many bytes there are."""
-        return self._size
 
 
 def _inflated(content: BinaryIO) -> BinaryIO:

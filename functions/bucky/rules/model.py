@@ -12,6 +12,7 @@ from bucky.schedule import Schedule
 
 MAX_DEPTH = 16
 Trigger = Literal["instance", "series", "study_stable"]
+TRIGGERS: tuple[Trigger, ...] = ("instance", "series", "study_stable")
 
 
 class Rule(BaseModel):
