@@ -28,6 +28,7 @@ from bucky.errors import Permanent
 MEDIA_TYPE = "application/cloudevents+json"
 BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
 
+URGENT = "urgent"
 Priority = Literal["urgent", "routine"]
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from bucky.errors import BuckyError, Retriable
-from bucky.events import Priority
+from bucky.events import URGENT, Priority
 from bucky.morph.change import Change
 from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.splice import Wanted, change
@@ -61,7 +61,7 @@ def _going(decision: Decision, routing: Routing, header: Callable[[], Dataset], 
         changes, problem = tuple(change(header(), wanted).changes), ""
     except BuckyError as error:
         changes, problem = (), f"{'it would wait' if isinstance(error, Retriable) else 'not sent'}: {error}"
-    return Going(decision.destination, rule.name, rule.priority, changes, _kept(rule, changes), problem)
+    return Going(decision.destination, rule.name, decision.priority, changes, _kept(rule, changes), problem)
 
 
 def _kept(rule: Rule, changes: tuple[Change, ...]) -> str:
@@ -77,7 +77,7 @@ def lines(explanation: Explanation) -> Iterator[str]:
             yield f"rule {verdict.rule}: {'matches' if verdict.matched else 'does not match'}"
             yield from _reasons(verdict.why, 1)
     for going in explanation.deliveries:
-        urgent = ", urgent" if going.priority == "urgent" else ""
+        urgent = ", urgent" if going.priority == URGENT else ""
         yield f"goes to {going.destination} (rule {going.rule}{urgent})"
         for one in going.changes:
             yield f"  {one.attribute}: {_values(one.before)} → {_values(one.after)}  ({one.action})"

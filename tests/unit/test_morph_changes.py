@@ -254,6 +254,9 @@ def test_text_that_needs_a_character_set_gets_one() -> None:
     action = {"crosswalk": "PatientName", "table": "ids"}
     result = decoded(read(morph(encoded(sample()), EXPLICIT, action)))
     assert (result.SpecificCharacterSet, str(result.PatientName)) == ("ISO_IR 192", "Röntgen^Änne")
+    binary = sample(RescaleSlope="1.0", Rows=0xC8C8)
+    implicit = decoded(read(morph(encoded(binary, IMPLICIT), IMPLICIT, action)), IMPLICIT)
+    assert implicit.SpecificCharacterSet == "ISO_IR 192"
     latin = decoded(read(morph(encoded(sample(SpecificCharacterSet="ISO_IR 100")), EXPLICIT, action)))
     assert (latin.SpecificCharacterSet, str(latin.PatientName)) == ("ISO_IR 100", "Röntgen^Änne")
     cyrillic = encoded(sample(SpecificCharacterSet="ISO_IR 144"))

@@ -121,6 +121,17 @@ def test_the_first_rule_that_matches_decides_alone(caller: str, at: datetime, de
     assert list(evaluate(Routing.from_yaml(ROUTING), facts).decisions) == decided
 
 
+def test_one_urgent_rule_is_enough() -> None:
+    """A destination that several rules name gets it as the first says, and soon if any of them says so."""
+    routing = Routing.from_yaml(
+        ROUTING.replace("match: first", "match: all").replace("destinations: []", "destinations: [pacs]")
+    )
+    facts = Facts(header={}, calling_aet="TEST", received_at=MORNING)
+    assert evaluate(routing, facts).decisions == (Decision("pacs", "test-images"),)
+    hurried = Routing.from_yaml(routing.to_yaml().replace("name: rest", "name: rest\n  priority: urgent"))
+    assert evaluate(hurried, facts).decisions == (Decision("pacs", "test-images", "urgent"),)
+
+
 def test_a_rule_that_is_not_evaluated_says_why() -> None:
     """Whoever asks why a rule did nothing is told that it was off, waiting, asleep, or came too late."""
     routing = Routing.from_yaml(ROUTING.replace("rest, ", "rest, enabled: false, "))

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS, validate_value
 
+from bucky.dicom_json import dictionary_vr
 from bucky.errors import Permanent
 from bucky.morph.actions import WRITABLE_VRS
 
@@ -103,7 +104,8 @@ def _names(dataset: Dataset) -> list[str]:
 
 def _is_plain(element: DataElement | RawDataElement) -> bool:
     """Return whether an element's text is ASCII; what was changed before is text by now."""
-    if element.VR == "SQ" or element.VR not in {*_CHARACTER_SET_VRS, None}:
+    # In implicit VR an element does not say what it is; private ones then are bytes to everybody.
+    if (element.VR or dictionary_vr(element.tag)) not in _CHARACTER_SET_VRS:
         return True
     if isinstance(element, RawDataElement):
         return element.value is None or element.value.isascii()

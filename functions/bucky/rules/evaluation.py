@@ -5,12 +5,12 @@ condition found may be a patient value: show it to the user who asked, never log
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from bucky.events import Priority, utc_now
+from bucky.events import URGENT, Priority, utc_now
 from bucky.patterns import found_in
 from bucky.routing import Routing
 from bucky.rules.comparing import number, order
@@ -87,7 +87,10 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An instance goes to a destination because of a rule: the first that named it."""
+    """An instance goes to a destination because of a rule: the first that named it.
+
+    It is urgent when any rule that named it says so.
+    """
 
     destination: str
     rule: str
@@ -113,9 +116,10 @@ def evaluate(routing: Routing, facts: Facts, trigger: Trigger = "instance") -> E
         verdict = _judge(rule, facts, skipped)
         verdicts.append(verdict)
         if verdict.matched:
-            for name in rule.destinations:
-                if name in enabled:
-                    decided.setdefault(name, Decision(name, rule.name, rule.priority))
+            for name in (name for name in rule.destinations if name in enabled):
+                known = decided.setdefault(name, Decision(name, rule.name, rule.priority))
+                if rule.priority == URGENT != known.priority:
+                    decided[name] = replace(known, priority=URGENT)
             if routing.match == "first":
                 over = rule.name
     return Evaluation(tuple(decided.values()), tuple(verdicts))
