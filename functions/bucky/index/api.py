@@ -80,6 +80,12 @@ class Index:
         """Return a page of the current instances received in a time, with headers; `after` is the last page's last."""
         return self._db.read(instances.received_between, since, until, after, limit)
 
+    def study_with_headers(
+        self, study_uid: str, series_uid: str | None = None, *, after: str = "", limit: int = 500
+    ) -> list[InstanceRow]:
+        """Return a page of a study's, or one series', current instances, with headers; `after` is the last digest."""
+        return self._db.read(instances.headers_of_study, study_uid, series_uid, after, limit)
+
     # Studies
 
     def search_studies(self, query: StudyQuery) -> list[StudyRow]:

@@ -89,6 +89,18 @@ def received_between(
     return [_with_header(row) for row in rows]
 
 
+def headers_of_study(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str | None, after: str, limit: int
+) -> list[InstanceRow]:
+    """Return a page of the current instances of a study or series, with headers, by digest."""
+    c = instances.c
+    query = select(instances).where(c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after)
+    if series_instance_uid is not None:
+        query = query.where(c.series_instance_uid == series_instance_uid)
+    rows = connection.execute(query.order_by(c.sha256).limit(limit)).mappings()
+    return [_with_header(row) for row in rows]
+
+
 def of_series(
     connection: Connection, study_instance_uid: str, series_instance_uid: str | None, limit: int, offset: int
 ) -> list[InstanceRow]:

@@ -27,6 +27,13 @@ class Rule(BaseModel):
         description="When it is looked at: for each instance as it arrives, or for each instance of a series or "
         "study once that has been quiet.",
     )
+    quiet_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=7 * 86400,
+        description="How long nothing must have come for a series or study to be stable for this rule; without it, "
+        "`BUCKY_STUDY_QUIET_SECONDS`.",
+    )
     active: Schedule | None = Field(None, description="It holds for what is received at these times only.")
     when: Condition = Always()
     priority: Priority = Field("routine", description="`urgent` deliveries go before `routine` ones.")
@@ -42,6 +49,8 @@ class Rule(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.quiet_seconds is not None and self.trigger == "instance":
+            raise ValueError("quiet_seconds goes with trigger: series or study_stable")
         if depth(self.when) > MAX_DEPTH:
             raise ValueError(f"conditions may be nested {MAX_DEPTH} deep")
         for kind, triggers in ((StudyTest, {"study_stable"}), (SeriesTest, {"series", "study_stable"})):
