@@ -19,7 +19,7 @@ setup: .venv/.installed ## Install everything from the lock file into .venv
 	@python3 -m venv .cache/uv || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.venv/.installed: uv.lock pyproject.toml | $(filter .cache/%,$(UV))
+.venv/.installed: uv.lock pyproject.toml tools/build_express.py $(wildcard edge-scp/express/Cargo.* edge-scp/express/src/*) | $(filter .cache/%,$(UV))
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
@@ -69,4 +69,4 @@ test-powercut: setup ## Cut the power under load, again and again (root)
 	@TEST_POWERCUT=1 $(RUN)/pytest tests/faults/test_power_cut.py $(ARGS)
 
 clean: down ## Remove what was installed and everything the stack holds
-	@rm -rf .venv .cache .bucky
+	@rm -rf .venv .cache .bucky edge-scp/edge_scp/_express.*.so

@@ -15,7 +15,7 @@ from edge_scp.admission import Rejection
 from edge_scp.reception import Answer, Caller
 from edge_scp.statuses import Status
 from edge_scp.storage_syntaxes import Syntaxes
-from edge_scp.store_service import StoreCommand
+from edge_scp.store_service import Refusal, StoreCommand
 from edge_scp.upper_layer.acceptor import Acceptor
 from edge_scp.upper_layer.limits import Limits
 
@@ -70,6 +70,10 @@ class MemorySink:
         instance = Instance(self, command, caller)
         self.instances.append(instance)
         return instance
+
+    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> Instance:
+        """Go on with an instance that the express lane refused; nothing here has one."""
+        raise AssertionError(f"{command}, {caller}: {refusal} after {received} bytes")
 
 
 class Outcomes:

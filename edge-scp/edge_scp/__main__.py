@@ -50,7 +50,7 @@ async def serve(settings: Settings) -> None:
     resumed = Spool(folder, ledger).open()
     arriving, announcing = open_pipe()
     metrics = ParentMetrics(ledger)
-    shared = Shared(ledger_descriptor, lock, BoardDescriptors.create(process_count(settings)), metrics)
+    shared = Shared(ledger_descriptor, lock, BoardDescriptors.create(2 * process_count(settings)), metrics)
     receivers = Receivers(settings, shared, ledger, announcing)
     uploader = Child(
         "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()

@@ -239,6 +239,11 @@ class Capacity:
         self._ledger, self._limits = ledger, limits
         self._allowance = 0
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """Return which words of the ledger say that the spool refuses, and what this receiver has taken."""
+        return _Head.REFUSING, self._taken
+
     def admit(self, size: int) -> None:
         """Take the first bytes of an instance, or raise `SpoolFull`."""
         if self._ledger.refusing:
@@ -248,12 +253,16 @@ class Capacity:
     def take(self, size: int) -> None:
         """Count bytes about to be written, or raise `SpoolFull` when they may not be."""
         if size > self._allowance:
-            room = self._limits.room()
-            if size > room:
-                raise self._limits.obstacle()
-            self._allowance = max(size, min(_ALLOWANCE, room // _SHARE))
+            self._allowance = self.allowance(size)
         self._allowance -= size
         self._words[self._taken] += size
+
+    def allowance(self, size: int) -> int:
+        """Return how many bytes may be taken before asking again, these among them; or raise `SpoolFull`."""
+        room = self._limits.room()
+        if size > room:
+            raise self._limits.obstacle()
+        return max(size, min(_ALLOWANCE, room // _SHARE))
 
     def give_back(self, size: int) -> None:
         """Give back the bytes of a file that is not kept."""

@@ -198,7 +198,10 @@ class Child:
             self._heard(message)
 
 
-def run(work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]]) -> None:
+def run(
+    work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Be a child: read the settings and work; unless that ends well, which is not False, the exit code is 1.
 
     SIGTERM and SIGINT, which a terminal or systemd sends to all, are the parent's: it says when to end.
@@ -209,7 +212,8 @@ def run(work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]])
         settings = Settings.load(os.environ)
         inherited = Inherited.of(sys.argv[1:])
         configure(settings.log_level)
-        well = asyncio.run(work(settings, inherited))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            well = runner.run(work(settings, inherited))
     except SettingsError as error:
         sys.stderr.write(f"edge_scp: {error}\n")
         sys.exit(EXIT_CONFIG)

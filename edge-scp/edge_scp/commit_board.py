@@ -76,6 +76,12 @@ class CommitBoard:
         """Return how far the committer has come with a receiver's files."""
         return Dealt(*divmod(self._dealt[receiver], EPOCHS))
 
+    def lane(self, receiver: int) -> tuple[int, int, int, int, int]:
+        """Return what a receiver's express lane asks by: the page, its two words on it, and both bells."""
+        asker = len(self._descriptors.answering) // 2 + receiver
+        asked = _HEAD_WORDS + asker * _WORDS
+        return self._descriptors.page, asked, asked + 1, self._descriptors.asking, self.answers(asker)
+
     def answers(self, receiver: int) -> int:
         """Return the descriptor that becomes readable when there is an answer for a receiver."""
         return self._descriptors.answering[receiver]

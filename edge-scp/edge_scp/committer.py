@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from bucky.errors import Retriable
 from edge_scp.commit_board import CommitBoard
 from edge_scp.disk import Disk
-from edge_scp.spool_file import SpoolFailed, SpoolFile, refused
+from edge_scp.spool_file import SpoolFile, not_synced, refused
 
 SyncMode = Literal["group", "file", "none"]
 
@@ -89,7 +89,7 @@ class GroupCommitter:
         ended = [self._waiting.popleft() for _ in range(len(self._waiting) - still_waiting)]
         for commit in ended:
             if commit.epoch != dealt.epoch:
-                commit.failure = _not_synced()
+                commit.failure = not_synced()
         if ended:
             self.deliver(ended)
 
@@ -168,9 +168,4 @@ class FileCommitter:
             failure = refused(error)
         for commit in group:
             if failure is not None or commit.epoch != self._epoch:
-                commit.failure = failure or _not_synced()
-
-
-def _not_synced() -> Retriable:
-    """Return why a file is not acknowledged; the reason is the committer's, or its end, and may be another file's."""
-    return SpoolFailed("The spool could not be synced; send again later")
+                commit.failure = failure or not_synced()

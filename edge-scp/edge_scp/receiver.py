@@ -6,8 +6,9 @@ the rest of it is counted and forgotten.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 from bucky.errors import Retriable
 from bucky.events import utc_now
@@ -36,6 +37,23 @@ SETTLE_SECONDS = 0.005
 _SUCCESS = Answer(Status.SUCCESS)
 
 
+class Acknowledged(NamedTuple):
+    """An instance that is durable; sizes in bytes, of its data set and of its file."""
+
+    caller: Caller
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    traceparent: str
+    size: int
+    name: str
+    file_size: int
+    seconds: float
+
+
 @lru_cache(maxsize=256)
 def _layouts(_calling_aet: str, _abstract_syntax_uid: str, _transfer_syntax_uid: str) -> Layouts:
     """Return the layouts of instances that are likely to be laid out alike."""
@@ -61,13 +79,20 @@ class Receiver:
         self._folder, self._capacity, self._announcer, self._metrics = folder, capacity, announcer, metrics
         self._disk = disk or Disk()
         self._ready = self._disk.open_folder(folder.ready)
-        self._unsettled: list[tuple[SpoolFile, Callable[[], None]]] = []
+        self._unsettled: list[tuple[SpoolFile, Acknowledged]] = []
+        self._settling: asyncio.TimerHandle | None = None
+        # What became durable in the express lane since it was asked last.
+        self.kept_in_lane: Callable[[], Iterable[Acknowledged]] = tuple
         self._committer = committer
         committer.deliver = self._committed
 
     def begin(self, command: StoreCommand, caller: Caller) -> "Arrival":
         """Start an instance."""
         return Arrival(self, command, caller)
+
+    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> "Arrival":
+        """Go on with an instance that is refused."""
+        return Arrival(self, command, caller, refusal, received)
 
     def close(self) -> None:
         """Make durable what was finished, and end."""
@@ -89,38 +114,44 @@ class Receiver:
         """Answer in the next turn of the event loop."""
         self._loop.call_soon(answered, answer)
 
-    def kept(self, file: SpoolFile, note: Callable[[], None]) -> None:
-        """Take a file that is durable, and whose sender is about to be answered; `note` is called later."""
-        if not self._unsettled:
-            self._loop.call_later(SETTLE_SECONDS, self.settle)
-        self._unsettled.append((file, note))
+    def kept(self, file: SpoolFile, instance: Acknowledged) -> None:
+        """Take a file that is durable, and whose sender is about to be answered."""
+        self._unsettled.append((file, instance))
+        self.settle_soon()
+
+    def settle_soon(self) -> None:
+        """See to what is durable, when some more has come."""
+        if self._settling is None:
+            self._settling = self._loop.call_later(SETTLE_SECONDS, self.settle)
 
     def settle(self) -> None:
         """Tell the uploader and the log of what is durable; should the process end before, the uploader looks."""
+        self._settling = None
         unsettled, self._unsettled = self._unsettled, []
-        self._announcer.kept((file.name, file.size) for file, _ in unsettled)
-        for file, note in unsettled:
+        instances = [*(instance for _, instance in unsettled), *self.kept_in_lane()]
+        self._announcer.kept((instance.name, instance.file_size) for instance in instances)
+        for file, _ in unsettled:
             file.close()
-            note()
+        for instance in instances:
+            self._log_kept(instance)
 
-    def log_kept(self, record: Record, seconds: float) -> None:
+    def _log_kept(self, instance: Acknowledged) -> None:
         """Note that an instance was acknowledged: the canonical line."""
-        size = record.object_size - record.data_set_offset
-        self._metrics.received(Status.SUCCESS, size, seconds)
+        self._metrics.received(Status.SUCCESS, instance.size, instance.seconds)
         log.info(
             "instance.acknowledged",
-            study_instance_uid=record.study_instance_uid,
-            series_instance_uid=record.series_instance_uid,
-            sop_instance_uid=record.sop_instance_uid,
-            sop_class_uid=record.sop_class_uid,
-            transfer_syntax_uid=record.transfer_syntax_uid,
-            sha256=record.sha256,
-            bytes=size,
-            duration_ms=round(seconds * 1000, 2),
+            study_instance_uid=instance.study_instance_uid,
+            series_instance_uid=instance.series_instance_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            sha256=instance.sha256,
+            bytes=instance.size,
+            duration_ms=round(instance.seconds * 1000, 2),
             status=f"0x{Status.SUCCESS:04X}",
-            calling_aet=record.calling_aet,
-            association_id=record.association_id,
-            traceparent=record.traceparent,
+            calling_aet=instance.caller.calling_aet,
+            association_id=instance.caller.association_id,
+            traceparent=instance.traceparent,
         )
 
     def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
@@ -152,19 +183,26 @@ class Arrival:
 
     __slots__ = (
         "_answered", "_caller", "_command", "_epoch", "_file", "_identity", "_reader", "_receiver", "_record",
-        "_refusal", "_seconds", "_size", "_started",
+        "_refusal", "_size", "_started",
     )  # fmt: skip
 
-    def __init__(self, receiver: Receiver, command: StoreCommand, caller: Caller) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        command: StoreCommand,
+        caller: Caller,
+        refusal: Refusal | None = None,
+        received: int = 0,
+    ) -> None:
         self._receiver, self._command, self._caller = receiver, command, caller
         layouts = _layouts(caller.calling_aet, command.abstract_syntax_uid, command.transfer_syntax_uid)
         self._reader = IdentityReader(command.transfer_syntax_uid, layouts)
         self._identity: Identity | None = None
         self._file: SpoolFile | None = None
         self._record: Record | None = None
-        self._size = self._epoch = 0
-        self._started = self._seconds = 0.0
-        self._refusal = objection(command)
+        self._size, self._epoch = received, 0
+        self._started = 0.0
+        self._refusal = refusal or objection(command)
         if self._refusal is None:
             self._guarded(self._create)
 
@@ -246,13 +284,26 @@ class Arrival:
             self._discard()
             self._answered(self._answer_refused(refusal))
             return
-        self._receiver.kept(commit.file, self._note)
-        self._seconds = time.perf_counter() - self._started
+        if self._record is None:
+            raise AssertionError("what is made durable has a record")
+        self._receiver.kept(commit.file, self._acknowledged(commit.file, self._record))
         self._answered(_SUCCESS)
 
-    def _note(self) -> None:
-        if self._record is not None:
-            self._receiver.log_kept(self._record, self._seconds)
+    def _acknowledged(self, file: SpoolFile, record: Record) -> Acknowledged:
+        return Acknowledged(
+            self._caller,
+            record.study_instance_uid,
+            record.series_instance_uid,
+            record.sop_instance_uid,
+            record.sop_class_uid,
+            record.transfer_syntax_uid,
+            record.sha256,
+            record.traceparent,
+            record.object_size - record.data_set_offset,
+            file.name,
+            file.size,
+            time.perf_counter() - self._started,
+        )
 
     def _guarded(self, work: Callable[..., None], *arguments: tuple[memoryview, ...]) -> None:
         """Run a step; whatever goes wrong is a refusal, never success and never the association's end."""

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import generate_latest
 
@@ -23,29 +24,32 @@ from edge_scp.commit_board import CommitBoard
 from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
 from edge_scp.connections import Verdict
 from edge_scp.disk import Disk, UnhurriedDisk
+from edge_scp.express import LaneSelector, lane_of
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
 from edge_scp.reception import Sink
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.upper_layer import limits as upper_layer
-from edge_scp.upper_layer.acceptor import Acceptor
+from edge_scp.upper_layer.acceptor import Acceptor, Lane
 from edge_scp.upper_layer.connection import receive_buffer
 
 
-async def receive(settings: Settings, inherited: Inherited) -> bool:
+async def receive(selector: LaneSelector, settings: Settings, inherited: Inherited) -> bool:
     """Wire the process and serve until the parent says to drain; tell whether no association was cut short."""
     ledger = Ledger(inherited.ledger)
     metrics = ReceiverMetrics()
+    capacity = Capacity(ledger, inherited.slot, Limits.of(settings, ledger))
     receiver = Receiver(
         SpoolFolder(settings.spool_dir),
-        Capacity(ledger, inherited.slot, Limits.of(settings, ledger)),
+        capacity,
         Announcer(inherited.announcements, ledger, inherited.slot),
         committer_of(settings, inherited),
         metrics,
         UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
-    acceptors = Acceptors(settings, receiver, metrics)
+    lane = lane_of(settings, inherited, capacity, receiver, selector)
+    acceptors = Acceptors(settings, receiver, metrics, lane)
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def received(message: Message, connection: socket.socket | None) -> None:
@@ -67,6 +71,8 @@ async def receive(settings: Settings, inherited: Inherited) -> bool:
     gc.freeze()
     channel.send({"ready": True})
     drained = await acceptors.drain(await draining)
+    if lane is not None:
+        lane.close()
     receiver.close()
     return drained
 
@@ -86,10 +92,11 @@ def committer_of(settings: Settings, inherited: Inherited) -> Committer:
 class Acceptors:
     """What serves the connections of every listener, and what turns away those that are too many."""
 
-    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
+    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics, lane: Lane | None = None) -> None:
         limits, syntaxes, buffer = upper_layer.Limits.of(settings), Syntaxes(settings), receive_buffer()
         self._serving = [
-            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer) for listener in settings.edge_listeners
+            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, lane=lane)
+            for listener in settings.edge_listeners
         ]
         self._rejecting = [
             Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, obstacle=lambda: TOO_MANY_ASSOCIATIONS)
@@ -116,7 +123,8 @@ def void(_result: object) -> None:
 def main() -> None:
     """Receive; a failure nobody foresaw ends the process, and the parent starts another."""
     threading.excepthook = _thread_failed
-    run(receive)
+    selector = LaneSelector()
+    run(partial(receive, selector), lambda: asyncio.SelectorEventLoop(selector))
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

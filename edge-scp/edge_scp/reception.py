@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_scp.statuses import Status
-from edge_scp.store_service import StoreCommand
+from edge_scp.store_service import Refusal, StoreCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +49,6 @@ class Sink(Protocol):
 
     def begin(self, command: StoreCommand, caller: Caller) -> Reception:
         """Start an instance; never raises, since a refusal is kept for `finish` to answer."""
+
+    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> Reception:
+        """Go on with an instance that is refused, after so many bytes of it."""

@@ -106,3 +106,8 @@ def refused(error: OSError) -> SpoolFull | SpoolFailed:
     if error.errno in _FULL:
         return SpoolFull("The spool's disk is full; send again later")
     return SpoolFailed(f"The spool's disk failed ({os.strerror(error.errno or errno.EIO)}); send again later")
+
+
+def not_synced() -> SpoolFailed:
+    """Return why a file is not acknowledged; the reason is the committer's, or its end, and may be another file's."""
+    return SpoolFailed("The spool could not be synced; send again later")

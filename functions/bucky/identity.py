@@ -17,6 +17,7 @@ from bucky.uids import checked_uid
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.20"
+IMPLICIT = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN})
 DEFLATED = frozenset(
     {
         "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
@@ -186,7 +187,7 @@ class _Walk:
     def of(cls, transfer_syntax_uid: str) -> "_Walk":
         """Return a walk over a data set in a transfer syntax."""
         return cls(
-            implicit=transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN},
+            implicit=transfer_syntax_uid in IMPLICIT,
             big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
         )
 

@@ -27,15 +27,13 @@ class FileMeta:
 
 def file_header(meta: FileMeta) -> bytes:
     """Return the preamble, prefix and file meta information that go before the data set bytes."""
-    before, after = _around_the_instance(
-        meta.sop_class_uid, meta.transfer_syntax_uid, meta.calling_aet, meta.called_aet
-    )
+    before, after = around_the_instance(meta.sop_class_uid, meta.transfer_syntax_uid, meta.calling_aet, meta.called_aet)
     elements = before + _short(0x0003, b"UI", meta.sop_instance_uid, b"\0") + after
     return PREAMBLE + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
 
 
 @lru_cache(maxsize=1024)
-def _around_the_instance(
+def around_the_instance(
     sop_class_uid: str, transfer_syntax_uid: str, calling_aet: str, called_aet: str
 ) -> tuple[bytes, bytes]:
     """Return the elements before and after the one that differs between the instances of an association."""

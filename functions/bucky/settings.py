@@ -109,6 +109,13 @@ class Settings(BaseModel):
     edge_processes: int = Field(
         0, ge=0, le=32, description="Processes that receive; 0 is one for each core, up to four."
     )
+    edge_express: bool = Field(
+        True,
+        description=(
+            "Serve the usual C-STORE on connections without TLS in native code, where that was built: several "
+            "times as fast, and otherwise the same. Only with `BUCKY_SPOOL_SYNC` `group` or `none`."
+        ),
+    )
     edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
     edge_artim_seconds: float = Field(
         15.0,

@@ -7,7 +7,7 @@ from bucky.settings import Listener, Settings
 from edge_scp.reception import Answer, Caller
 from edge_scp.statuses import Status
 from edge_scp.storage_syntaxes import Syntaxes
-from edge_scp.store_service import StoreCommand
+from edge_scp.store_service import Refusal, StoreCommand
 from edge_scp.upper_layer.association import Association, Service
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.negotiation import Negotiator
@@ -81,6 +81,10 @@ class World:
             raise Violation("a request before the last was answered")
         self.instances.append(Kept(self))
         return self.instances[-1]
+
+    def refuse(self, command: StoreCommand, _caller: Caller, refusal: Refusal, received: int) -> Kept:
+        """Go on with an instance that the express lane refused; there is none here."""
+        raise Violation(f"{command}: {refusal} after {received} bytes")
 
     def association(self, outcome: str) -> None:
         """Count an outcome."""

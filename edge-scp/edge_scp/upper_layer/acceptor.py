@@ -5,7 +5,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from bucky.settings import Listener
 from edge_scp.admission import Rejection
@@ -24,6 +24,13 @@ LINGER_SECONDS = 1.0
 TLS_SHUTDOWN_SECONDS = 2.0
 
 
+class Lane(Protocol):
+    """Who may serve an association for some time: `edge_scp.express`."""
+
+    def offer(self, association: Association, connection: Connection) -> None:
+        """Take a connection that is between two messages, if it is a usual one."""
+
+
 def no_obstacle() -> Rejection | None:
     """Accept every association that may be."""
     return None
@@ -33,7 +40,7 @@ class Acceptor:
     """Serves one listener's connections in the running loop.
 
     `obstacle` says why no association can be accepted now (too many, or the process drains), or None.
-    `buffer` may be shared by all acceptors of a loop.
+    `buffer` and `lane` may be shared by all acceptors of a loop.
     """
 
     def __init__(
@@ -46,7 +53,9 @@ class Acceptor:
         *,
         obstacle: Callable[[], Rejection | None] = no_obstacle,
         buffer: memoryview | None = None,
+        lane: Lane | None = None,
     ) -> None:
+        self._lane = lane if listener.tls is None else None
         self._loop = asyncio.get_running_loop()
         self._service = Service(
             listener=listener,
@@ -86,7 +95,11 @@ class Acceptor:
             if not self._open:
                 self._emptied.set()
 
-        connection = Connection(association.provider, accepted, self._buffer, on_lost=closed)
+        def quiet() -> None:
+            if self._lane is not None:
+                self._lane.offer(association, connection)
+
+        connection = Connection(association.provider, accepted, self._buffer, on_lost=closed, on_quiet=quiet)
         self._open[connection] = association
         self._sweep.add(association.tick)
         if self._certificates is None:

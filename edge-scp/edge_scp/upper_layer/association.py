@@ -12,6 +12,7 @@ from bucky.settings import Listener
 from bucky.trace import new_traceparent
 from edge_scp.admission import CALLING_AET_UNKNOWN, Rejection, refusal
 from edge_scp.reception import Caller, Sink
+from edge_scp.upper_layer.boundaries import Phase, Ride, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.messages import Messages, OutOfSequence
@@ -63,6 +64,7 @@ class Association:
         self._began = time.monotonic()
         self._release_waits = False
         self._outcome = ""
+        self._ride: Ride | None = None
 
     @property
     def provider(self) -> Provider:
@@ -76,6 +78,8 @@ class Association:
 
     def release(self) -> bool:
         """Ask the peer to release, if nothing is in hand; tell whether it was asked."""
+        if self._ride is not None and self._ride.standing.phase is Phase.BETWEEN_MESSAGES:
+            self._leave_lane()
         idle = self._messages is not None and self._messages.idle
         if idle and self._provider.state is State.Sta6:
             self._provider.release()
@@ -84,6 +88,7 @@ class Association:
 
     def abort(self, reason: str) -> None:
         """End it, for a reason of ours."""
+        self._leave_lane()
         if self._provider.state not in {State.Sta1, State.Sta2, State.Sta13}:
             self.aborted(reason)
             self._provider.abort()
@@ -92,14 +97,46 @@ class Association:
         """Look at the clock: ARTIM, and the peer's time to go on."""
         self._provider.tick(now)
         messages = self._messages
-        if messages is None or messages.answering:
+        if messages is None:
             return
-        if messages.receiving_data_set:
-            late = self._patience.lost_within_data_set(now, self._provider.data_set_bytes)
+        if self._ride is not None:
+            phase, since, received = self._ride.standing
+            self._patience.follow(since)
         else:
+            phase, received = messages.phase, self._provider.data_set_bytes
+        late = None
+        if phase is Phase.RECEIVING:
+            late = self._patience.lost_within_data_set(now, received)
+        elif phase is Phase.BETWEEN_MESSAGES:
             late = self._patience.lost_between_messages(now)
         if late:
             self.abort(late)
+
+    # The express lane, in which an association may be between any two messages.
+
+    def offered(self) -> tuple[Caller, Agreement] | None:
+        """Return whose messages the lane may have now, and what was agreed on; None in the middle of something."""
+        messages, caller = self._messages, self.caller
+        if messages is None or caller is None or self._release_waits or not messages.idle:
+            return None
+        return (caller, messages.agreement) if self._provider.between_pdus else None
+
+    def lane_entered(self, ride: Ride) -> None:
+        """Have messages served in the lane from here on."""
+        self._ride = ride
+
+    def lane_left(self, answered: int, unfinished: Unfinished | None) -> None:
+        """Go on after so many instances were kept, with the one in hand."""
+        self._ride = None
+        if self._messages is not None:
+            self._messages.stored(answered)
+            self._patience.message_ended()
+            if unfinished is not None:
+                self._messages.go_on(unfinished)
+
+    def _leave_lane(self) -> None:
+        if self._ride is not None:
+            self._ride.end()
 
     # Indications of the provider (PS3.8 §7).
 
@@ -151,6 +188,7 @@ class Association:
 
     def aborted(self, reason: str) -> None:
         """Note the end, and forget the message in hand."""
+        self._leave_lane()
         if self._messages is not None:
             self._messages.abandon()
         self._ends("aborted", reason=reason)

@@ -1,6 +1,9 @@
 """What the service provider stands between: the transport below it, and the service user above (PS3.8 §6)."""
 
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from edge_scp.store_service import Refusal
 
 
 class Transport(Protocol):
@@ -44,3 +47,40 @@ class ServiceUser(Protocol):
 
     def aborted(self, reason: str) -> None:
         """The association is over without a release; nothing more can be sent."""
+
+
+class Phase(IntEnum):
+    """Where an association in the express lane stands."""
+
+    BETWEEN_MESSAGES = 0
+    RECEIVING = 1
+    ANSWERING = 2
+
+
+class Standing(NamedTuple):
+    """Since when, by the loop's clock, and the bytes of the data set in transit."""
+
+    phase: Phase
+    since: float
+    received: int
+
+
+class Unfinished(NamedTuple):
+    """A C-STORE that leaves the express lane without an answer: all of it came, or `refusal` is for what is to come."""
+
+    context_id: int
+    command_set: bytes
+    ended: bool
+    received: int
+    refusal: Refusal
+
+
+class Ride(Protocol):
+    """An association's time in the express lane."""
+
+    @property
+    def standing(self) -> Standing:
+        """Return where it stands."""
+
+    def end(self) -> None:
+        """Leave the lane now, as far as it has come."""

@@ -34,13 +34,14 @@ class Connection(asyncio.BufferedProtocol):
         buffer: memoryview,
         *,
         on_lost: Callable[[], None],
+        on_quiet: Callable[[], None] | None = None,
     ) -> None:
         self.made = False
         self.congested = False
         self._provider = provider
         self._socket = connection
         self._buffer = buffer
-        self._on_lost = on_lost
+        self._on_lost, self._on_quiet = on_lost, on_quiet
         self._transport: asyncio.Transport
         self._held = b""  # received, and not taken yet
         self._reading = False
@@ -66,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
             self._held += self._buffer[:nbytes]
         else:
             self._pass_on(self._buffer[:nbytes])
+            self._offer()
 
     def eof_received(self) -> bool:
         """Close: a peer that sends no more can do nothing more, not even release."""
@@ -92,12 +94,33 @@ class Connection(asyncio.BufferedProtocol):
 
     def read_on(self) -> None:
         """Pass on what was held back, and receive again when all of it was taken."""
-        if not self._held or self._reading:
+        if self._reading:
             return
-        held, self._held = self._held, b""
-        self._pass_on(memoryview(held))
-        if not self._held:
-            self._transport.resume_reading()
+        if self._held:
+            held, self._held = self._held, b""
+            self._pass_on(memoryview(held))
+            if not self._held:
+                self._transport.resume_reading()
+        self._offer()
+
+    def lend(self) -> int:
+        """Receive and send nothing until it is taken back; return the socket's descriptor."""
+        self._transport.pause_reading()
+        return self._socket.fileno()
+
+    def take_back(self, held: bytes, unsent: bytes, closed: int | None) -> None:
+        """Go on with what was received and not used, and sent in part; `closed` by the peer (0), or by an error."""
+        if unsent:
+            self.send(unsent)
+        if held:
+            self._pass_on(memoryview(held))
+        if closed is None:
+            if not self._held:
+                self._transport.resume_reading()
+        elif closed:
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     def close(self) -> None:
         """Close once all is sent."""
@@ -107,6 +130,11 @@ class Connection(asyncio.BufferedProtocol):
         """Close at once; before there is a connection, nothing is closed."""
         if self.made:
             self._transport.abort()
+
+    def _offer(self) -> None:
+        """Tell that nothing is in hand, whichever way."""
+        if self._on_quiet is not None and not self._held and not self._transport.get_write_buffer_size():
+            self._on_quiet()
 
     def _pass_on(self, data: memoryview) -> None:
         self._reading = True

@@ -30,6 +30,12 @@ class Patience:
         self._window_bytes = 0
         self._window_began = self._clock()
 
+    def follow(self, since: float) -> None:
+        """Learn that a message ended or a data set began at some time; what is known already changes nothing."""
+        self._quiet_since = max(self._quiet_since, since)
+        if since > self._window_began:
+            self._window_began, self._window_bytes = since, 0
+
     def lost_between_messages(self, now: float) -> str | None:
         """Say that no whole command set has come for too long, if so."""
         return "idle for too long" if now - self._quiet_since > self._limits.idle_seconds else None

@@ -12,6 +12,7 @@ from edge_scp.reception import Answer, Caller, Reception, Sink
 from edge_scp.statuses import Status
 from edge_scp.storage_syntaxes import VERIFICATION
 from edge_scp.store_service import StoreCommand
+from edge_scp.upper_layer.boundaries import Phase, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
 from edge_scp.upper_layer.dimse import (
     C_CANCEL_RQ,
@@ -45,6 +46,7 @@ class Messages:
         respond: Callable[[bytes], None],
     ) -> None:
         self.answers: Counter[str] = Counter()
+        self.agreement = agreement
         self._caller, self._sink = caller, sink
         self._contexts: Mapping[int, Context] = agreement.contexts
         self._peer_max_pdu = agreement.peer_max_pdu
@@ -64,9 +66,11 @@ class Messages:
         return self._answering
 
     @property
-    def receiving_data_set(self) -> bool:
-        """Tell whether a data set is in transit."""
-        return self._reception is not None
+    def phase(self) -> Phase:
+        """Return what is waited for."""
+        if self._answering:
+            return Phase.ANSWERING
+        return Phase.RECEIVING if self._reception is not None else Phase.BETWEEN_MESSAGES
 
     @property
     def idle(self) -> bool:
@@ -81,6 +85,23 @@ class Messages:
         if reception is not None:
             self._data_set_goes_to(self._context_id, None)
             reception.abandon()
+
+    def stored(self, instances: int) -> None:
+        """Count instances that were answered elsewhere."""
+        if instances:
+            self.answers[Status.SUCCESS.name.lower()] += instances
+
+    def go_on(self, unfinished: Unfinished) -> None:
+        """Answer a C-STORE that was begun elsewhere, now or when the rest of it has come."""
+        context_id, command_set, ended, received, refusal = unfinished
+        self._context_id = context_id
+        self._request = request = read_request(command_set)
+        command = _store_command(request, self._contexts[context_id])
+        reception = self._sink.refuse(command, self._caller, refusal, received)
+        if ended:
+            self._data_set_ends(request, reception)
+        else:
+            self._take_data_set(reception)
 
     def value_arrived(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
         """Take a piece of a value; raise `OutOfSequence` when it continues nothing."""
@@ -124,23 +145,20 @@ class Messages:
         self._request = request
         reception = self._reception_of(request, self._contexts[self._context_id])
         if request.has_data_set:
-            self._reception = reception
-            self._data_set_goes_to(self._context_id, reception.write)
-            self._patience.data_set_begins()
+            self._take_data_set(reception)
         else:
             self._data_set_ends(request, reception)
+
+    def _take_data_set(self, reception: Reception) -> None:
+        self._reception = reception
+        self._data_set_goes_to(self._context_id, reception.write)
+        self._patience.data_set_begins()
 
     def _reception_of(self, request: Request, context: Context) -> Reception:
         """Return who takes the request's data set and answers it: the sink, or a status (PS3.7 Annex C)."""
         verification = context.abstract_syntax_uid == VERIFICATION
         if request.command_field == C_STORE_RQ and not verification:
-            command = StoreCommand(
-                affected_sop_class_uid=request.sop_class_uid,
-                affected_sop_instance_uid=request.sop_instance_uid,
-                abstract_syntax_uid=context.abstract_syntax_uid,
-                transfer_syntax_uid=context.transfer_syntax_uid,
-            )
-            return self._sink.begin(command, self._caller)
+            return self._sink.begin(_store_command(request, context), self._caller)
         if request.command_field == C_ECHO_RQ and verification and request.sop_class_uid == VERIFICATION:
             return _Unkept(Status.SUCCESS)
         if request.command_field in {C_STORE_RQ, C_ECHO_RQ}:
@@ -161,6 +179,15 @@ class Messages:
         if request.command_field == C_STORE_RQ:
             self.answers[answer.status.name.lower()] += 1
         self._respond(response_pdus(self._context_id, request, answer.status, answer.error_comment, self._peer_max_pdu))
+
+
+def _store_command(request: Request, context: Context) -> StoreCommand:
+    return StoreCommand(
+        affected_sop_class_uid=request.sop_class_uid,
+        affected_sop_instance_uid=request.sop_instance_uid,
+        abstract_syntax_uid=context.abstract_syntax_uid,
+        transfer_syntax_uid=context.transfer_syntax_uid,
+    )
 
 
 class _Unkept:

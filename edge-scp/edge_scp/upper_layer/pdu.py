@@ -100,6 +100,11 @@ class PduReader:
             else:
                 at = self._read_body(data, at, end)
 
+    @property
+    def between_pdus(self) -> bool:
+        """Tell whether no PDU is in hand."""
+        return not (self._left or self._header or self._asking)
+
     def skip_pdu(self) -> None:
         """Read past what is left of the present PDU."""
         self._wanted = Wanted.SKIPPED

@@ -32,6 +32,10 @@ class PlainTransport(asyncio.Transport):
         """Tell the protocol to pause when more than `high` bytes are unsent, and to go on when none is."""
         self._most_unsent = high or 0
 
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes are unsent."""
+        return len(self._unsent)
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send now what the peer takes, the rest when it reads."""
         if self._lost:

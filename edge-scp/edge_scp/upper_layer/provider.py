@@ -117,6 +117,11 @@ class Provider:
         """Return how much of the data set in transit has come."""
         return self._reader.taken
 
+    @property
+    def between_pdus(self) -> bool:
+        """Tell whether data may be transferred and no PDU is in hand."""
+        return self.state is State.Sta6 and self._reader.between_pdus
+
     def read_on(self) -> None:
         """Indicate what was held back while the user was busy."""
         self._transport.read_on()

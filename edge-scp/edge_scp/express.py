@@ -1,0 +1,205 @@
+"""The express lane: associations that do the usual are served in native code (`edge-scp/express`, docs/adr/0017).
+
+Between two messages a connection without TLS may enter it. There, C-STORE-RQs are taken, kept and answered as
+`upper_layer` and `receiver` do it. Whatever is not usual comes back as it was received, and is served here.
+Where the native code was not built, everything is.
+"""
+
+import asyncio
+import selectors
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+
+from bucky.errors import Retriable
+from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
+from bucky.part10 import around_the_instance
+from bucky.settings import Settings
+from edge_scp.capacity import Capacity
+from edge_scp.children import Inherited
+from edge_scp.commit_board import CommitBoard
+from edge_scp.disk import Disk
+from edge_scp.receiver import Acknowledged, Receiver
+from edge_scp.reception import Caller
+from edge_scp.spool_file import not_synced, refused
+from edge_scp.spool_folder import SpoolFolder
+from edge_scp.statuses import Status
+from edge_scp.storage_syntaxes import VERIFICATION
+from edge_scp.store_service import Refusal
+from edge_scp.upper_layer.association import Association
+from edge_scp.upper_layer.boundaries import Phase, Standing, Unfinished
+from edge_scp.upper_layer.connection import Connection
+
+try:
+    from edge_scp import _express
+except ImportError:
+    _express = None  # type: ignore[assignment]
+
+# Whether SHA-256 is computed; benchmarks measure what it costs.
+DIGEST = True
+# A peer that takes shorter PDUs would get its responses in several.
+_RESPONSE_BYTES = 512
+_CUT_SHORT = Refusal(Status.PROCESSING_FAILURE, "The instance did not come whole")
+
+
+def lane_of(
+    settings: Settings, inherited: Inherited, capacity: Capacity, receiver: Receiver, selector: "LaneSelector"
+) -> "Express | None":
+    """Return the process's lane, served by the running loop's selector; None if settings or machine have none."""
+    if _express is None or not settings.edge_express or settings.spool_sync == "file":
+        return None
+    synced = settings.spool_sync == "group"
+    lane = _express.Lane(
+        Disk().open_folder(SpoolFolder(settings.spool_dir).ready),
+        (inherited.ledger, *capacity.places),
+        CommitBoard(inherited.board).lane(inherited.number) if synced else None,
+        capacity.allowance,
+        max_pdu=settings.edge_max_pdu,
+        write_back=synced,
+        digest=DIGEST,
+    )
+    return Express(lane, selector, receiver)
+
+
+class LaneSelector(selectors.EpollSelector):
+    """What an event loop waits with. The lane is served while it waits, and the loop need not turn for it."""
+
+    lane: "_express.Lane | None" = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready."""
+        if self.lane is None:
+            return super().select(timeout)
+        self.lane.serve(self.fileno(), timeout)
+        return super().select(0)
+
+
+class Express:
+    """The lane of one process, in the running event loop."""
+
+    def __init__(self, lane: "_express.Lane", selector: LaneSelector, receiver: Receiver) -> None:
+        self._lane, self._selector, self._receiver = lane, selector, receiver
+        self._rides: dict[int, _Ride] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(lane.fileno(), self._hear)
+        selector.lane = lane
+        receiver.kept_in_lane = self._kept
+
+    def offer(self, association: Association, connection: Connection) -> None:
+        """Take a connection that is between two messages, if it is a usual one."""
+        offered = association.offered()
+        if offered is None:
+            return
+        caller, agreement = offered
+        contexts = [
+            (context_id, _context(context.abstract_syntax_uid, context.transfer_syntax_uid, caller))
+            for context_id, context in agreement.contexts.items()
+            if _usual(context.abstract_syntax_uid, context.transfer_syntax_uid)
+        ]
+        if not contexts or 0 < agreement.peer_max_pdu < _RESPONSE_BYTES:
+            return
+        _version, trace_id, _span, flags = caller.traceparent.split("-")
+        number = self._lane.enter(connection.lend(), caller, _part_of_record(caller), (trace_id, flags), contexts)
+        self._rides[number] = ride = _Ride(self, number, association, connection)
+        association.lane_entered(ride)
+
+    def close(self) -> None:
+        """Wait for what is not durable yet, and end."""
+        self._selector.lane = None
+        self._loop.remove_reader(self._lane.fileno())
+        self._lane.close()
+
+    def standing(self, number: int) -> Standing:
+        """Return where an association stands."""
+        progress = self._lane.progress(number)
+        if progress is None:
+            raise AssertionError("a ride ends when the connection leaves the lane")
+        phase, since, received = progress
+        return Standing(Phase(phase), since, received)
+
+    def end(self, number: int) -> None:
+        """Let a connection leave, wherever it stands."""
+        left = self._lane.leave(number)
+        if left is not None:
+            self._left(left)
+
+    def _hear(self) -> None:
+        left, kept = self._lane.news()
+        if kept:
+            self._receiver.settle_soon()
+        for each in left:
+            self._left(each)
+
+    def _kept(self) -> list[Acknowledged]:
+        return [Acknowledged(*fields) for fields in self._lane.kept()]
+
+    def _left(self, left: "_express.LeftFields") -> None:
+        number, answered, request, refusal, held, unsent, closed = left
+        ride = self._rides.pop(number)
+        unfinished = None
+        if request is not None:
+            command_set, context_id, ended, received = request
+            reason = _CUT_SHORT if refusal is None else _refusal(*refusal)
+            unfinished = Unfinished(context_id, command_set, ended, received, reason)
+        ride.association.lane_left(answered, unfinished)
+        ride.connection.take_back(held, unsent, closed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ride:
+    """One connection in the lane."""
+
+    express: Express
+    number: int
+    association: Association
+    connection: Connection
+
+    @property
+    def standing(self) -> Standing:
+        """Return where it stands."""
+        return self.express.standing(self.number)
+
+    def end(self) -> None:
+        """Leave the lane."""
+        self.express.end(self.number)
+
+
+def _usual(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:
+    rare = transfer_syntax_uid in DEFLATED or transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+    return abstract_syntax_uid != VERIFICATION and not rare
+
+
+def _context(abstract_syntax_uid: str, transfer_syntax_uid: str, caller: Caller) -> "_express.Context":
+    return _context_of(abstract_syntax_uid, transfer_syntax_uid, caller.calling_aet, caller.called_aet)
+
+
+@lru_cache(maxsize=1024)
+def _context_of(
+    abstract_syntax_uid: str, transfer_syntax_uid: str, calling_aet: str, called_aet: str
+) -> "_express.Context":
+    before, after = around_the_instance(abstract_syntax_uid, transfer_syntax_uid, calling_aet, called_aet)
+    return _express.Context(abstract_syntax_uid, transfer_syntax_uid, transfer_syntax_uid in IMPLICIT, before, after)
+
+
+def _part_of_record(caller: Caller) -> str:
+    """Return the part of a `Record`'s JSON that the instances of an association have in common."""
+    fields = {
+        "calling_aet": caller.calling_aet,
+        "called_aet": caller.called_aet,
+        "source_address": caller.source_address,
+        "association_id": caller.association_id,
+    }
+    return orjson.dumps(fields)[1:-1].decode()
+
+
+def _refusal(error: int, reason: str | None) -> Refusal:
+    """Return why the lane does not keep an instance: no room, the disk's error, or a sync that failed."""
+    obstacle: Retriable | str
+    if reason is not None:
+        obstacle = reason
+    elif error:
+        obstacle = refused(OSError(error, ""))
+    else:
+        obstacle = not_synced()
+    return Refusal(Status.OUT_OF_RESOURCES, str(obstacle))

@@ -1,0 +1,127 @@
+//! The four UIDs that name an instance, out of the first bytes of its data set (PS3.5 §7).
+//!
+//! As `bucky.identity` reads them, but for what is rare: there, the answer is "ask somebody else".
+
+use crate::command::uid;
+
+/// A tag, group before element.
+type Tag = u32;
+const SOP_CLASS: Tag = 0x0008_0016;
+const SOP_INSTANCE: Tag = 0x0008_0018;
+const STUDY: Tag = 0x0020_000D;
+const SERIES: Tag = 0x0020_000E;
+const ITEM: Tag = 0xFFFE_E000;
+const ITEM_END: Tag = 0xFFFE_E00D;
+const SEQUENCE_END: Tag = 0xFFFE_E0DD;
+const UNDEFINED: u32 = 0xFFFF_FFFF;
+const DEEPEST: usize = 64;
+
+/// The UIDs, without padding.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    pub sop_class: &'a [u8],
+    pub sop_instance: &'a [u8],
+    pub study: &'a [u8],
+    pub series: &'a [u8],
+}
+
+/// What a data set's first bytes say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reading<'a> {
+    Found(Identity<'a>),
+    /// They end before they say it.
+    Short,
+    /// Something is rare about them, or wrong.
+    Rare,
+}
+
+struct Header {
+    tag: Tag,
+    unknown: bool,
+    length: u32,
+    start: usize,
+}
+
+struct Level {
+    sequence: bool,
+    implicit: bool,
+}
+
+/// Read the identity; the transfer syntax is little endian, with implicit VRs or explicit ones.
+pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
+    let mut found: [Option<&[u8]>; 4] = [None; 4];
+    let mut levels: Vec<Level> = Vec::new();
+    let mut at = 0;
+    loop {
+        let nested = levels.last().map(|level| (level.sequence, level.implicit));
+        let header = match header(data, at, nested.map_or(implicit, |(_, implicit)| implicit)) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Reading::Short,
+            Err(()) => return Reading::Rare,
+        };
+        at = header.start;
+        if let Some((in_sequence, in_implicit)) = nested {
+            if header.tag == if in_sequence { SEQUENCE_END } else { ITEM_END } {
+                levels.pop();
+                continue;
+            }
+            if in_sequence && header.tag != ITEM {
+                return Reading::Rare;
+            }
+            if header.length == UNDEFINED {
+                levels
+                    .push(Level { sequence: !in_sequence, implicit: in_implicit || (!in_sequence && header.unknown) });
+            }
+        } else {
+            if header.tag > SERIES {
+                return Reading::Rare;
+            }
+            if header.length == UNDEFINED {
+                levels.push(Level { sequence: true, implicit: implicit || header.unknown });
+            }
+        }
+        if levels.len() > DEEPEST {
+            return Reading::Rare;
+        }
+        if header.length == UNDEFINED {
+            continue;
+        }
+        let end = at + header.length as usize;
+        let place = [SOP_CLASS, SOP_INSTANCE, STUDY, SERIES].iter().position(|tag| *tag == header.tag);
+        if let (Some(place), None) = (place, nested) {
+            let Some(value) = data.get(at..end) else { return Reading::Short };
+            let (Some(uid), None) = (uid(value), found[place]) else { return Reading::Rare };
+            found[place] = Some(uid);
+            if let [Some(sop_class), Some(sop_instance), Some(study), Some(series)] = found {
+                return Reading::Found(Identity { sop_class, sop_instance, study, series });
+            }
+        }
+        at = end;
+    }
+}
+
+/// Return the header of the element at `at`; none if it is cut short.
+fn header(data: &[u8], at: usize, implicit: bool) -> Result<Option<Header>, ()> {
+    let Some(head) = data.get(at..at + 8) else { return Ok(None) };
+    let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+    let tag = Tag::from(short(0)) << 16 | Tag::from(short(2));
+    let long = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    if implicit {
+        return Ok(Some(Header { tag, unknown: false, length: long, start: at + 8 }));
+    }
+    let vr = [head[4], head[5]];
+    match &vr {
+        b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FD" | b"FL" | b"IS" | b"LO" | b"LT" | b"PN"
+        | b"SH" | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => {
+            Ok(Some(Header { tag, unknown: false, length: u32::from(short(6)), start: at + 8 }))
+        }
+        _ if tag >> 16 == 0xFFFE => Ok(Some(Header { tag, unknown: false, length: long, start: at + 8 })),
+        _ if vr.iter().all(u8::is_ascii_uppercase) => Ok(data.get(at + 8..at + 12).map(|long| Header {
+            tag,
+            unknown: vr == *b"UN",
+            length: u32::from_le_bytes([long[0], long[1], long[2], long[3]]),
+            start: at + 12,
+        })),
+        _ => Err(()),
+    }
+}

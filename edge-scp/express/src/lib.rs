@@ -1,0 +1,178 @@
+//! The edge's express lane, as Python sees it (`edge_scp.express`).
+
+mod command;
+mod commit;
+mod connection;
+mod file;
+mod identity;
+mod intake;
+mod lane;
+mod record;
+mod room;
+mod shared;
+mod socket;
+mod transit;
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use connection::{Caller, Connection, Kept, Left, Phase, Refusal};
+use file::Folder;
+use room::Room;
+use shared::{Board, Page};
+
+/// An accepted presentation context; `before` and `after` are the file meta information around the instance's UID.
+#[pyclass(frozen)]
+struct Context(Arc<connection::Context>);
+
+#[pymethods]
+impl Context {
+    #[new]
+    fn new(sop_class: String, transfer_syntax: String, implicit: bool, before: Vec<u8>, after: Vec<u8>) -> Self {
+        Self(Arc::new(connection::Context { sop_class, transfer_syntax, implicit, before, after }))
+    }
+}
+
+/// Token, answered; command set, context id, ended, size, refusal; held, unsent, closed.
+type LeftFields<'py> = (
+    u64,
+    u64,
+    Option<(Bound<'py, PyBytes>, u8, bool, u64)>,
+    Option<(i32, Option<String>)>,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Option<i32>,
+);
+
+/// Caller; study, series, instance, class, transfer syntax; SHA-256, traceparent; data set's size, name, file's size, seconds.
+type KeptFields = (Py<PyAny>, String, String, String, String, String, String, String, u64, String, u64, f64);
+
+/// The lane of one process; used from its event loop's thread only.
+#[pyclass(unsendable)]
+struct Lane(lane::Lane);
+
+#[pymethods]
+impl Lane {
+    /// `ledger` is its page, the word that says that the spool refuses, and the word of the bytes taken; `board` is
+    /// its page, the lane's words for what was asked and dealt with, and the bells for asking and answering.
+    #[new]
+    #[pyo3(signature = (ready, ledger, board, allowance, *, max_pdu, write_back, digest))]
+    fn new(
+        ready: RawFd,
+        ledger: (RawFd, usize, usize),
+        board: Option<(RawFd, usize, usize, RawFd, RawFd)>,
+        allowance: Py<PyAny>,
+        max_pdu: u32,
+        write_back: bool,
+        digest: bool,
+    ) -> PyResult<Self> {
+        let ask = move |size: u64| {
+            Python::attach(|py| {
+                let room = allowance.call1(py, (size,)).and_then(|room| room.extract::<u64>(py));
+                room.map_err(|error| error.value(py).to_string())
+            })
+        };
+        let (page, refusing, taken) = ledger;
+        let room = Room::open(Page::open(page)?, refusing, taken, Box::new(ask));
+        let board =
+            board.map(|(page, asked, dealt, asking, answering)| Board::open(page, asked, dealt, asking, answering));
+        Ok(Self(lane::Lane::open(Folder { ready, write_back, digest }, room, board.transpose()?, max_pdu)?))
+    }
+
+    /// Return the descriptor that is readable when there is news.
+    fn fileno(&self) -> RawFd {
+        self.0.descriptor()
+    }
+
+    /// Serve a connection from here on; return the number it has in the lane.
+    fn enter(
+        &mut self,
+        descriptor: RawFd,
+        caller: Py<PyAny>,
+        json: String,
+        trace: (String, String),
+        contexts: Vec<(u8, PyRef<'_, Context>)>,
+    ) -> PyResult<u64> {
+        let (trace_id, trace_flags) = trace;
+        Ok(self.0.enter(Connection {
+            descriptor,
+            caller: Arc::new(Caller { object: caller, json, trace_id, trace_flags }),
+            contexts: contexts.into_iter().map(|(id, context)| (id, Arc::clone(&context.0))).collect(),
+            phase: Phase::Between,
+            since: socket::now(),
+            held: Vec::new(),
+            looked: false,
+            readable: false,
+            ending: false,
+            queued: false,
+            answered: 0,
+        })?)
+    }
+
+    /// Serve it no more, and return how it stands.
+    fn leave<'py>(&mut self, py: Python<'py>, number: u64) -> Option<LeftFields<'py>> {
+        self.0.leave(number).map(|left| left_fields(py, left))
+    }
+
+    /// Serve connections until another descriptor is readable, so many seconds have passed, or there is news.
+    fn serve(&mut self, py: Python<'_>, other: RawFd, seconds: Option<f64>) -> PyResult<()> {
+        let lane = &mut self.0;
+        Ok(py.detach(|| lane.serve(other, seconds))?)
+    }
+
+    /// Return who left, and how many instances have been kept that nobody took.
+    fn news<'py>(&mut self, py: Python<'py>) -> (Vec<LeftFields<'py>>, usize) {
+        let (left, kept) = self.0.news();
+        (left.into_iter().map(|left| left_fields(py, left)).collect(), kept)
+    }
+
+    /// Return what was kept since the last call.
+    fn kept(&mut self, py: Python<'_>) -> Vec<KeptFields> {
+        self.0.kept().into_iter().map(|kept| kept_fields(py, kept)).collect()
+    }
+
+    /// Return where an association stands (0 between messages, 1 receiving, 2 answering), since when by the monotonic
+    /// clock, and the bytes of the data set in transit.
+    fn progress(&self, number: u64) -> Option<(u8, f64, u64)> {
+        let connection = self.0.connections.get(&number)?;
+        let (phase, size) = match &connection.phase {
+            Phase::Between => (0, 0),
+            Phase::Receiving(arrival) => (1, arrival.size),
+            Phase::Answering => (2, 0),
+        };
+        Some((phase, connection.since, size))
+    }
+
+    /// Wait for what is not durable yet.
+    fn close(&mut self) {
+        self.0.close();
+    }
+}
+
+fn left_fields(py: Python<'_>, left: Left) -> LeftFields<'_> {
+    let Left { token, answered, request, ended, size, refusal, held, unsent, closed } = left;
+    let request = request.map(|request| (PyBytes::new(py, &request.command_set), request.context_id, ended, size));
+    let refusal = refusal.map(|refusal| match refusal {
+        Refusal::Full(reason) => (0, Some(reason)),
+        Refusal::Disk(error) => (error, None),
+        Refusal::NotSynced => (0, None),
+    });
+    (token, answered, request, refusal, PyBytes::new(py, &held), PyBytes::new(py, &unsent), closed)
+}
+
+fn kept_fields(py: Python<'_>, kept: Kept) -> KeptFields {
+    let Kept { caller, context, sop_instance, study, series, sha256, traceparent, data_set_size, name, file, seconds } =
+        kept;
+    let (class, syntax) = (context.sop_class.clone(), context.transfer_syntax.clone());
+    let caller = caller.object.clone_ref(py);
+    (caller, study, series, sop_instance, class, syntax, sha256, traceparent, data_set_size, name, file.taken, seconds)
+}
+
+#[pymodule]
+fn _express(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Context>()?;
+    module.add_class::<Lane>()
+}
