@@ -17,6 +17,7 @@ from admin_api.index_link import migrated
 from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id, utc_now
 from bucky.index import Index, IndexedInstance
 from bucky.keys import object_key
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.settings import Settings
 
@@ -108,6 +109,8 @@ async def world(settings: Settings, index_url: str, key: str | None = KEY) -> As
         objects=objects,
         dead_letters=DeadLetterBox(link),
         health=HealthBoard(checks_of(settings, index, objects, link, http)),
+        link=link,
+        crosswalks=Crosswalks(settings.crosswalk_dir),
     )
     headers = {"X-Api-Key": key} if key else {}
     transport = httpx.ASGITransport(app)

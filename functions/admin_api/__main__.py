@@ -15,6 +15,7 @@ from admin_api.index_link import migrated
 from bucky import log
 from bucky.errors import BuckyError
 from bucky.index import Index
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import S3ObjectStore
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
@@ -35,6 +36,8 @@ async def serve(settings: Settings) -> None:
         objects=objects,
         dead_letters=DeadLetterBox(link),
         health=HealthBoard(checks_of(settings, index, objects, link, http)),
+        link=link,
+        crosswalks=Crosswalks(settings.crosswalk_dir),
     )
     server = HttpServer(app, HOST, settings.admin_port)
     stop = stop_signal()

@@ -13,14 +13,17 @@ from admin_api import (
     measurements,
     queue_routes,
     routing_routes,
+    rules_routes,
     study_routes,
 )
 from admin_api.authentication import Authenticator, Gate
+from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.failures import ErrorBody, OneLinePerRequest, answer_failures
 from admin_api.health import HealthBoard
 from bucky.index import Index
 from bucky.log import get_logger
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 
 DESCRIPTION = (
@@ -42,6 +45,8 @@ def create_app(
     objects: ObjectStore,
     dead_letters: DeadLetterBox,
     health: HealthBoard,
+    link: BrokerLink,
+    crosswalks: Crosswalks,
 ) -> FastAPI:
     """Return the application."""
     app = FastAPI(
@@ -60,8 +65,17 @@ def create_app(
     )
     app.state.index, app.state.objects = index, objects
     app.state.dead_letters, app.state.health = dead_letters, health
+    app.state.link, app.state.crosswalks = link, crosswalks
     answer_failures(app)
-    for part in (health_routes, study_routes, delivery_routes, queue_routes, routing_routes, dead_letter_routes):
+    for part in (
+        health_routes,
+        study_routes,
+        delivery_routes,
+        queue_routes,
+        routing_routes,
+        rules_routes,
+        dead_letter_routes,
+    ):
         app.include_router(part.routes, dependencies=_SCHEMES, responses=_ERRORS)
     for router in (health_routes.open_routes, measurements.open_routes, docs_page.routes):
         app.include_router(router)

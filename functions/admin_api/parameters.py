@@ -4,9 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
+from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard
 from bucky.index import Index
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 
 
@@ -26,10 +28,20 @@ def _health(request: Request) -> Any:
     return request.app.state.health
 
 
+def _link(request: Request) -> Any:
+    return request.app.state.link
+
+
+def _crosswalks(request: Request) -> Any:
+    return request.app.state.crosswalks
+
+
 IndexDep = Annotated[Index, Depends(_index)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
 DeadLettersDep = Annotated[DeadLetterBox, Depends(_dead_letters)]
 HealthDep = Annotated[HealthBoard, Depends(_health)]
+LinkDep = Annotated[BrokerLink, Depends(_link)]
+CrosswalksDep = Annotated[Crosswalks, Depends(_crosswalks)]
 
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the data set bytes.")]

@@ -94,6 +94,8 @@ def _requested(index: Index, row: DeliveryRow) -> CloudEvent:
         rule=row.rule,
         rule_version=row.rule_version,
         instance=index.instance(row.sha256).received(),
+        priority=row.priority,
+        morph_sha256=row.morph_sha256,
     )
     traceparent = child_of(f"00-{row.trace_id}-{'0' * 16}-01" if row.trace_id else None)
     return CloudEvent.of(payload, source=SOURCE, traceparent=traceparent)

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bucky.errors import NotFound, Permanent
-from bucky.routing import Destination, InvalidRouting, Routing, Rule
+from bucky.routing import Destination, InvalidRouting, Routing
+from bucky.rules.model import Rule
 
 
 class InUse(Permanent):

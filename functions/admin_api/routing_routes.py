@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from admin_api.failures import ErrorBody
 from admin_api.parameters import IndexDep
@@ -23,7 +23,9 @@ from admin_api.routing_edits import (
 )
 from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
-from bucky.routing import NAME_PATTERN, Destination, Routing, Rule
+from bucky.names import NAME_PATTERN
+from bucky.routing import Destination, Routing
+from bucky.rules.model import Rule
 
 AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."
@@ -40,6 +42,7 @@ class VersionOfRouting(BaseModel):
     version: int
     author: str
     created_at: datetime | None
+    note: str = Field(description="How it came about, where it was a return to an earlier one.")
     document: Routing
 
 
@@ -84,8 +87,21 @@ def list_versions(index: IndexDep, limit: Annotated[int, Query(ge=1, le=200)] = 
 
 @routes.get("/api/routing/versions/{version}", response_model_exclude_none=True)
 def get_version(index: IndexDep, version: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> VersionOfRouting:
-    """Return one version of the routing; put its document to return to it."""
+    """Return one version of the routing."""
     return _shown(index.routing_version(version))
+
+
+class Rollback(BaseModel):
+    """Which version to return to."""
+
+    version: Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+@routes.post("/api/routing/rollback", responses=_WRITES)
+def roll_back(order: Rollback, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
+    """Put an earlier version in force again, as a new version."""
+    document = index.routing_version(order.version).document
+    return _save(index, document, expected, response, note=f"as version {order.version}")
 
 
 @routes.get("/api/destinations", response_model_exclude_none=True)
@@ -151,9 +167,9 @@ def _base(index: Index, expected: int) -> Routing:
     return current.document
 
 
-def _save(index: Index, routing: Routing, expected: int, response: Response) -> WrittenVersion:
+def _save(index: Index, routing: Routing, expected: int, response: Response, note: str = "") -> WrittenVersion:
     try:
-        version = index.save_routing(routing, expected, AUTHOR)
+        version = index.save_routing(routing, expected, AUTHOR, note)
     except Conflict:
         raise HTTPException(412, CHANGED) from None
     response.headers["ETag"] = f'"{version}"'
@@ -165,5 +181,6 @@ def _shown(version: RoutingVersion) -> VersionOfRouting:
         version=version.version,
         author=version.author,
         created_at=version.created_at,
+        note=version.note,
         document=version.document,
     )

@@ -89,9 +89,10 @@ class ApiClient:
         checked: dict[str, Any] = self._json(self._checked(answer))
         return checked
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON that a POST answers."""
-        return self._json(self._answer("POST", path, json=body))
+    def post(self, path: str, body: Mapping[str, Any] | None = None, version: int | None = None) -> Any:
+        """Return the JSON that a POST answers; with a version, only while it is that one's turn."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        return self._json(self._answer("POST", path, json=body, headers=headers))
 
     def put(self, path: str, body: Any, version: int) -> Any:
         """Replace what had this version; raise `ApiFailed` when it has changed since."""

@@ -34,14 +34,14 @@ class JetStreamPublisher:
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
 
-    async def publish(self, event: CloudEvent) -> None:
-        """Publish on the event's subject under its deterministic `Nats-Msg-Id`."""
+    async def publish(self, event: CloudEvent, attempt: str = "") -> None:
+        """Publish on the event's subject under its deterministic `Nats-Msg-Id`; `attempt` tells a repetition apart."""
         try:
             await self._js.publish(
                 event.nats_subject,
                 event.to_json(),
                 timeout=PUBLISH_TIMEOUT_SECONDS,
-                headers={"Nats-Msg-Id": event.nats_msg_id},
+                headers={"Nats-Msg-Id": f"{event.nats_msg_id}/{attempt}" if attempt else event.nats_msg_id},
             )
         except (NatsError, NatsTimeout, OSError) as error:
             raise BrokerUnavailable(f"JetStream did not acknowledge: {type(error).__name__}") from error

@@ -23,7 +23,7 @@ MAX_BINARY_BYTES = 1024
 MAX_DEPTH = 32
 
 # What pydicom raises for values it cannot decode; there is no common ancestor.
-_UNDECODABLE = (
+UNDECODABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -80,7 +80,7 @@ def _model(dataset: Dataset, undecodable: list[str], depth: int) -> dict[str, An
         if element is None:
             try:
                 element = _element(dataset[tag], undecodable, depth)
-            except _UNDECODABLE:
+            except UNDECODABLE:
                 undecodable.append(name)
                 continue
         if element is not None:
@@ -94,7 +94,7 @@ def _plain(tag: int, raw: DataElement | RawDataElement) -> dict[str, Any] | None
         return None
     vr = raw.VR
     if vr is None:
-        vr = _dictionary_vr(tag)
+        vr = dictionary_vr(tag)
     if raw.length == 0:
         return {"vr": vr} if vr in _EMPTY_WHEN_SHORT else None
     if raw.value is None:
@@ -106,7 +106,7 @@ def _plain(tag: int, raw: DataElement | RawDataElement) -> dict[str, Any] | None
 
 
 @lru_cache(8192)
-def _dictionary_vr(tag: int) -> str:
+def dictionary_vr(tag: int) -> str:
     """Return the VR of a public element, or nothing that is plain."""
     try:
         return str(dictionary_VR(tag))

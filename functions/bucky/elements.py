@@ -5,9 +5,10 @@ knows where every element ends, keeps what is small, skips what is bulky and sto
 uses no recursion, and its work is bounded whatever the bytes say.
 """
 
+import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
@@ -41,12 +42,43 @@ class Source(Protocol):
         """Return how many bytes there are, or None when that is not known yet."""
 
 
+class StreamSource:
+    """The bytes of a stream that can be rewound."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        here = stream.tell()
+        self._size = stream.seek(0, os.SEEK_END)
+        stream.seek(here)
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return bytes of the stream."""
+        self._stream.seek(offset)
+        return self._stream.read(length)
+
+    def size(self) -> int:
+        """Return how many bytes there are."""
+        return self._size
+
+
 class Element(NamedTuple):
     """One top-level data element; `value` is undecoded, and for a sequence its items."""
 
     tag: int
     vr: str | None
     value: bytes
+    implicit: bool
+
+
+class Span(NamedTuple):
+    """Where one top-level data element stands: from `start` to `end`, its value within that."""
+
+    tag: int
+    vr: str | None
+    start: int
+    value_at: int
+    value_end: int
+    end: int
     implicit: bool
 
 
@@ -70,8 +102,28 @@ class Walk:
         self._steps = 0
         self.implicit = self._looks_implicit(start, otherwise=implicit)
 
+    @property
+    def at(self) -> int:
+        """Where the walk has come to: at its end, where the pixels begin, or the data set ends."""
+        return self._at
+
     def elements(self) -> Iterator[Element]:
         """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
+        for head in self._heads():
+            vr, end, implicit = self._past(head)
+            length = end - head.value_at
+            if length <= (MAX_SEQUENCE_BYTES if vr in _NESTING_VRS else MAX_VALUE_BYTES):
+                yield Element(head.tag, vr, self._read(head.value_at, length), implicit)
+
+    def spans(self) -> Iterator[Span]:
+        """Yield where each element before the pixels stands, bulky ones too; raise `MalformedDataSet`."""
+        for head in self._heads():
+            start = self._at
+            vr, end, implicit = self._past(head)
+            yield Span(head.tag, vr, start, head.value_at, end, self._at, implicit)
+
+    def _heads(self) -> Iterator[_Head]:
+        """Yield the head of each element before the pixels; whoever takes it goes past it."""
         while True:
             raw = self._source.at(self._at, _HEAD_BYTES)
             if len(raw) < 8 and not raw.strip(b"\0"):
@@ -82,26 +134,20 @@ class Walk:
             if head.tag >= _PIXELS:
                 self._check_ends(head)
                 return
-            element = self._element(head)
-            if element is not None:
-                yield element
+            yield head
 
-    def _element(self, head: _Head) -> Element | None:
-        """Go past the element; return it unless it is bulky."""
+    def _past(self, head: _Head) -> tuple[str | None, int, bool]:
+        """Go past an element; return its VR, where its value ends, and whether that is in implicit VR."""
         vr = None if head.vr is None else head.vr.decode("latin-1")
         implicit = self.implicit or vr is None
         if head.length == _UNDEFINED:
             if vr == "UN":  # implicit VR inside (PS3.5 §6.2.2), though not everybody knows
                 implicit = self._looks_implicit(head.value_at + 8, otherwise=True)
             end = self._past_undefined(head, implicit=implicit)
-            vr = "SQ" if vr in {None, "UN"} else vr
-        else:
-            self._check_ends(head)
-            end = self._at = head.value_at + head.length
-        length = end - head.value_at
-        if length > (MAX_SEQUENCE_BYTES if vr in _NESTING_VRS else MAX_VALUE_BYTES):
-            return None
-        return Element(head.tag, vr, self._read(head.value_at, length), implicit)
+            return "SQ" if vr in {None, "UN"} else vr, end, implicit
+        self._check_ends(head)
+        end = self._at = head.value_at + head.length
+        return vr, end, implicit
 
     def _past_undefined(self, head: _Head, *, implicit: bool) -> int:
         """Go past a value of undefined length; return where its items end (PS3.5 §7.5)."""

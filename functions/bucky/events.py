@@ -11,6 +11,8 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.delivery.requested.<destination>    a rule decided that it goes there
     dicom.delivery.completed.<destination>    the destination itself answered success
     dicom.delivery.failed.<destination>       it will not be tried again by itself
+    dicom.series.stable                       nothing came for the series for so long
+    dicom.study.stable                        nothing came for the study for so long
     deadletter.<function>                     a function could not process an event
 
 An urgent event has the token `urgent` behind all that, in a queue of its own.
@@ -82,13 +84,14 @@ class Instance(Payload):
 
 
 class ReceivedInstance(Instance):
-    """An instance with the association that brought it."""
+    """An instance with the association that brought it; `listener` is empty where the edge did not name it."""
 
     calling_aet: str
     called_aet: str
     source_address: str
     association_id: str
     received_at: AwareDatetime
+    listener: str = ""
 
 
 class InstanceStored(ReceivedInstance):
@@ -129,10 +132,11 @@ class Delivery(Payload):
 
 
 class DeliveryRequested(Delivery):
-    """A rule decided that the instance goes to the destination, and how soon."""
+    """A rule decided that the instance goes to the destination, how soon, and with which changes, if any."""
 
     TYPE: ClassVar[str] = "dicom.delivery.requested"
     priority: Priority = "routine"
+    morph_sha256: str | None = None
 
     def urgency(self) -> str | None:
         """Return `urgent` when the rule said so."""
@@ -140,11 +144,15 @@ class DeliveryRequested(Delivery):
 
 
 class DeliveryCompleted(Delivery):
-    """The destination itself answered success, or a warning named in `detail`, for this instance."""
+    """The destination itself answered success, or a warning named in `detail`, for this instance.
+
+    `sent_sha256` is of the data set bytes that went, where the rule had changed them.
+    """
 
     TYPE: ClassVar[str] = "dicom.delivery.completed"
     completed_at: AwareDatetime
     detail: str = ""
+    sent_sha256: str | None = None
 
 
 class DeliveryFailed(Delivery):
@@ -153,6 +161,70 @@ class DeliveryFailed(Delivery):
     TYPE: ClassVar[str] = "dicom.delivery.failed"
     failed_at: AwareDatetime
     reason: str
+
+
+class StableSeries(BaseModel):
+    """A series that changed since the study was stable last: its instances now, and how many of them are new."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    series_instance_uid: str = Uid
+    modality: str | None
+    instance_count: int
+    added: int
+
+
+class Stable(Payload):
+    """Nothing came for `quiet_seconds`; `reason` says on what evidence.
+
+    A later instance begins a new revision, which is told of in its turn; `added` are the instances since the
+    revision before. Each quiet time that a rule asks for has an event of its own; `is_default` marks the one for
+    rules that ask for none.
+    """
+
+    study_instance_uid: str = Uid
+    revision: int
+    quiet_seconds: float
+    is_default: bool
+    stable_at: AwareDatetime
+    last_instance_at: AwareDatetime
+    reason: str
+    instance_count: int
+    added: int
+
+    def event_id(self) -> str:
+        """Return a hash of what is stable, in which revision, for which quiet and when that was declared."""
+        parts = (self.study_instance_uid, self.series_uid(), self.revision, self.quiet_seconds, self.stable_at)
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+    def series_uid(self) -> str:
+        """Return the series' UID, empty for a study."""
+        return ""
+
+    def is_for(self, quiet_seconds: float | None) -> bool:
+        """Return whether this is what a rule with that quiet time waits for."""
+        return self.is_default if quiet_seconds is None else self.quiet_seconds == quiet_seconds
+
+
+class StudyStable(Stable):
+    """The study is stable; `changed_series` (at most 500) changed since the revision before."""
+
+    TYPE: ClassVar[str] = "dicom.study.stable"
+    modalities: tuple[str, ...]
+    series_count: int
+    quarantined_count: int
+    changed_series: tuple[StableSeries, ...]
+
+
+class SeriesStable(Stable):
+    """One series of the study is stable."""
+
+    TYPE: ClassVar[str] = "dicom.series.stable"
+    series_instance_uid: str = Uid
+    modality: str | None
+
+    def series_uid(self) -> str:
+        """Return the series' UID."""
+        return self.series_instance_uid
 
 
 class DeadLettered(Payload):
@@ -176,9 +248,10 @@ class DeadLettered(Payload):
         return self.function
 
 
-def delivery_id(sha256: str, destination: str, rule_version: int) -> str:
-    """Return the deterministic id of a delivery (SHA-256, hexadecimal)."""
-    return hashlib.sha256(f"{sha256}\n{destination}\n{rule_version}".encode()).hexdigest()
+def delivery_id(sha256: str, destination: str, rule_version: int, morph_sha256: str | None = None) -> str:
+    """Return the deterministic id of a delivery (SHA-256, hexadecimal); other changes make it another delivery."""
+    parts = [sha256, destination, str(rule_version), *([morph_sha256] if morph_sha256 else [])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 PAYLOADS: Mapping[str, type[Payload]] = {
@@ -190,6 +263,8 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         DeliveryRequested,
         DeliveryCompleted,
         DeliveryFailed,
+        SeriesStable,
+        StudyStable,
         DeadLettered,
     )
 }

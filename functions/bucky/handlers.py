@@ -71,10 +71,19 @@ def _open_index(settings: Settings) -> Any:
     return index
 
 
+def _open_crosswalks(settings: Settings) -> Any:
+    from bucky.morph.crosswalks import Crosswalks
+
+    return Crosswalks(settings.crosswalk_dir)
+
+
 DEPENDENCIES: dict[str, Dependency] = {
     "settings": Dependency("bucky.settings.Settings", lambda settings: settings),
     "objects": Dependency("bucky.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
     "index": Dependency("bucky.index.Index", _open_index, lambda index: index.check(), lambda index: index.close()),
+    "crosswalks": Dependency(
+        "bucky.morph.crosswalks.Crosswalks", _open_crosswalks, close=lambda crosswalks: crosswalks.close()
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """Reading an instance's header from the object store by ranged GETs; the pixels stay where they are."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pydicom.charset import convert_encodings
@@ -11,6 +11,7 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom_json import quietly
 from bucky.elements import Element, MalformedDataSet, Source, Walk
+from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from bucky.objects import ObjectStore
 from bucky.part10 import FileMeta, split
 
@@ -20,9 +21,6 @@ MAX_READS = 200
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 
-_IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
 
@@ -43,32 +41,45 @@ def read_header(objects: ObjectStore, key: str, size: int) -> Header:
     """
     stored = _StoredBytes(objects, key, size)
     meta, start = split(stored.at(0, 4096))
-    source: Source = stored
-    if meta.transfer_syntax_uid in _DEFLATED:
-        source, start = _InflatedBytes(stored, start), 0
-    dataset, problem = _read(source, start, meta.transfer_syntax_uid)
+    dataset, problem = read_data_set(stored, start, meta.transfer_syntax_uid)
     return Header(meta, dataset, problem)
 
 
-def _read(source: Source, start: int, transfer_syntax_uid: str) -> tuple[Dataset, str | None]:
-    implicit, little = transfer_syntax_uid == _IMPLICIT_LITTLE, transfer_syntax_uid != _EXPLICIT_BIG
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    character_set = b""
+def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple[Dataset, str | None]:
+    """Read a data set up to its pixels, and return it with what kept it from being read further."""
+    implicit, little = encoding_of(transfer_syntax_uid)
+    if transfer_syntax_uid in DEFLATED:
+        source, start = _InflatedBytes(source, start), 0
+    elements: list[Element] = []
     problem = None
     try:
         walk = Walk(source, start, implicit=implicit, little=little)
         implicit = walk.implicit
         for element in _bounded(walk):
-            tag = BaseTag(element.tag)
-            value = element.value or _empty(element.vr)
-            elements[tag] = RawDataElement(tag, element.vr, len(element.value), value, 0, element.implicit, little)
-            if tag == _SPECIFIC_CHARACTER_SET:
-                character_set = element.value
+            elements.append(element)
     except MalformedDataSet as error:
         problem = str(error)
-    dataset = Dataset(elements)
+    return data_set_of(elements, implicit=implicit, little=little), problem
+
+
+def encoding_of(transfer_syntax_uid: str) -> tuple[bool, bool]:
+    """Return whether a transfer syntax is in implicit VR, and whether it is little endian (PS3.5 Annex A)."""
+    return transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
+
+
+def data_set_of(elements: Iterable[Element], *, implicit: bool, little: bool) -> Dataset:
+    """Return a data set of undecoded elements, which pydicom decodes when they are asked for."""
+    raw: dict[BaseTag, DataElement | RawDataElement] = {}
+    character_set = b""
+    for element in elements:
+        tag = BaseTag(element.tag)
+        value = element.value or _empty(element.vr)
+        raw[tag] = RawDataElement(tag, element.vr, len(element.value), value, 0, element.implicit, little)
+        if tag == _SPECIFIC_CHARACTER_SET:
+            character_set = element.value
+    dataset = Dataset(raw)
     dataset.set_original_encoding(implicit, little, _encodings(character_set))
-    return dataset, problem
+    return dataset
 
 
 def _bounded(walk: Walk) -> Iterator[Element]:
@@ -140,7 +151,7 @@ class _StoredBytes:
 class _InflatedBytes:
     """A deflated data set (PS3.5 §A.5), inflated as far as it is asked for, and never beyond a limit."""
 
-    def __init__(self, stored: _StoredBytes, start: int) -> None:
+    def __init__(self, stored: Source, start: int) -> None:
         self._stored = stored
         self._next = start
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -83,6 +83,10 @@ class Settings(BaseModel):
         description="SQLAlchemy URL of the index: `sqlite:///PATH` or `postgresql+psycopg://…`.",
     )
 
+    crosswalk_dir: Path = Field(
+        Path(".bucky/crosswalks"), description="Folder of the files that the routing's crosswalks name."
+    )
+
     edge_listeners: tuple[Listener, ...] = Field(
         (Listener(),),
         description=(

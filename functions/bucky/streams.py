@@ -17,7 +17,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     StreamConfig(
         name="INSTANCES",
         description="What was stored and indexed",
-        subjects=["dicom.instance.>", "dicom.study.>"],
+        subjects=["dicom.instance.>", "dicom.series.>", "dicom.study.>"],
         max_age=14 * DAY,
         duplicate_window=600.0,
         allow_atomic=True,

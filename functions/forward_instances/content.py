@@ -1,21 +1,75 @@
-"""The data set of a stored object as a stream, its bytes checked against the digest they arrived with."""
+"""What is sent: the data set of a stored object as a stream, its bytes checked, changed where its rule says so."""
 
 import hashlib
 import io
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from bucky.errors import Permanent
-from bucky.events import Instance
+from bucky.events import DeliveryRequested, Instance
+from bucky.index import Index
+from bucky.morph.crosswalks import Crosswalks
+from bucky.morph.original import Modification
+from bucky.morph.splice import Wanted, morphed
 from bucky.objects import ObjectStore
 from bucky.part10 import split
+from bucky.routing import Routing
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096
 CHUNK_BYTES = 1024 * 1024
 
 Content = io.BytesIO | io.BufferedReader
+
+
+class Contents:
+    """Opens what is sent for each delivery of a batch; `sent` has the digest of what a rule has changed."""
+
+    def __init__(self, objects: ObjectStore, index: Index, crosswalks: Crosswalks) -> None:
+        self.sent: dict[str, str] = {}
+        self._objects = objects
+        self._index = index
+        self._crosswalks = crosswalks
+        self._documents: dict[int, Routing] = {}
+
+    def open(self, delivery: DeliveryRequested) -> BinaryIO:
+        """Return a stream of the data set to send; the caller closes it.
+
+        Raises what `data_set_of` does, `Permanent` when it cannot be changed as the rule wants, and `Retriable`
+        while the index or a crosswalk is away.
+        """
+        wanted = self._wanted(delivery) if delivery.morph_sha256 is not None else None
+        content = data_set_of(self._objects, delivery.instance)
+        if wanted is None:
+            return content
+        try:
+            changed = morphed(content, delivery.instance.transfer_syntax_uid, wanted)
+        except BaseException:
+            content.close()
+            raise
+        if changed.changes:
+            self.sent[delivery.delivery_id] = _digest(changed.content)
+        return changed.content
+
+    def _wanted(self, delivery: DeliveryRequested) -> Wanted:
+        """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""
+        version = delivery.rule_version
+        if version not in self._documents:
+            self._documents[version] = self._index.routing_version(version).document
+        routing = self._documents[version]
+        rule = routing.rule(delivery.rule)
+        if rule is None or routing.morph_sha256(rule.name) != delivery.morph_sha256:
+            raise Permanent(
+                f"rule {delivery.rule!r} of version {version} is not known any more, so neither is what it changes: "
+                "the instance was not sent; replay it"
+            )
+        modification = None
+        if rule.original_attributes == "record":
+            decided_at = self._index.delivery(delivery.delivery_id).requested_at
+            modification = Modification(f"BUCKY {rule.name} v{version}", delivery.instance.calling_aet, decided_at)
+        return Wanted(rule.morph, self._crosswalks.among(routing.crosswalks), modification)
 
 
 def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
@@ -28,17 +82,24 @@ def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
     try:
         _meta, offset = split(stream.read(HEAD_BYTES))
         stream.seek(offset)
-        digest = hashlib.sha256()
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-        stream.seek(offset)
+        digest = _digest(stream)
     except BaseException:
         stream.close()
         raise
-    if digest.hexdigest() != instance.sha256:
+    if digest != instance.sha256:
         stream.close()
         raise Permanent("the stored bytes are not those that were received (their SHA-256 differs): not sent")
     return stream
+
+
+def _digest(content: BinaryIO) -> str:
+    """Return the digest of a stream, which is left where it was."""
+    start = content.tell()
+    digest = hashlib.sha256()
+    while chunk := content.read(CHUNK_BYTES):
+        digest.update(chunk)
+    content.seek(start)
+    return digest.hexdigest()
 
 
 def _fetched(objects: ObjectStore, instance: Instance) -> Content:

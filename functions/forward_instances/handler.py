@@ -20,14 +20,15 @@ from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
+from bucky.events import CloudEvent, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
+from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 from bucky.routing import Destination
 from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from bucky.trace import trace_id
-from forward_instances.content import data_set_of
+from forward_instances.content import Contents
 from forward_instances.pace import Pace
 
 BATCH_SECONDS = 20.0
@@ -57,7 +58,9 @@ class _Answer:
     failure: ItemFailure | None = None
 
 
-def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index) -> BatchResult:
+def handle_batch(
+    events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index, crosswalks: Crosswalks
+) -> BatchResult:
     """Make each delivery that is not made yet."""
     answers: list[_Answer] = []
     requests: dict[str, _Request] = {}
@@ -74,11 +77,12 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStor
         {name: trace for name, trace in traces.items() if trace is not None},
     )
     to_do = [requests[name] for name in pending]
-    results = list(_carried_out(to_do, objects, index)) if to_do else []
-    index.delivery_attempted([_attempt(request, result) for request, result in results])
+    contents = Contents(objects, index, crosswalks)
+    results = list(_carried_out(to_do, contents, index)) if to_do else []
+    index.delivery_attempted([_attempt(request, result, contents) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
-        answers.append(_answer(ctx, request, result))
+        answers.append(_answer(ctx, request, result, contents))
     for name in requests.keys() - set(pending):
         answers.append(_settled(ctx, requests[name], index.delivery(name)))
     return BatchResult(
@@ -95,7 +99,7 @@ def _read(event: CloudEvent) -> _Request:
 
 
 def _carried_out(
-    requests: Sequence[_Request], objects: ObjectStore, index: Index
+    requests: Sequence[_Request], contents: Contents, index: Index
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send to each destination in turn; the caller normally gives us the deliveries of one."""
     routing = index.routing()
@@ -108,11 +112,11 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
-            yield from _paced(group, objects, destination, index)
+            yield from _paced(group, contents, destination, index)
 
 
 def _paced(
-    requests: Sequence[_Request], objects: ObjectStore, destination: Destination, index: Index
+    requests: Sequence[_Request], contents: Contents, destination: Destination, index: Index
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""
     pace = Pace(destination.name, destination, utc_now())
@@ -125,7 +129,7 @@ def _paced(
             request.tried = False
             yield request, StoreResult(Outcome.UNAVAILABLE, closed[0], retry_after=closed[1])
     pace.expect(sum(request.delivery.instance.size for request in going), index.take_bandwidth)
-    items = [_outgoing(request.delivery, objects, pace) for request in going]
+    items = [_outgoing(request.delivery, contents, pace) for request in going]
     seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
     for request, result in zip(going, _sent(items, destination, seconds), strict=True):
         request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
@@ -144,22 +148,24 @@ def _sent(items: Sequence[Outgoing], destination: Destination, seconds: float) -
     return store_all(peer, items, associations=destination.max_associations, seconds=seconds) if items else []
 
 
-def _outgoing(delivery: DeliveryRequested, objects: ObjectStore, pace: Pace) -> Outgoing:
+def _outgoing(delivery: DeliveryRequested, contents: Contents, pace: Pace) -> Outgoing:
     instance = delivery.instance
-    content = pace.through(delivery, partial(data_set_of, objects, instance))
+    content = pace.through(delivery, partial(contents.open, delivery))
     return Outgoing(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, content)
 
 
-def _attempt(request: _Request, result: StoreResult) -> DeliveryAttempt:
+def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
     answered = "" if result.status is None else f"0x{result.status:04X} {result.comment}".strip()
-    outcome = _ATTEMPTS[result.outcome]
-    return DeliveryAttempt(request.delivery.delivery_id, outcome, result.reason, answered, tried=request.tried)
+    name, outcome = request.delivery.delivery_id, _ATTEMPTS[result.outcome]
+    sent = contents.sent.get(name)
+    return DeliveryAttempt(name, outcome, result.reason, answered, tried=request.tried, sent_sha256=sent)
 
 
-def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
+def _answer(ctx: Context, request: _Request, result: StoreResult, contents: Contents) -> _Answer:
     if result.outcome is Outcome.STORED:
-        payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason)
+        sent = contents.sent.get(request.delivery.delivery_id)
+        payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason, sent_sha256=sent)
         return _Answer(event=ctx.event(payload, request.cause))
     if result.outcome is Outcome.UNAVAILABLE:
         later = _failure(request.cause, result.reason, retryable=True, retry_after=result.retry_after)
@@ -173,14 +179,15 @@ def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
 def _settled(ctx: Context, request: _Request, row: DeliveryRow) -> _Answer:
     """Answer again for a delivery settled before: whoever asked may have missed the first answer."""
     if row.state is DeliveryState.DELIVERED:
-        payload = DeliveryCompleted(**_fields(request), completed_at=row.completed_at or row.updated_at)
+        completed_at = row.completed_at or row.updated_at
+        payload = DeliveryCompleted(**_fields(request), completed_at=completed_at, sent_sha256=row.sent_sha256)
         return _Answer(event=ctx.event(payload, request.cause))
     redriven_meanwhile = row.state in {DeliveryState.REQUESTED, DeliveryState.RETRYING}
     return _Answer(failure=_failure(request.cause, row.reason, retryable=redriven_meanwhile))
 
 
 def _fields(request: _Request) -> dict[str, object]:
-    return {name: getattr(request.delivery, name) for name in DeliveryRequested.model_fields}
+    return {name: getattr(request.delivery, name) for name in Delivery.model_fields}
 
 
 def _failure(event: CloudEvent, reason: str, *, retryable: bool, retry_after: float | None = None) -> ItemFailure:

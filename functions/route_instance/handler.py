@@ -2,18 +2,19 @@
 
 A decision is recorded before its event is returned, and the event is returned again for as long as the
 delivery is not settled: after a crash in between, that heals the rest. Ids are deterministic, so deciding
-twice under one version of the rules is one delivery.
+twice under one version of the rules is one delivery. What an earlier version has sent, or is sending, to the
+same destination in the same form is not requested again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.contract import BatchResult, ItemFailure
+from bucky.decisions import facts_of, requests_of, to_request
 from bucky.errors import Permanent, Retriable
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
+from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
 from bucky.handlers import Context, failure_of
 from bucky.index import Index, InstanceRow, RoutingVersion
-from bucky.rules import Facts, evaluate
 from bucky.trace import trace_id
 
 
@@ -26,7 +27,7 @@ class _Indexed:
 
 
 def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> BatchResult:
-    """Route a batch: two reads and one transaction, however many instances."""
+    """Route a batch: three reads and one transaction, however many instances."""
     indexed: list[_Indexed] = []
     failures: list[ItemFailure] = []
     for event in events:
@@ -36,16 +37,18 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
             failures.append(failure_of(event.id, error))
     routing = index.routing()
     rows = index.instances_by_digest({one.instance.sha256 for one in indexed})
-    requests: dict[str, tuple[CloudEvent, DeliveryRequested]] = {}
+    causes: dict[str, CloudEvent] = {}
+    requests: dict[str, DeliveryRequested] = {}
     for one in indexed:
         try:
             decided = _decided(one.instance, rows.get(one.instance.sha256), routing)
         except Retriable as error:
             failures.append(failure_of(one.event.id, error))
             continue
-        requests.update({request.delivery_id: (one.event, request) for request in decided})
+        causes[one.instance.sha256] = one.event
+        requests.update({request.delivery_id: request for request in decided})
         _log(ctx, one, decided, routing)
-    return BatchResult(failures=tuple(failures), events=_requested(requests, ctx, index))
+    return BatchResult(failures=tuple(failures), events=_requested(list(requests.values()), causes, ctx, index))
 
 
 def _instance(event: CloudEvent) -> InstanceIndexed:
@@ -58,32 +61,20 @@ def _instance(event: CloudEvent) -> InstanceIndexed:
 def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> list[DeliveryRequested]:
     if row is None:
         raise Retriable("the index does not have this instance: it is being rebuilt, or was restored from a copy")
-    facts = Facts(
-        header=row.header or {},
-        calling_aet=instance.calling_aet,
-        called_aet=instance.called_aet,
-        source_address=instance.source_address,
-    )
-    return [
-        DeliveryRequested(
-            delivery_id=delivery_id(instance.sha256, decision.destination, routing.version),
-            destination=decision.destination,
-            rule=decision.rule,
-            rule_version=routing.version,
-            priority=decision.priority,
-            instance=row.received(),
-        )
-        for decision in evaluate(routing.document, facts).decisions
-    ]
+    # Another sender may have brought the same bytes before: what counts is who brought them now.
+    return requests_of(row.received(), facts_of(instance, row.header), routing)
 
 
 def _requested(
-    requests: dict[str, tuple[CloudEvent, DeliveryRequested]], ctx: Context, index: Index
+    requests: Sequence[DeliveryRequested], causes: Mapping[str, CloudEvent], ctx: Context, index: Index
 ) -> tuple[CloudEvent, ...]:
     """Record the decisions; return an event for each delivery that is still to be done."""
-    traces = {one: trace for one, (cause, _) in requests.items() if (trace := trace_id(cause.traceparent))}
-    pending = index.request_deliveries([request for _, request in requests.values()], traces)
-    return tuple(ctx.event(requests[one][1], requests[one][0]) for one in pending)
+    wanted = {request.delivery_id: request for request in to_request(index, requests)}
+    traces = {name: trace_id(causes[request.instance.sha256].traceparent) for name, request in wanted.items()}
+    pending = index.request_deliveries(
+        list(wanted.values()), {name: trace for name, trace in traces.items() if trace is not None}
+    )
+    return tuple(ctx.event(wanted[name], causes[wanted[name].instance.sha256]) for name in pending)
 
 
 def _log(ctx: Context, one: _Indexed, decided: list[DeliveryRequested], routing: RoutingVersion) -> None:

@@ -10,7 +10,7 @@ import pytest
 from bucky.errors import NotFound
 from bucky.events import DeliveryRequested, utc_now
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryState, Index
-from tests.index_rows import RECEIVED_AT, requested
+from tests.index_rows import RECEIVED_AT, digest, requested
 
 DELIVERED, RETRYING, FAILED = AttemptOutcome.DELIVERED, AttemptOutcome.RETRYING, AttemptOutcome.FAILED
 
@@ -130,6 +130,22 @@ def test_filters_and_counts(index: Index) -> None:
     ]
     with pytest.raises(NotFound):
         index.delivery("0" * 64)
+
+
+def test_what_a_rule_made_of_a_delivery_is_kept(index: Index) -> None:
+    """How urgent it is, which changes were asked for and what went are on record; a refusal records nothing sent."""
+    asked = requested("a").model_copy(update={"priority": "urgent", "morph_sha256": digest("morph")})
+    index.request_deliveries([asked, requested("b")])
+    index.delivery_attempted(
+        [
+            DeliveryAttempt(asked.delivery_id, AttemptOutcome.DELIVERED, sent_sha256=digest("sent")),
+            DeliveryAttempt(requested("b").delivery_id, AttemptOutcome.FAILED),
+        ]
+    )
+    rows = {row.sha256: row for row in index.deliveries_of([digest("a"), digest("b"), digest("none")])}
+    a, b = rows[digest("a")], rows[digest("b")]
+    assert (a.priority, a.morph_sha256, a.sent_sha256) == ("urgent", digest("morph"), digest("sent"))
+    assert (b.priority, b.morph_sha256, b.sent_sha256) == ("routine", None, None)
 
 
 def test_hostile_reasons_are_stored(index: Index) -> None:

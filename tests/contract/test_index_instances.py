@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from bucky.errors import NotFound
-from bucky.index import Counts, Index, IndexedInstance, UpsertOutcome
-from tests.index_rows import RECEIVED_AT, digest, header, indexed
+from bucky.index import Counts, Index, IndexedInstance, InstanceRow, UpsertOutcome
+from tests.index_rows import RECEIVED_AT, digest, header, indexed, received
 
 
 @pytest.fixture
@@ -205,3 +205,31 @@ def _all_at_once(
 
     with ThreadPoolExecutor(writers) as pool:
         return [outcome for outcomes in pool.map(run, range(writers)) for outcome in outcomes]
+
+
+def test_what_was_received_in_a_time_comes_in_pages(index: Index) -> None:
+    """A rehearsal sees each current instance of its time once, in order, with its header, and no quarantined one."""
+    times = [RECEIVED_AT + timedelta(minutes=minutes) for minutes in (0, 1, 1, 2)]
+    index.upsert_instances(
+        [indexed(f"i{number}", header(Modality="CT"), received_at=at) for number, at in enumerate(times)]
+    )
+    other = indexed("other", sop_instance_uid=received("i0").sop_instance_uid, received_at=times[1])
+    index.upsert_instances([other])
+    assert [row.received_at for row in index.instances_received(times[0], times[3])] == times[:3]
+    seen: list[InstanceRow] = []
+    while page := index.instances_received(
+        times[0], times[3] + timedelta(seconds=1), after=seen[-1].sha256 if seen else None, limit=1
+    ):
+        seen += page
+    assert [row.sha256 for row in seen] == [
+        digest("i0"),
+        *sorted([digest("i1"), digest("i2")]),
+        digest("i3"),
+    ]
+    assert all(row.header == header(Modality="CT") for row in seen)
+
+
+def test_the_listener_is_kept(index: Index) -> None:
+    """The listener that received an instance is known when its rules are asked again later."""
+    index.upsert_instances([indexed("a", listener="BUCKY:11112")])
+    assert index.instance(digest("a")).received().listener == "BUCKY:11112"

@@ -29,7 +29,7 @@ from jetstream_connector import gate, outcomes
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import free_port
 from tests.integration.connector_stage import Batch, Stage, open_client, stage, until
-from tests.integration.test_forward_handler import CONTEXT, request
+from tests.integration.test_forward_handler import CONTEXT, CROSSWALKS, request
 
 ANNOTATIONS = {
     "topic": "dicom.delivery.requested.*",
@@ -99,7 +99,7 @@ async def deliveries(settings: Settings, index_url: str) -> AsyncIterator[Delive
 
         async def forward(batch: Batch) -> Response:
             events = [CloudEvent.model_validate(event) for event in batch]
-            result = await asyncio.to_thread(handle_batch, events, CONTEXT, here.objects, index)
+            result = await asyncio.to_thread(handle_batch, events, CONTEXT, here.objects, index, CROSSWALKS)
             return Response(result.to_json(), media_type="application/json")
 
         made.gateway.deploy("forward-instances", forward, **ANNOTATIONS)

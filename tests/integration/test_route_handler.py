@@ -69,6 +69,36 @@ def test_deciding_again_heals_a_crash_and_repeats_nothing(index: Index) -> None:
     assert len(index.deliveries()) == 2
 
 
+def test_a_newer_version_sends_nothing_a_second_time(index: Index) -> None:
+    """An event that comes again after a change of rules repeats what never left, and what now goes otherwise."""
+    event = _index(index, indexed("mr"))
+    (first,) = handle_batch([event], CONTEXT, index).events
+    index.save_routing(Routing.from_yaml(ROUTING.replace("everything,", "all,")), 1, "test")
+    (again,) = handle_batch([event], CONTEXT, index).events
+    assert (again.nats_msg_id, _delivery(again).rule_version) == (first.nats_msg_id, 1)
+    index.delivery_attempted([DeliveryAttempt(first.id, AttemptOutcome.RETRYING, "no route")])
+    assert handle_batch([event], CONTEXT, index).events == ()
+    index.delivery_attempted([DeliveryAttempt(first.id, AttemptOutcome.DELIVERED)])
+    assert handle_batch([event], CONTEXT, index).events == ()
+    changing = ROUTING.replace("everything,", "all, priority: urgent, morph: [{delete: PatientName}],")
+    index.save_routing(Routing.from_yaml(changing), 2, "test")
+    (changed,) = handle_batch([event], CONTEXT, index).events
+    assert (_delivery(changed).rule_version, _delivery(changed).priority) == (3, "urgent")
+    assert _delivery(changed).morph_sha256 == Routing.from_yaml(changing).morph_sha256("all")
+    row = index.delivery(changed.id)
+    assert (row.priority, row.morph_sha256, row.rule) == ("urgent", _delivery(changed).morph_sha256, "all")
+
+
+def test_what_failed_under_an_old_version_is_tried_by_a_new_one(index: Index) -> None:
+    """A dead letter of an earlier version does not keep a corrected one from sending."""
+    event = _index(index, indexed("mr"))
+    (first,) = handle_batch([event], CONTEXT, index).events
+    index.dead_letter(first.id, "refused", attempts=3)
+    index.save_routing(Routing.from_yaml(ROUTING.replace("everything,", "all,")), 1, "test")
+    (second,) = handle_batch([event], CONTEXT, index).events
+    assert _delivery(second).rule_version == 2
+
+
 def test_the_subject_and_the_trace_follow(index: Index) -> None:
     """A delivery is published on its destination's own subject, within the trace of the association."""
     (event,) = handle_batch([_index(index, indexed("mr"))], CONTEXT, index).events

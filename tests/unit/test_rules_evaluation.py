@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from bucky.routing import Condition, InvalidRouting, Routing
-from bucky.rules import Decision, Facts, evaluate, holds
+from bucky.routing import InvalidRouting, Routing
+from bucky.rules.conditions import Condition
+from bucky.rules.evaluation import Decision, Facts, evaluate, holds
 from tests.index_rows import header
 
 FACTS = Facts(

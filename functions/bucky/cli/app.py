@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from bucky.cli.dead_letters import dead_letters
-from bucky.cli.routing import destinations, routing, rules
+from bucky.cli.routing import destinations, routing
+from bucky.cli.rules import rules
 from bucky.cli.send import send_command
 from bucky.cli.views import deliveries, queues, status, studies
 from bucky.errors import BuckyError
@@ -44,10 +45,11 @@ def settings(
 
 
 app.command(name="send")(send_command)
-for command in (status, studies, deliveries, queues, destinations, rules):
+for command in (status, studies, deliveries, queues, destinations):
     app.command()(command)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(routing, name="routing")
+app.add_typer(rules, name="rules")
 
 
 def main() -> None:

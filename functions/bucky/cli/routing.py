@@ -1,5 +1,6 @@
 """The commands for destinations and rules."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
-from bucky.routing import InvalidRouting, Routing
+from bucky.routing import InvalidRouting, Routing, json_schema
 
 DESTINATION_COLUMNS = {
     "name": "Name",
@@ -17,7 +18,7 @@ DESTINATION_COLUMNS = {
     "port": "Port",
     "enabled": "Enabled",
 }
-RULE_COLUMNS = {"name": "Name", "enabled": "Enabled", "when": "When", "destinations": "Destinations"}
+MADE_FROM = re.compile(r"\A# version (\d{1,9})\s*$", re.MULTILINE)
 
 routing = typer.Typer(no_args_is_help=True, help="Show or replace the destinations and rules.")
 
@@ -32,16 +33,6 @@ def destinations(
         print_json(found)
     else:
         print_rows(found, DESTINATION_COLUMNS, "No destinations; `bucky routing apply FILE` adds some.")
-
-
-def rules(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
-    """List the rules."""
-    with api(home, url, api_key, ca) as client:
-        found = client.get("/api/rules")
-    if as_json:
-        print_json(found)
-    else:
-        print_rows(found, RULE_COLUMNS, "No rules; `bucky routing apply FILE` adds some.")
 
 
 @routing.command()
@@ -65,20 +56,39 @@ def apply(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace all destinations and rules by those of a file; nothing is written when they are the same."""
-    try:
-        wanted = Routing.from_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRouting(f"{file} cannot be read: {type(error).__name__}.") from None
-    except InvalidRouting as error:
-        raise InvalidRouting(f"{file}: {error}") from None
+    """Replace all destinations and rules by those of a file; nothing is written when they are the same.
+
+    A file whose first line is `# version N`, as `show` writes it, is refused when the routing has changed since;
+    after a change that line is brought up to date.
+    """
+    text, wanted = read_routing(file)
+    made_from = MADE_FROM.match(text)
     with api(home, url, api_key, ca) as client:
         current = client.get("/api/routing")
         version, changed = int(current["version"]), Routing.model_validate(current["document"]) != wanted
         if changed:
             body = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
-            version = int(client.put("/api/routing", body, version)["version"])
+            version = int(client.put("/api/routing", body, int(made_from[1]) if made_from else version)["version"])
+    if made_from and int(made_from[1]) != version:
+        file.write_text(MADE_FROM.sub(f"# version {version}", text, count=1), encoding="utf-8")
     if as_json:
         print_json({"version": version, "changed": changed})
     else:
         typer.echo(f"{'applied' if changed else 'unchanged'}: version {version}")
+
+
+@routing.command()
+def schema() -> None:
+    """Print the JSON Schema of routing files, for editors and other programs."""
+    print_json(json_schema())
+
+
+def read_routing(file: Path) -> tuple[str, Routing]:
+    """Return a routing file's text and what it says; raise `InvalidRouting` with the file and the place."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return text, Routing.from_yaml(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRouting(f"{file} cannot be read: {type(error).__name__}.") from None
+    except InvalidRouting as error:
+        raise InvalidRouting(f"{file}: {error}") from None

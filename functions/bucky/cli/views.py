@@ -25,6 +25,8 @@ DELIVERY_COLUMNS = {
     "state": "State",
     "destination": "Destination",
     "rule": "Rule",
+    "rule_version": "Version",
+    "priority": "Priority",
     "attempts": "Attempts",
     "reason": "Reason",
     "sop_instance_uid": "Instance",

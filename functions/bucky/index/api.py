@@ -75,6 +75,18 @@ class Index:
         """Return a page of the quarantined instances, the newest first."""
         return self._db.read(instances.quarantined, limit, offset)
 
+    def instances_received(
+        self, since: datetime, until: datetime, *, after: str | None = None, limit: int = 500
+    ) -> list[InstanceRow]:
+        """Return a page of the current instances received in a time, with headers; `after` is the last page's last."""
+        return self._db.read(instances.received_between, since, until, after, limit)
+
+    def study_with_headers(
+        self, study_uid: str, series_uid: str | None = None, *, after: str = "", limit: int = 500
+    ) -> list[InstanceRow]:
+        """Return a page of a study's, or one series', current instances, with headers; `after` is the last digest."""
+        return self._db.read(instances.headers_of_study, study_uid, series_uid, after, limit)
+
     # Studies
 
     def search_studies(self, query: StudyQuery) -> list[StudyRow]:
@@ -153,6 +165,10 @@ class Index:
             after=after,
         )
 
+    def deliveries_of(self, digests: Iterable[str]) -> list[DeliveryRow]:
+        """Return every delivery of these instances, those requested first first."""
+        return self._db.read(deliveries.of_instances, digests)
+
     def delivery_counts(self) -> list[DeliveryCount]:
         """Return how many deliveries to each destination are in each state."""
         return self._db.read(deliveries.counts)
@@ -171,6 +187,6 @@ class Index:
         """Return the versions, the newest first."""
         return self._db.read(routing_versions.listed, limit)
 
-    def save_routing(self, document: Routing, expected_version: int, author: str) -> int:
+    def save_routing(self, document: Routing, expected_version: int, author: str, note: str = "") -> int:
         """Append a version and return its number; raise `Conflict` when somebody else was first."""
-        return self._db.write(routing_versions.save, document, expected_version, author, utc_now())
+        return self._db.write(routing_versions.save, document, expected_version, author, utc_now(), note)

@@ -5,6 +5,8 @@ import re
 import zlib
 from typing import Any
 
+import orjson
+
 # The keys of these tables are the index's columns.
 _STUDY_TEXT = {
     "patient_id": "00100020",
@@ -79,7 +81,11 @@ def encode_header(header: Header) -> bytes:
 
 def decode_header(stored: bytes) -> Header:
     """Return a stored header."""
-    header: Header = json.loads(zlib.decompress(stored))
+    text = zlib.decompress(stored)
+    try:
+        header: Header = orjson.loads(text)
+    except orjson.JSONDecodeError:  # it is stricter: lone surrogates stand in headers that senders encoded wrongly
+        header = json.loads(text)
     return header
 
 

@@ -53,6 +53,7 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             reason=_text(one.reason),
             detail=_text(one.detail),
             completed_at=one.at if to is DeliveryState.DELIVERED else None,
+            sent_sha256=one.sent_sha256,
         )
 
 
@@ -129,6 +130,13 @@ def listed(
     return [_delivery(row) for row in connection.execute(query).mappings()]
 
 
+def of_instances(connection: Connection, digests: Iterable[str]) -> list[DeliveryRow]:
+    """Return every delivery of these instances, those requested first first."""
+    query = select(deliveries).where(deliveries.c.sha256.in_(list(digests)))
+    query = query.order_by(deliveries.c.requested_at, deliveries.c.delivery_id)
+    return [_delivery(row) for row in connection.execute(query).mappings()]
+
+
 def counts(connection: Connection) -> list[DeliveryCount]:
     """Return how many deliveries to each destination are in each state."""
     c = deliveries.c
@@ -173,6 +181,8 @@ def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[st
         "requested_at": now,
         "updated_at": now,
         "trace_id": trace_id,
+        "priority": one.priority,
+        "morph_sha256": one.morph_sha256,
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, and_, or_, select
 
 from bucky.errors import NotFound
 from bucky.index.attributes import decode_header, encode_header, instance_attributes
@@ -36,6 +36,7 @@ _RECEIVED = (
     "source_address",
     "association_id",
     "received_at",
+    "listener",
 )
 
 
@@ -62,7 +63,7 @@ def upsert(connection: Connection, batch: Sequence[IndexedInstance], now: dateti
 def by_digest(connection: Connection, digests: Iterable[str]) -> dict[str, InstanceRow]:
     """Return the instances with these digests, each with its header."""
     rows = connection.execute(select(instances).where(instances.c.sha256.in_(list(digests)))).mappings()
-    return {row["sha256"]: InstanceRow(**{**row, "header": decode_header(row["header"])}) for row in rows}
+    return {row["sha256"]: _with_header(row) for row in rows}
 
 
 def one(connection: Connection, sha256: str) -> InstanceRow:
@@ -71,6 +72,33 @@ def one(connection: Connection, sha256: str) -> InstanceRow:
     if sha256 not in found:
         raise NotFound("the index has no instance with this digest")
     return found[sha256]
+
+
+def received_between(
+    connection: Connection, since: datetime, until: datetime, after: str | None, limit: int
+) -> list[InstanceRow]:
+    """Return a page of the current instances received from `since` to before `until`, with headers, the first first."""
+    c = instances.c
+    query = select(instances).where(~c.quarantined, c.received_at >= since, c.received_at < until)
+    if after is not None:
+        last = one(connection, after)
+        query = query.where(
+            or_(c.received_at > last.received_at, and_(c.received_at == last.received_at, c.sha256 > after))
+        )
+    rows = connection.execute(query.order_by(c.received_at, c.sha256).limit(limit)).mappings()
+    return [_with_header(row) for row in rows]
+
+
+def headers_of_study(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str | None, after: str, limit: int
+) -> list[InstanceRow]:
+    """Return a page of the current instances of a study or series, with headers, by digest."""
+    c = instances.c
+    query = select(instances).where(c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after)
+    if series_instance_uid is not None:
+        query = query.where(c.series_instance_uid == series_instance_uid)
+    rows = connection.execute(query.order_by(c.sha256).limit(limit)).mappings()
+    return [_with_header(row) for row in rows]
 
 
 def of_series(
@@ -96,6 +124,10 @@ def quarantined(connection: Connection, limit: int, offset: int) -> list[Instanc
 
 def _rows(connection: Connection, query: Any) -> list[InstanceRow]:
     return [InstanceRow(**row) for row in connection.execute(query).mappings()]
+
+
+def _with_header(row: RowMapping) -> InstanceRow:
+    return InstanceRow(**{**row, "header": decode_header(row["header"])})
 
 
 def _first_come(one: IndexedInstance) -> tuple[str, datetime, str]:

@@ -35,7 +35,9 @@ def listed(connection: Connection, limit: int) -> list[RoutingVersion]:
     return [_version(row) for row in rows]
 
 
-def save(connection: Connection, document: Routing, expected_version: int, author: str, now: datetime) -> int:
+def save(
+    connection: Connection, document: Routing, expected_version: int, author: str, now: datetime, note: str = ""
+) -> int:
     """Append a version after `expected_version` and return its number; raise `Conflict` when that is not the newest."""
     newest_version = newest(connection).version
     insert = insert_into(connection, routing_versions).on_conflict_do_nothing(index_elements=["version"])
@@ -43,6 +45,7 @@ def save(connection: Connection, document: Routing, expected_version: int, autho
         "version": expected_version + 1,
         "created_at": now,
         "author": author,
+        "note": note,
         "document": document.model_dump(mode="json", by_alias=True),
     }
     returned = insert.values(row).returning(routing_versions.c.version)

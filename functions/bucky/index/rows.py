@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bucky.events import ReceivedInstance, utc_now
+from bucky.events import Priority, ReceivedInstance, utc_now
 from bucky.routing import Routing
 
 
@@ -122,6 +122,7 @@ class InstanceRow:
     quarantined: bool
     header_error: str | None
     trace_id: str | None
+    listener: str = ""
     header: dict[str, Any] | None = None
 
     def received(self) -> ReceivedInstance:
@@ -154,6 +155,7 @@ class DeliveryAttempt:
     """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered.
 
     `tried` is false when the destination was not even given it, which is not counted as an attempt.
+    `sent_sha256` is of the data set bytes that went, where a rule had changed them.
     """
 
     delivery_id: str
@@ -162,6 +164,7 @@ class DeliveryAttempt:
     detail: str = ""
     at: datetime = field(default_factory=utc_now)
     tried: bool = True
+    sent_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,9 @@ class DeliveryRow:
     updated_at: datetime
     completed_at: datetime | None
     trace_id: str | None
+    priority: Priority = "routine"
+    morph_sha256: str | None = None
+    sent_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +215,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class RoutingVersion:
-    """One version of the routing; version 0 is the empty one nobody wrote."""
+    """One version of the routing; version 0 is the empty one nobody wrote. `note` says how it came about."""
 
     version: int
     document: Routing
     author: str
     created_at: datetime | None
+    note: str = ""

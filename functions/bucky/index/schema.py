@@ -125,6 +125,7 @@ instances = Table(
     Column("header", LargeBinary, nullable=False),  # zlib of the DICOM JSON model (PS3.18 Annex F)
     Column("header_error", Text),
     Column("trace_id", String(32)),
+    Column("listener", Text, nullable=False, server_default=""),
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],
@@ -133,6 +134,7 @@ instances = Table(
         initially="DEFERRED",
     ),
     Index("instances_series", "study_instance_uid", "series_instance_uid", "instance_number"),
+    Index("instances_received_at", "received_at", "sha256"),
 )
 Index(
     "instances_current",
@@ -170,6 +172,9 @@ deliveries = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("completed_at", UtcDateTime),
     Column("trace_id", String(32)),
+    Column("priority", String(16), nullable=False, server_default="routine"),
+    Column("morph_sha256", String(64)),  # of the changes that the rule asks for, if any
+    Column("sent_sha256", String(64)),  # of what went, where a rule had changed it
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),
     Index("deliveries_destination", "destination", "state"),
@@ -185,6 +190,7 @@ routing_versions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("author", Text, nullable=False),
     Column("document", JSON, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
 )
 
 # One row for each destination with a cap: until when its bandwidth is given out, in Unix time.

@@ -81,6 +81,7 @@ class Home:
         self.objects = self.path / "objects"
         self.nats = self.path / "nats"
         self.provider = self.path / "provider"
+        self.crosswalks = self.path / "crosswalks"
         self.index = self.path / "index.db"
         self.destination = self.path / "demo-destination"
         self.demo_files = self.path / "demo-files"
@@ -89,7 +90,7 @@ class Home:
 
     def create(self) -> None:
         """Make the folders, closed to other users, and the secrets that are not there yet."""
-        for folder in (self.path, self.secrets, self.logs, self.record.parent):
+        for folder in (self.path, self.secrets, self.logs, self.crosswalks, self.record.parent):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         generated = {

@@ -1,0 +1,107 @@
+"""Running past instances under a version of the rules: the same decisions, records and duplicates as live.
+
+What is requested is in the index before it is published: a replay that breaks off is healed by running it again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from admin_api.broker_link import BrokerLink
+from admin_api.rehearsal import asked
+from bucky.broker import JetStreamPublisher
+from bucky.decisions import ParentsInIndex, to_request
+from bucky.events import CloudEvent, DeliveryRequested
+from bucky.index import DeliveryState, Index, InstanceRow, RoutingVersion
+from bucky.trace import child_of
+
+SOURCE = "/bucky/admin-api"
+PUBLISHED_AT_ONCE = 50
+
+
+@dataclass
+class Replayed:
+    """A page of a replay: how many instances were looked at, and what became of the deliveries the rules ask for."""
+
+    instances: int = 0
+    requested: dict[str, int] = field(default_factory=dict)
+    """Deliveries that were (or, in a trial, would be) published, by destination."""
+    already: dict[str, int] = field(default_factory=dict)
+    """Deliveries that were made, are under way, or have failed, in the same form, by destination."""
+    gone: dict[str, int] = field(default_factory=dict)
+    """Deliveries to destinations that are not in the routing in force, or disabled there."""
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to replay: `again` also sends what has been sent, a `trial` neither writes nor sends."""
+
+    version: RoutingVersion
+    destinations: frozenset[str] = frozenset()
+    again: bool = False
+    trial: bool = False
+
+
+async def replay(index: Index, link: BrokerLink, order: Order, page: Sequence[InstanceRow]) -> Replayed:
+    """Run a page of instances; raise `BrokerUnavailable` when they cannot be published."""
+    wanted, result = await asyncio.to_thread(_decided, index, order, page)
+    if not order.trial:
+        attempt = await asyncio.to_thread(_recorded, index, order, wanted, page)
+        publisher = JetStreamPublisher(link.jetstream())
+        traces = {instance.sha256: instance.trace_id for instance in page}
+        events = [_event(one, traces.get(one.instance.sha256)) for one in wanted]
+        for first in range(0, len(events), PUBLISHED_AT_ONCE):
+            batch = events[first : first + PUBLISHED_AT_ONCE]
+            await asyncio.gather(*(publisher.publish(event, attempt.get(event.id, "")) for event in batch))
+    _count(result.requested, wanted)
+    return result
+
+
+def _decided(index: Index, order: Order, page: Sequence[InstanceRow]) -> tuple[list[DeliveryRequested], Replayed]:
+    """Return the deliveries to request, having counted the others."""
+    result = Replayed(instances=len(page))
+    in_force = {one.name for one in index.routing().document.destinations if one.enabled}
+    parents = ParentsInIndex(index)
+    requests = [request for instance in page for request in asked(order.version, instance, parents)]
+    if order.destinations:
+        requests = [request for request in requests if request.destination in order.destinations]
+    _count(result.gone, [request for request in requests if request.destination not in in_force])
+    requests = [request for request in requests if request.destination in in_force]
+    if order.again:
+        return requests, result
+    new = to_request(index, requests)
+    settled = {
+        row.delivery_id
+        for row in index.deliveries_of({request.instance.sha256 for request in new})
+        if row.state is not DeliveryState.REQUESTED  # what is being tried again is in the stream
+    }
+    wanted = [request for request in new if request.delivery_id not in settled]
+    kept = {request.delivery_id for request in wanted}
+    _count(result.already, [request for request in requests if request.delivery_id not in kept])
+    return wanted, result
+
+
+def _recorded(
+    index: Index, order: Order, wanted: Sequence[DeliveryRequested], page: Sequence[InstanceRow]
+) -> dict[str, str]:
+    """Record the deliveries; return, for those that were made before, what tells this sending from earlier ones."""
+    traces = {instance.sha256: instance.trace_id for instance in page}
+    of_requests = {one.delivery_id: traces.get(one.instance.sha256) for one in wanted}
+    pending = set(index.request_deliveries(wanted, {name: trace for name, trace in of_requests.items() if trace}))
+    if not order.again:
+        return {}
+    settled = [one.delivery_id for one in wanted if one.delivery_id not in pending]
+    before = {row.delivery_id: row for row in index.deliveries_of({one.instance.sha256 for one in wanted})}
+    index.redriven(settled)
+    return {name: f"replay-{before[name].updated_at.timestamp()}" for name in settled}
+
+
+def _event(request: DeliveryRequested, trace: str | None) -> CloudEvent:
+    traceparent = child_of(f"00-{trace}-{'0' * 16}-01" if trace else None)
+    return CloudEvent.of(request, source=SOURCE, traceparent=traceparent)
+
+
+def _count(counts: dict[str, int], requests: Sequence[DeliveryRequested]) -> None:
+    for request in requests:
+        counts[request.destination] = counts.get(request.destination, 0) + 1

@@ -1,0 +1,103 @@
+"""From an instance and a version of the routing to the deliveries it asks for: the same live and in a replay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
+from bucky.index import DeliveryRow, DeliveryState, Index, RoutingVersion
+from bucky.rules.evaluation import Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
+from bucky.rules.model import Trigger
+
+ON_THE_WAY = frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.DELIVERED})
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """What is known of an instance's study and series."""
+
+    study: StudyFacts | None = None
+    series: SeriesFacts | None = None
+
+
+class ParentsInIndex:
+    """The studies and series of instances as the index knows them now, each study read once."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._known: dict[str, tuple[StudyFacts, dict[str, SeriesFacts]]] = {}
+
+    def of(self, instance: ReceivedInstance) -> Parents:
+        """Return what is known of an instance's study and series."""
+        uid = instance.study_instance_uid
+        if uid not in self._known:
+            study = self._index.study(uid)
+            series = {one.series_instance_uid: SeriesFacts(one.instance_count) for one in self._index.series(uid)}
+            self._known[uid] = StudyFacts(study.modalities, study.series_count, study.instance_count), series
+        facts, its_series = self._known[uid]
+        return Parents(facts, its_series.get(instance.series_instance_uid))
+
+
+def facts_of(instance: ReceivedInstance, header: Mapping[str, Any] | None, parents: Parents | None = None) -> Facts:
+    """Return what rules can ask about an instance."""
+    return Facts(
+        header=header or {},
+        calling_aet=instance.calling_aet,
+        called_aet=instance.called_aet,
+        source_address=instance.source_address,
+        listener=instance.listener,
+        received_at=instance.received_at,
+        study=parents.study if parents else None,
+        series=parents.series if parents else None,
+    )
+
+
+def requests_of(
+    instance: ReceivedInstance, facts: Facts, routing: RoutingVersion, trigger: Trigger = "instance"
+) -> list[DeliveryRequested]:
+    """Return the deliveries that the rules of a trigger ask for."""
+    return requested(instance, evaluate(routing.document, facts, trigger), routing)
+
+
+def requested(instance: ReceivedInstance, evaluation: Evaluation, routing: RoutingVersion) -> list[DeliveryRequested]:
+    """Return the deliveries that an evaluation asks for."""
+    made = []
+    for decision in evaluation.decisions:
+        morph = routing.document.morph_sha256(decision.rule)
+        made.append(
+            DeliveryRequested(
+                delivery_id=delivery_id(instance.sha256, decision.destination, routing.version, morph),
+                destination=decision.destination,
+                rule=decision.rule,
+                rule_version=routing.version,
+                instance=instance,
+                priority=decision.priority,
+                morph_sha256=morph,
+            )
+        )
+    return made
+
+
+def to_request(index: Index, requests: Sequence[DeliveryRequested]) -> list[DeliveryRequested]:
+    """Leave out what another version of the rules has sent, or is sending, there with the same changes.
+
+    Otherwise every change of a rule would send everything that comes again, and every replay, once more. What
+    another version has only asked for may never have been published: that is asked for again, as it was.
+    """
+    under_way: dict[tuple[str, str, str | None], list[DeliveryRow]] = {}
+    for row in index.deliveries_of({request.instance.sha256 for request in requests}) if requests else ():
+        if row.state in ON_THE_WAY:
+            under_way.setdefault((row.sha256, row.destination, row.morph_sha256), []).append(row)
+    found: list[DeliveryRequested] = []
+    for request in requests:
+        rows = under_way.get((request.instance.sha256, request.destination, request.morph_sha256), [])
+        if not rows or any(row.rule_version == request.rule_version for row in rows):
+            found.append(request)
+        elif all(row.state is DeliveryState.REQUESTED for row in rows):
+            found.append(_as_it_was(request, rows[-1]))
+    return found
+
+
+def _as_it_was(request: DeliveryRequested, row: DeliveryRow) -> DeliveryRequested:
+    recorded = {"delivery_id": row.delivery_id, "rule": row.rule, "rule_version": row.rule_version}
+    return request.model_copy(update={**recorded, "priority": row.priority})

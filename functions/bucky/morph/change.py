@@ -1,0 +1,162 @@
+"""Carrying out a rule's changes on a header, and telling what they changed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from bucky.dicom_json import UNDECODABLE, quietly
+from bucky.morph.actions import (
+    Action,
+    CopyAction,
+    CrosswalkAction,
+    DeleteAction,
+    MoveAction,
+    PrependAction,
+    RegexReplaceAction,
+    SetAction,
+    SuffixAction,
+)
+from bucky.morph.crosswalks import LookUp
+from bucky.morph.values import Unchangeable, element_of, make_encodable, shown, texts_of
+from bucky.patterns import replaced
+from bucky.rules.paths import Step, attribute_path
+
+CHARACTER_SET = BaseTag(0x00080005)
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one action did to one attribute; None is an attribute that is not there. May hold patient values."""
+
+    action: str
+    attribute: str
+    before: Texts | None
+    after: Texts | None
+
+
+class Changing:
+    """One header while it is changed; `changes` and the top-level `tags` they touched add up."""
+
+    def __init__(self, dataset: Dataset, look_up: LookUp) -> None:
+        self.dataset = dataset
+        self.changes: list[Change] = []
+        self.tags: set[BaseTag] = set()
+        self._look_up = look_up
+
+    def carry_out(self, actions: Sequence[Action]) -> None:
+        """Carry out the actions in order; raise `Unchangeable`, or what a crosswalk raises."""
+        with quietly():
+            for action in actions:
+                self._carry_out(action)
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, SetAction):
+            values = action.value if isinstance(action.value, tuple) else (action.value,)
+            self._write("set", action.set, tuple(map(str, values)))
+        elif isinstance(action, DeleteAction):
+            self._delete("delete", action.delete)
+        elif isinstance(action, PrependAction):
+            self._edit("prepend", action.prepend, lambda text: action.value + text)
+        elif isinstance(action, SuffixAction):
+            self._edit("suffix", action.suffix, lambda text: text + action.value)
+        elif isinstance(action, RegexReplaceAction):
+            self._edit("regex_replace", action.regex_replace, lambda text: replaced(action.regex, action.with_, text))
+        elif isinstance(action, CopyAction):
+            self._write("copy", action.to, self._values(action.copy_))
+        elif isinstance(action, MoveAction):
+            self._move(action)
+        else:
+            self._crosswalk(action)
+
+    def _move(self, action: MoveAction) -> None:
+        values = self._values(action.move)
+        if values and attribute_path(action.move) != attribute_path(action.to):
+            self._write("move", action.to, values)
+            self._delete("move", action.move)
+
+    def _crosswalk(self, action: CrosswalkAction) -> None:
+        values = self._values(action.crosswalk)
+        found = [self._look_up(action.table, value) for value in values]
+        if values and None not in found:
+            self._write("crosswalk", action.target, cast(Texts, tuple(found)))
+        elif action.otherwise == "delete":
+            self._delete("crosswalk", action.target)
+        elif action.otherwise == "refuse":
+            why = f"the crosswalk {action.table!r} has no entry for it" if values else "it is empty"
+            raise Unchangeable(action.crosswalk, why)
+
+    def _values(self, attribute: str) -> Texts:
+        """Return the values wherever the path leads."""
+        path = attribute_path(attribute)
+        tag = _tag(path[-1])
+        found = [texts_of(holder[tag], attribute) for _, holder in self._holders(path, attribute) if tag in holder]
+        return tuple(text for texts in found for text in texts)
+
+    def _edit(self, action: str, attribute: str, edit: Callable[[str], str]) -> None:
+        """Change each value that is not empty."""
+        path = attribute_path(attribute)
+        for place, holder in self._holders(path, attribute):
+            if _tag(path[-1]) in holder:
+                texts = texts_of(holder[_tag(path[-1])], attribute)
+                self._put(action, place, holder, path, tuple(edit(text) if text else text for text in texts))
+
+    def _write(self, action: str, attribute: str, texts: Texts) -> None:
+        """Give an attribute these values wherever the path leads; no values leave it as it is."""
+        path = attribute_path(attribute)
+        for place, holder in self._holders(path, attribute) if texts else ():
+            self._put(action, place, holder, path, texts)
+
+    def _put(self, action: str, place: str, holder: Dataset, path: tuple[Step, ...], texts: Texts) -> None:
+        tag = _tag(path[-1])
+        before = texts_of(holder[tag], place) if tag in holder else None
+        if before == texts:
+            return
+        vr = holder[tag].VR if tag in holder else dictionary_VR(tag)
+        if make_encodable(self.dataset, vr, texts, place):
+            self.tags.add(CHARACTER_SET)
+        holder[tag] = element_of(tag, vr, texts, place)
+        self._note(action, place, path, before, texts)
+
+    def _delete(self, action: str, attribute: str) -> None:
+        path = attribute_path(attribute)
+        tag = _tag(path[-1])
+        for place, holder in self._holders(path, attribute):
+            if tag in holder:
+                before = shown(holder[tag])
+                del holder[tag]
+                self._note(action, place, path, before, None)
+
+    def _note(self, action: str, place: str, path: tuple[Step, ...], before: Texts | None, after: Texts | None) -> None:
+        self.changes.append(Change(action, place, before, after))
+        self.tags.add(_tag(path[0]))
+
+    def _holders(self, path: tuple[Step, ...], attribute: str) -> Iterator[tuple[str, Dataset]]:
+        """Yield every data set that the last step is to be looked for in, each with the place in words."""
+        try:
+            # All at once: what cannot be decoded stops the action before it has changed anything.
+            yield from list(_holders(self.dataset, path, attribute.split("."), ""))
+        except UNDECODABLE:
+            raise Unchangeable(attribute, "a value on the way to it, or its own, cannot be decoded") from None
+
+
+def _holders(dataset: Dataset, path: tuple[Step, ...], names: list[str], place: str) -> Iterator[tuple[str, Dataset]]:
+    if len(path) == 1:
+        dataset.get(_tag(path[0]))  # decodes it
+        yield place + names[0], dataset
+        return
+    element = dataset.get(_tag(path[0]))
+    items = element.value if isinstance(element, DataElement) and element.VR == "SQ" else ()
+    for number, item in enumerate(items or ()):
+        if path[0].item in {None, number}:
+            here = f"{place}{names[0].partition('[')[0]}[{number}]."
+            yield from _holders(item, path[1:], names[1:], here)
+
+
+def _tag(step: Step) -> BaseTag:
+    return BaseTag(int(step.tag, 16))

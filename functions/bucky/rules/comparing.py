@@ -1,0 +1,116 @@
+"""Which of two values comes first, as their VR wants it: numbers, dates, times and ages (PS3.5 §6.2)."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from functools import lru_cache
+
+Operand = str | int | float
+
+_DATE = re.compile(r"(\d{4})[-./]?(\d{2})[-./]?(\d{2})")
+_TIME = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?")
+_DATE_TIME = re.compile(
+    r"(\d{4})-?(\d{2})?-?(\d{2})?(?:[T ]?(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?)?([+-]\d{2}:?\d{2}|Z)?"
+)
+_AGE = re.compile(r"(\d{1,3}) ?([DWMY])")
+_DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
+_MICROSECOND = timedelta(microseconds=1)
+_NO_OFFSET = timezone(timedelta(0))
+
+
+def order(value: str, operand: Operand, vr: str) -> int | None:
+    """Return -1, 0 or 1 as the value is less than, equal to or greater than the operand; None when they do not compare.
+
+    As the VR says; else as numbers where both are; else as text.
+    """
+    read = _READERS.get(vr)
+    if read is not None:
+        left, right = read(value), read(_digits(operand, vr))
+        if left is not None and right is not None:
+            return (left > right) - (left < right)
+    left, right = number(value), number(operand)
+    if left is not None and right is not None:
+        return (left > right) - (left < right)
+    return (value > operand) - (value < operand) if isinstance(operand, str) else None
+
+
+def number(value: Operand) -> float | None:
+    """Return a value as a number, if it is one."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _digits(operand: Operand, vr: str) -> str:
+    """Return an operand as text; a date or time may be written as a number."""
+    return f"{operand:06d}" if isinstance(operand, int) and vr == "TM" else str(operand)
+
+
+@lru_cache(4096)
+def _date(text: str) -> float | None:
+    match = _DATE.fullmatch(text.strip())
+    if match is None:
+        return None
+    try:
+        return float(date(*map(int, match.groups())).toordinal())
+    except ValueError:
+        return None
+
+
+@lru_cache(4096)
+def _time(text: str) -> float | None:
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        return None
+    hour, minute, second, fraction = match.groups()
+    try:
+        read = time(int(hour), int(minute or 0), min(int(second or 0), 59), int((fraction or "").ljust(6, "0")))
+    except ValueError:
+        return None
+    leap = 1.0 if second == "60" else 0.0
+    return read.hour * 3600.0 + read.minute * 60 + read.second + read.microsecond / 1e6 + leap
+
+
+@lru_cache(4096)
+def _date_time(text: str) -> float | None:
+    match = _DATE_TIME.fullmatch(text.strip())
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, fraction, offset = match.groups()
+    try:
+        read = datetime(
+            int(year),
+            int(month or 1),
+            int(day or 1),
+            int(hour or 0),
+            int(minute or 0),
+            min(int(second or 0), 59),
+            int((fraction or "").ljust(6, "0")),
+            tzinfo=_zone(offset),
+        )
+        # As if in UTC where no offset is given: a data set may name it elsewhere, or nowhere (PS3.3 §C.12.1.1.8).
+        return (read - datetime(1, 1, 2, tzinfo=UTC)) / _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+def _zone(offset: str | None) -> timezone:
+    if offset in {None, "Z"}:
+        return _NO_OFFSET
+    digits = str(offset).replace(":", "")
+    sign = -1 if digits[0] == "-" else 1
+    return timezone(sign * timedelta(hours=int(digits[1:3]), minutes=int(digits[3:5])))
+
+
+def _age(text: str) -> float | None:
+    match = _AGE.fullmatch(text.strip())
+    return int(match[1]) * _DAYS[match[2]] if match else None
+
+
+_READERS: Mapping[str, Callable[[str], float | None]] = {
+    "DA": _date,
+    "TM": _time,
+    "DT": _date_time,
+    "AS": _age,
+}

@@ -1,0 +1,248 @@
+"""Evaluating routing rules: pure functions from a routing and an instance's facts to decisions.
+
+Each rule's verdict says for every condition whether it held, so that a decision can be explained. What a
+condition found may be a patient value: show it to the user who asked, never log it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
+
+from bucky.events import URGENT, Priority, utc_now
+from bucky.patterns import found_in
+from bucky.routing import Routing
+from bucky.rules.comparing import number, order
+from bucky.rules.conditions import (
+    AllOf,
+    AnyOf,
+    AssociationTest,
+    AttributeTest,
+    Condition,
+    Not,
+    Operand,
+    SeriesTest,
+    StudyTest,
+    ValueTest,
+)
+from bucky.rules.model import Rule, Trigger
+from bucky.rules.paths import Found, attribute_values, is_there
+
+SHOWN_VALUES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """What is known of a stable study: the modalities of its series, and how much there is."""
+
+    modalities: tuple[str, ...]
+    series_count: int
+    instance_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFacts:
+    """What is known of a stable series."""
+
+    instance_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What rules can ask about: the header (DICOM JSON model), the association, the study and series when stable.
+
+    `received_at` decides whether a rule is active, so that deciding again gives the same.
+    """
+
+    header: Mapping[str, Any]
+    calling_aet: str = ""
+    called_aet: str = ""
+    source_address: str = ""
+    listener: str = ""
+    received_at: datetime = field(default_factory=utc_now)
+    study: StudyFacts | None = None
+    series: SeriesFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a condition held; `found` are the values a test saw, `parts` what a nested one is made of."""
+
+    held: bool
+    condition: str
+    found: tuple[str, ...] = ()
+    parts: tuple["Verdict", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVerdict:
+    """Whether a rule matched and why; one that was not evaluated has no `why`, but says why it was `skipped`."""
+
+    rule: str
+    matched: bool
+    why: Verdict | None
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An instance goes to a destination because of a rule: the first that named it.
+
+    It is urgent when any rule that named it says so.
+    """
+
+    destination: str
+    rule: str
+    priority: Priority = "routine"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The decisions, the enabled destinations only, and how every rule came out."""
+
+    decisions: tuple[Decision, ...]
+    rules: tuple[RuleVerdict, ...]
+
+
+def evaluate(routing: Routing, facts: Facts, trigger: Trigger = "instance") -> Evaluation:
+    """Evaluate the rules of a trigger, in order; each destination is decided on once however many rules name it."""
+    verdicts: list[RuleVerdict] = []
+    enabled = {destination.name for destination in routing.destinations if destination.enabled}
+    decided: dict[str, Decision] = {}
+    over = ""
+    for rule in routing.rules:
+        skipped = _skipped(rule, facts, trigger) or (over and f"rule {over!r} matched first")
+        verdict = _judge(rule, facts, skipped)
+        verdicts.append(verdict)
+        if verdict.matched:
+            for name in (name for name in rule.destinations if name in enabled):
+                known = decided.setdefault(name, Decision(name, rule.name, rule.priority))
+                if rule.priority == URGENT != known.priority:
+                    decided[name] = replace(known, priority=URGENT)
+            if routing.match == "first":
+                over = rule.name
+    return Evaluation(tuple(decided.values()), tuple(verdicts))
+
+
+def holds(condition: Condition, facts: Facts) -> Verdict:
+    """Return whether a condition holds, and why."""
+    if isinstance(condition, AllOf):
+        parts = tuple(holds(one, facts) for one in condition.all)
+        return Verdict(all(part.held for part in parts), "all", parts=parts)
+    if isinstance(condition, AnyOf):
+        parts = tuple(holds(one, facts) for one in condition.any)
+        return Verdict(any(part.held for part in parts), "any", parts=parts)
+    if isinstance(condition, Not):
+        part = holds(condition.not_, facts)
+        return Verdict(not part.held, "not", parts=(part,))
+    if isinstance(condition, AttributeTest):
+        values = attribute_values(facts.header, condition.path)
+        return _tested(condition, condition.attribute, values, there=is_there(facts.header, condition.path))
+    if isinstance(condition, AssociationTest):
+        return _known(condition, condition.association, getattr(facts, condition.association))
+    if isinstance(condition, StudyTest):
+        return _known(condition, f"study {condition.study}", _of(facts.study, condition.study))
+    if isinstance(condition, SeriesTest):
+        return _known(condition, f"series {condition.series}", _of(facts.series, condition.series))
+    return Verdict(held=True, condition="always")
+
+
+def _judge(rule: Rule, facts: Facts, skipped: str) -> RuleVerdict:
+    if skipped:
+        return RuleVerdict(rule.name, matched=False, why=None, skipped=skipped)
+    why = holds(rule.when, facts)
+    return RuleVerdict(rule.name, matched=why.held, why=why)
+
+
+def _skipped(rule: Rule, facts: Facts, trigger: Trigger) -> str:
+    """Return why a rule is not even evaluated, or nothing."""
+    if not rule.enabled:
+        return "it is disabled"
+    if rule.trigger != trigger:
+        return f"it waits for the trigger {rule.trigger}"
+    if rule.active is not None and not rule.active.is_open(facts.received_at):
+        return f"it was not active when the instance was received ({facts.received_at.isoformat(timespec='seconds')})"
+    return ""
+
+
+def _of(facts: StudyFacts | SeriesFacts | None, name: str) -> Any:
+    return () if facts is None else getattr(facts, name)
+
+
+def _known(test: AssociationTest | StudyTest | SeriesTest, name: str, value: Any) -> Verdict:
+    """Apply a test to something that is no attribute: empty means that nobody knows it."""
+    values = value if isinstance(value, tuple) else (value,)
+    texts = tuple(Found(str(one), "") for one in values if one != "")
+    return _tested(test, name, texts, there=bool(texts))
+
+
+def _tested(test: ValueTest, name: str, values: tuple[Found, ...], *, there: bool) -> Verdict:
+    """Apply the one operator of a test: it holds when it holds for any of the values."""
+    ((operator, operand),) = test.operators().items()
+    if operator == "exists":
+        held = there is operand
+    elif operator == "only":
+        held = bool(values) and all(_is_in(value, operand) for value in values)
+    else:
+        matches = _OPERATORS[operator]
+        held = any(matches(value, operand) for value in values)
+    found = tuple(value.text for value in values[:SHOWN_VALUES])
+    return Verdict(held, f"{name} {operator} {_shown(operand)}", found=found)
+
+
+def _shown(operand: Any) -> str:
+    if isinstance(operand, tuple):
+        return "[" + ", ".join(map(str, operand)) + "]"
+    return str(operand).lower() if isinstance(operand, bool) else str(operand)
+
+
+def _equals(value: Found, operand: Operand) -> bool:
+    if isinstance(operand, str):
+        return value.text == operand or (value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0)
+    return number(value.text) == operand
+
+
+def _is_in(value: Found, operands: tuple[Operand, ...]) -> bool:
+    return any(_equals(value, operand) for operand in operands)
+
+
+def _contains(value: Found, operand: str) -> bool:
+    return operand in value.text
+
+
+def _matches(value: Found, pattern: str) -> bool:
+    return found_in(pattern, value.text)
+
+
+def _in_network(value: Found, networks: str | tuple[str, ...]) -> bool:
+    try:
+        address = ip_address(value.text)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    # A host's own bits in a network are no mistake: 10.1.2.3/16 is 10.1.0.0/16.
+    wanted = (networks,) if isinstance(networks, str) else networks
+    return any(address in ip_network(network, strict=False) for network in wanted)
+
+
+def _comparing(sign: Callable[[int], bool]) -> Callable[[Found, Operand], bool]:
+    def compare(value: Found, operand: Operand) -> bool:
+        found = order(value.text, operand, value.vr)
+        return found is not None and sign(found)
+
+    return compare
+
+
+_OPERATORS: Mapping[str, Callable[[Found, Any], bool]] = {
+    "equals": _equals,
+    "in": _is_in,
+    "contains": _contains,
+    "regex": _matches,
+    "network": _in_network,
+    "gt": _comparing(lambda sign: sign > 0),
+    "ge": _comparing(lambda sign: sign >= 0),
+    "lt": _comparing(lambda sign: sign < 0),
+    "le": _comparing(lambda sign: sign <= 0),
+}

@@ -1,0 +1,1 @@
+"""Decides by rule where the instances of a stable series or study go."""

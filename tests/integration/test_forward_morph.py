@@ -1,0 +1,212 @@
+"""Forwarding what a rule changes on the way: a real SCP gets it changed, and the kept object stays as it was."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from sqlalchemy import create_engine, text
+
+from bucky.contract import BatchResult
+from bucky.decisions import facts_of, requests_of
+from bucky.events import CloudEvent, DeliveryCompleted, ReceivedInstance, utc_now
+from bucky.handlers import load_handler, make_context
+from bucky.index import DeliveryRow, DeliveryState, Index
+from bucky.keys import object_key
+from bucky.morph.crosswalks import Crosswalks
+from bucky.objects import MemoryObjectStore, put_bytes
+from bucky.part10 import FileMeta, file_header, split
+from bucky.routing import Routing
+from bucky.trace import new_traceparent
+from forward_instances.handler import handle_batch
+from local_stack.destination import Destination
+
+CONTEXT = make_context(load_handler("forward_instances.handler"))
+ROUTING = """
+destinations:
+  - {name: pacs, type: dimse, aet: DEMO, host: 127.0.0.1, port: PORT}
+crosswalks:
+  - {name: ids, type: csv, file: ids.csv}
+rules:
+  - name: ward
+    morph:
+      - {crosswalk: PatientID, table: ids}
+      - {prepend: StudyID, value: W-}
+    destinations: [pacs]
+"""
+
+
+@pytest.fixture
+def index(index_url: str) -> Iterator[Index]:
+    """An empty index."""
+    opened = Index.open(index_url)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    """A crosswalk that knows the patient of CT_small."""
+    file = tmp_path / "ids.csv"
+    file.write_text("key,value\n1CT1,H-0815\n")
+    return file
+
+
+class Sender:
+    """The pieces between a decision and the destination."""
+
+    def __init__(self, index: Index, folder: Path) -> None:
+        self.index = index
+        self.objects = MemoryObjectStore()
+        self.crosswalks = Crosswalks(folder)
+        self.file = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
+
+    def decide(self) -> CloudEvent:
+        """Store CT_small and ask the rules in force about it."""
+        with pydicom.dcmread(Path(str(get_testdata_file("CT_small.dcm")))) as file:
+            data_set = self.file[144 + file.file_meta.FileMetaInformationGroupLength :]
+            meta = FileMeta(file.SOPClassUID, file.SOPInstanceUID, file.file_meta.TransferSyntaxUID)
+            study, series = str(file.StudyInstanceUID), str(file.SeriesInstanceUID)
+        digest, stored = hashlib.sha256(data_set).hexdigest(), file_header(meta) + data_set
+        key = object_key(study, series, meta.sop_instance_uid, digest)
+        put_bytes(self.objects, key, stored)
+        instance = ReceivedInstance(
+            study_instance_uid=study,
+            series_instance_uid=series,
+            sop_instance_uid=meta.sop_instance_uid,
+            sop_class_uid=meta.sop_class_uid,
+            transfer_syntax_uid=meta.transfer_syntax_uid,
+            sha256=digest,
+            size=len(stored),
+            bucket="bucky",
+            key=key,
+            calling_aet="CT1",
+            called_aet="BUCKY",
+            source_address="127.0.0.1",
+            association_id="a",
+            received_at=utc_now(),
+        )
+        (request,) = requests_of(instance, facts_of(instance, {}), self.index.routing())
+        return CloudEvent.of(request, source="/test", traceparent=new_traceparent())
+
+    def send(self, event: CloudEvent) -> BatchResult:
+        """Carry the delivery out."""
+        return handle_batch([event], CONTEXT, self.objects, self.index, self.crosswalks)
+
+    def row(self, event: CloudEvent) -> DeliveryRow:
+        """Return how the delivery stands."""
+        return self.index.delivery(event.id)
+
+
+def route(index: Index, port: int, old: str = "", new: str = "") -> None:
+    """Put the rule in force."""
+    document = Routing.from_yaml(ROUTING.replace("PORT", str(port)).replace(old, new))
+    index.save_routing(document, index.routing().version, "test")
+
+
+def test_the_destination_gets_it_changed_and_the_kept_object_stays(index: Index, ids: Path, tmp_path: Path) -> None:
+    """What arrives has the new values, the record of the old ones and the same pixels; its digest is on record."""
+    sender = Sender(index, ids.parent)
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        result = sender.send(event)
+        ((digest, path),) = destination.received().items()
+    assert result.failures == ()
+    arrived = pydicom.dcmread(path)
+    kept = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    assert (arrived.PatientID, arrived.StudyID) == ("H-0815", "W-1CT1")
+    assert arrived.PixelData == kept.PixelData
+    assert arrived.SOPInstanceUID == kept.SOPInstanceUID
+    modified = arrived.OriginalAttributesSequence[0].ModifiedAttributesSequence[0]
+    assert (modified.PatientID, modified.StudyID) == (kept.PatientID, kept.StudyID)
+    assert arrived.OriginalAttributesSequence[0].ModifyingSystem == "BUCKY ward v1"
+    row = sender.row(event)
+    assert (row.state, row.sent_sha256) == (DeliveryState.DELIVERED, digest)
+    completed = result.events[0].payload()
+    assert isinstance(completed, DeliveryCompleted)
+    assert completed.sent_sha256 == digest != completed.instance.sha256
+    (key,) = sender.objects.keys()
+    stored = sender.objects.get(key)
+    assert hashlib.sha256(stored[split(stored)[1] :]).hexdigest() == row.sha256
+
+
+def test_trying_again_sends_the_same_bytes(index: Index, ids: Path, tmp_path: Path) -> None:
+    """A delivery repeated after a crash shows the destination no second version of the instance."""
+    sender = Sender(index, ids.parent)
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        sender.send(event)
+        index.redriven([event.id])
+        sender.send(event)
+        assert destination.count == 2
+        assert len(destination.received()) == 1
+
+
+def test_an_instance_that_the_crosswalk_does_not_know_is_not_sent(index: Index, ids: Path, tmp_path: Path) -> None:
+    """Sending a patient under the wrong number is worse than not sending: it fails for good, without the number."""
+    ids.write_text("key,value\nother,H-1\n")
+    sender = Sender(index, ids.parent)
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        (failure,) = sender.send(event).failures
+        assert destination.count == 0
+    assert (failure.retryable, sender.row(event).state) == (False, DeliveryState.FAILED)
+    assert "'ids' has no entry" in failure.reason
+    assert "1CT1" not in failure.reason
+
+
+def test_an_instance_waits_for_its_crosswalk(index: Index, ids: Path, tmp_path: Path) -> None:
+    """While the table is missing nothing is sent and nothing is lost; once it is there, the instance goes."""
+    ids.rename(tmp_path / "away.csv")
+    sender = Sender(index, ids.parent)
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        (failure,) = sender.send(event).failures
+        assert (failure.retryable, sender.row(event).state) == (True, DeliveryState.RETRYING)
+        assert "BUCKY_CROSSWALK_DIR" in failure.reason
+        (tmp_path / "away.csv").rename(ids)
+        assert sender.send(event).failures == ()
+        assert sender.row(event).state is DeliveryState.DELIVERED
+
+
+def test_a_crosswalk_can_be_a_database(index: Index, tmp_path: Path) -> None:
+    """A query finds the new value in a database whose address only a file knows."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'ris.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE ids (old TEXT, new TEXT)"))
+        connection.execute(text("INSERT INTO ids VALUES ('1CT1', 'R-7'), ('twice', 'a'), ('twice', 'b')"))
+    engine.dispose()
+    (tmp_path / "ris.url").write_text(f"sqlite:///{tmp_path / 'ris.db'}\n")
+    sender = Sender(index, tmp_path)
+    query = "type: sql, url_file: ris.url, query: SELECT new FROM ids WHERE old = :value"
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port, "type: csv, file: ids.csv", query)
+        assert sender.send(sender.decide()).failures == ()
+        (path,) = destination.received().values()
+        assert pydicom.dcmread(path).PatientID == "R-7"
+        route(index, destination.port, "type: csv, file: ids.csv", query.replace(":value", "'twice' OR old = :value"))
+        (ambiguous,) = sender.send(sender.decide()).failures
+        assert (ambiguous.retryable, "more than one entry" in ambiguous.reason) == (False, True)
+        route(index, destination.port, "type: csv, file: ids.csv", query.replace("ids", "nothing"))
+        (broken,) = sender.send(sender.decide()).failures
+        assert (broken.retryable, "1CT1" in broken.reason) == (True, False)
+    sender.crosswalks.close()
+
+
+def test_without_the_rule_that_decided_nothing_is_sent(index: Index, ids: Path, tmp_path: Path) -> None:
+    """An instance that was to be changed never goes unchanged because its rule cannot be found any more."""
+    sender = Sender(index, ids.parent)
+    with Destination(tmp_path / "received") as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        lost = event.model_copy(update={"data": event.data | {"morph_sha256": "0" * 64}})
+        (failure,) = sender.send(lost).failures
+        assert (failure.retryable, destination.count) == (False, 0)
+    assert "not known any more" in failure.reason
