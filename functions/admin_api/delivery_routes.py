@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from admin_api.answers import Page, Redriven
 from admin_api.parameters import DeadLettersDep, Digest, IndexDep, Limit
 from admin_api.redrive import redrive_delivery
+from bucky.destinations import NAME_PATTERN
 from bucky.index import DeliveryRow, DeliveryState
-from bucky.routing import NAME_PATTERN
 
 routes = APIRouter(tags=["deliveries"])
 

@@ -21,9 +21,10 @@ from admin_api.routing_edits import (
     without_destination,
     without_rule,
 )
+from bucky.destinations import NAME_PATTERN, Destination
 from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
-from bucky.routing import NAME_PATTERN, Destination, Routing, Rule
+from bucky.routing import Routing, Rule
 
 AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."

@@ -71,10 +71,16 @@ def _open_index(settings: Settings) -> Any:
     return index
 
 
+def _open_senders(settings: Settings) -> Any:
+    forwarding = importlib.import_module("bucky.forwarding")
+    return forwarding.Senders(forwarding.Secrets.of(settings))
+
+
 DEPENDENCIES: dict[str, Dependency] = {
     "settings": Dependency("bucky.settings.Settings", lambda settings: settings),
     "objects": Dependency("bucky.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
     "index": Dependency("bucky.index.Index", _open_index, lambda index: index.check(), lambda index: index.close()),
+    "senders": Dependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
 }
 
 

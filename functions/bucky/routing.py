@@ -11,7 +11,6 @@
 evaluated. A disabled destination gets no new deliveries; those requested before are still carried out.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import re2
@@ -28,10 +27,9 @@ from pydantic import (
 )
 from pydicom.datadict import tag_for_keyword
 
+from bucky.destinations import NAME_PATTERN, Destination
 from bucky.errors import Permanent
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
-AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
 MAX_DEPTH = 16
 MAX_PATTERN_LENGTH = 500
 
@@ -48,25 +46,6 @@ class InvalidRouting(Permanent):
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
-
-
-class DimseDestination(_Model):
-    """A DICOM node that takes C-STORE (PS3.4 Annex B)."""
-
-    name: str = Field(pattern=NAME_PATTERN)
-    type: Literal["dimse"]
-    aet: str = Field(pattern=AET_PATTERN)
-    host: str = Field(min_length=1, max_length=253)
-    port: int = Field(ge=1, le=65535)
-    calling_aet: str = Field(default="BUCKY", pattern=AET_PATTERN)
-    max_associations: int = Field(default=2, ge=1, le=32)
-    timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
-    tls_ca_file: Path | None = None
-    enabled: bool = True
-
-
-# Further types (STOW-RS, S3, folder) join here as a union discriminated by `type`.
-Destination = DimseDestination
 
 
 class _Test(_Model):

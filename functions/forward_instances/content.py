@@ -1,14 +1,16 @@
-"""The data set of a stored object as a stream, its bytes checked against the digest they arrived with."""
+"""What is sent for a delivery: the stored data set, its bytes checked against the digest they arrived with."""
 
 import hashlib
 import io
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from bucky.errors import Permanent
-from bucky.events import Instance
+from bucky.events import DeliveryRequested, Instance
 from bucky.objects import ObjectStore
+from bucky.outgoing import Outgoing
 from bucky.part10 import split
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
@@ -16,6 +18,23 @@ HEAD_BYTES = 4096
 CHUNK_BYTES = 1024 * 1024
 
 Content = io.BytesIO | io.BufferedReader
+
+
+def prepared(objects: ObjectStore, delivery: DeliveryRequested) -> Outgoing:
+    """Return the instance as it goes out; its content is opened, and may fail, when its turn comes.
+
+    This is the one place where what is sent may become another than what was received.
+    """
+    instance = delivery.instance
+    return Outgoing(
+        sop_class_uid=instance.sop_class_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        content=partial(data_set_of, objects, instance),
+        study_instance_uid=instance.study_instance_uid,
+        series_instance_uid=instance.series_instance_uid,
+        sha256=instance.sha256,
+    )
 
 
 def data_set_of(objects: ObjectStore, instance: Instance) -> Content:

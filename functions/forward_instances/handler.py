@@ -15,24 +15,24 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import CloudEvent, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
+from bucky.forwarding import Senders
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index, RoutingVersion
 from bucky.objects import ObjectStore
-from bucky.routing import Destination
-from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
+from bucky.outgoing import Outcome, StoreResult
 from bucky.trace import trace_id
-from forward_instances.content import data_set_of
+from forward_instances.content import prepared
 
 BATCH_SECONDS = 60.0
 """No instance is begun later than this: the caller waits for an answer to the whole batch."""
 
 _ATTEMPTS = {
     Outcome.STORED: AttemptOutcome.DELIVERED,
+    Outcome.WARNED: AttemptOutcome.DELIVERED,
     Outcome.UNAVAILABLE: AttemptOutcome.RETRYING,
     Outcome.REFUSED: AttemptOutcome.FAILED,
 }
@@ -54,7 +54,9 @@ class _Answer:
     failure: ItemFailure | None = None
 
 
-def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index) -> BatchResult:
+def handle_batch(
+    events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index, senders: Senders
+) -> BatchResult:
     """Make each delivery that is not made yet."""
     answers: list[_Answer] = []
     requests: dict[str, _Request] = {}
@@ -71,7 +73,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStor
         {name: trace for name, trace in traces.items() if trace is not None},
     )
     to_do = [requests[name] for name in pending]
-    results = list(_carried_out(to_do, objects, index.routing())) if to_do else []
+    results = list(_carried_out(to_do, objects, index.routing(), senders)) if to_do else []
     index.delivery_attempted([_attempt(request, result) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
@@ -92,7 +94,7 @@ def _read(event: CloudEvent) -> _Request:
 
 
 def _carried_out(
-    requests: Sequence[_Request], objects: ObjectStore, routing: RoutingVersion
+    requests: Sequence[_Request], objects: ObjectStore, routing: RoutingVersion, senders: Senders
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send to each destination in turn; the caller normally gives us the deliveries of one."""
     by_destination: dict[str, list[_Request]] = defaultdict(list)
@@ -104,40 +106,18 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
-            yield from zip(group, _sent(group, objects, destination), strict=True)
-
-
-def _sent(requests: Sequence[_Request], objects: ObjectStore, destination: Destination) -> list[StoreResult]:
-    peer = Peer(
-        aet=destination.aet,
-        host=destination.host,
-        port=destination.port,
-        calling_aet=destination.calling_aet,
-        timeout=destination.timeout_seconds,
-        tls_ca_file=destination.tls_ca_file,
-    )
-    items = [_outgoing(request.delivery, objects) for request in requests]
-    return store_all(peer, items, associations=destination.max_associations, seconds=BATCH_SECONDS)
-
-
-def _outgoing(delivery: DeliveryRequested, objects: ObjectStore) -> Outgoing:
-    instance = delivery.instance
-    return Outgoing(
-        instance.sop_class_uid,
-        instance.sop_instance_uid,
-        instance.transfer_syntax_uid,
-        partial(data_set_of, objects, instance),
-    )
+            items = [prepared(objects, request.delivery) for request in group]
+            yield from zip(group, senders.send(destination, items, seconds=BATCH_SECONDS), strict=True)
 
 
 def _attempt(request: _Request, result: StoreResult) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
-    answered = "" if result.status is None else f"0x{result.status:04X} {result.comment}".strip()
+    answered = f"{result.answer} {result.comment}".strip()
     return DeliveryAttempt(request.delivery.delivery_id, _ATTEMPTS[result.outcome], result.reason, answered)
 
 
 def _answer(ctx: Context, request: _Request, result: StoreResult) -> _Answer:
-    if result.outcome is Outcome.STORED:
+    if result.outcome.arrived:
         payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason)
         return _Answer(event=ctx.event(payload, request.cause))
     if result.outcome is Outcome.UNAVAILABLE:
@@ -174,6 +154,7 @@ def _log(ctx: Context, request: _Request, result: StoreResult) -> None:
         sop_instance_uid=delivery.instance.sop_instance_uid,
         sha256=delivery.instance.sha256,
         outcome=result.outcome.value,
+        answer=result.answer,
         reason=result.reason,
         seconds=round(result.seconds, 4),
         trace_id=trace_id(request.cause.traceparent),

@@ -4,20 +4,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
+from bucky.destinations import Destination
 from bucky.routing import InvalidRouting, Routing
 
 DESTINATION_COLUMNS = {
     "name": "Name",
     "type": "Type",
-    "aet": "AE title",
-    "host": "Host",
-    "port": "Port",
+    "address": "Address",
     "enabled": "Enabled",
 }
 RULE_COLUMNS = {"name": "Name", "enabled": "Enabled", "when": "When", "destinations": "Destinations"}
+
+_DESTINATION: TypeAdapter[Destination] = TypeAdapter(Destination)
 
 routing = typer.Typer(no_args_is_help=True, help="Show or replace the destinations and rules.")
 
@@ -31,7 +33,8 @@ def destinations(
     if as_json:
         print_json(found)
     else:
-        print_rows(found, DESTINATION_COLUMNS, "No destinations; `bucky routing apply FILE` adds some.")
+        rows = [{**one, "address": _DESTINATION.validate_python(one).address} for one in found]
+        print_rows(rows, DESTINATION_COLUMNS, "No destinations; `bucky routing apply FILE` adds some.")
 
 
 def rules(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:

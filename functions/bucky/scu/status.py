@@ -1,18 +1,6 @@
 """What a C-STORE answer means for a delivery (PS3.4 Table B.2-1, PS3.7 Annex C)."""
 
-from enum import StrEnum
-
-
-class Outcome(StrEnum):
-    """How one C-STORE ended."""
-
-    STORED = "stored"
-    """The peer answered success, or a warning: it has the instance."""
-    REFUSED = "refused"
-    """The peer will not take this instance, however often it is sent."""
-    UNAVAILABLE = "unavailable"
-    """The peer did not take it now; sending again can help."""
-
+from bucky.outgoing import Outcome
 
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
@@ -66,8 +54,10 @@ def outcome(status: int) -> Outcome:
 
     A processing failure says nothing about the instance, so it counts as passing.
     """
-    if status == SUCCESS or status in _WARNINGS or status >> 12 == 0xB:
+    if status == SUCCESS:
         return Outcome.STORED
+    if status in _WARNINGS or status >> 12 == 0xB:
+        return Outcome.WARNED
     if status >> 8 == OUT_OF_RESOURCES >> 8 or status in _PASSING:
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED

@@ -1,0 +1,102 @@
+"""Destinations as validated data: one model for each `type`.
+
+Nothing secret stands in one: a field that ends in `_secret` names a secret (`bucky.forwarding.secrets`).
+`docs/reference/destinations.md` describes every field.
+"""
+
+import string
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
+AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
+# Bucky's own secrets have other names: who edits the routing cannot have them sent anywhere.
+SECRET_PATTERN = r"^destination-[a-z0-9][a-z0-9-]{0,49}$"  # noqa: S105 - it is how names of secrets look
+TEMPLATE_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "SHA256")
+
+
+def _valid_template(template: str) -> str:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"not a valid template: {error}") from None
+    fields = [field for _text, field, _format, _conversion in parts if field is not None]
+    if any(form or conversion for _text, _field, form, conversion in parts) or set(fields) - set(TEMPLATE_FIELDS):
+        raise ValueError("a template may use " + ", ".join(f"{{{field}}}" for field in TEMPLATE_FIELDS))
+    if not {"SOPInstanceUID", "SHA256"} & set(fields):
+        raise ValueError("a template must use {SOPInstanceUID} or {SHA256}: instances would overwrite each other")
+    if any(piece in {"", ".", ".."} for piece in template.split("/")) or not template.isprintable():
+        raise ValueError("a template is a relative path without empty parts, `.` or `..`")
+    return template
+
+
+SecretName = Annotated[str, Field(pattern=SECRET_PATTERN)]
+Template = Annotated[str, Field(max_length=500), AfterValidator(_valid_template)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Existing = Literal["refuse", "replace"]
+BY_UIDS = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Destination(_Model):
+    name: str = Field(pattern=NAME_PATTERN)
+    enabled: bool = True
+
+    @property
+    def address(self) -> str:
+        """Say in one short text where it is."""
+        raise NotImplementedError
+
+
+class DimseDestination(_Destination):
+    """A DICOM node that takes C-STORE (PS3.4 Annex B)."""
+
+    type: Literal["dimse"]
+    aet: str = Field(pattern=AET_PATTERN)
+    host: str = Field(min_length=1, max_length=253)
+    port: int = Field(ge=1, le=65535)
+    calling_aet: str = Field(default="BUCKY", pattern=AET_PATTERN)
+    max_associations: int = Field(default=2, ge=1, le=32)
+    timeout_seconds: Seconds = 30.0
+    tls_ca_file: Path | None = None
+    tls_identity_secret: SecretName | None = None
+
+    @model_validator(mode="after")
+    def _identity_over_tls(self) -> Self:
+        if self.tls_identity_secret and not self.tls_ca_file:
+            raise ValueError("tls_identity_secret needs tls_ca_file, which turns TLS on")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Return `AET@host:port`."""
+        return f"{self.aet}@{self.host}:{self.port}"
+
+
+class FolderDestination(_Destination):
+    """A mounted directory; each instance becomes a DICOM file in it (PS3.10)."""
+
+    type: Literal["folder"]
+    folder: Path
+    path: Template = BY_UIDS
+    mounted: bool = False
+    existing: Existing = "refuse"
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        if not self.folder.is_absolute() or ".." in self.folder.parts:
+            raise ValueError("folder is an absolute path")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Return the folder."""
+        return str(self.folder)
+
+
+Destination = Annotated[DimseDestination | FolderDestination, Field(discriminator="type")]
