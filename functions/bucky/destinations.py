@@ -7,6 +7,7 @@ Nothing secret stands in one: a field that ends in `_secret` names a secret (`bu
 import string
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -32,8 +33,18 @@ def _valid_template(template: str) -> str:
     return template
 
 
+def _valid_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not an http or https URL")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("the URL holds more than an address and a path; secrets are referenced by name")
+    return url.rstrip("/")
+
+
 SecretName = Annotated[str, Field(pattern=SECRET_PATTERN)]
 Template = Annotated[str, Field(max_length=500), AfterValidator(_valid_template)]
+WebUrl = Annotated[str, Field(max_length=1000), AfterValidator(_valid_url)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Existing = Literal["refuse", "replace"]
 BY_UIDS = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
@@ -99,4 +110,45 @@ class FolderDestination(_Destination):
         return str(self.folder)
 
 
-Destination = Annotated[DimseDestination | FolderDestination, Field(discriminator="type")]
+class ObjectLock(_Model):
+    """How long an object cannot be deleted or replaced."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"]
+    days: int = Field(ge=1, le=36500)
+
+
+class S3Destination(_Destination):
+    """An S3 bucket; each instance becomes an object that is a DICOM file (PS3.10)."""
+
+    type: Literal["s3"]
+    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    key: Template = BY_UIDS
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,40}$")
+    endpoint: WebUrl | None = None
+    access_key_id_secret: SecretName | None = None
+    secret_access_key_secret: SecretName | None = None
+    tls_ca_file: Path | None = None
+    storage_class: str | None = Field(default=None, pattern=r"^[A-Z][A-Z0-9_]{0,39}$")
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9:/_-]{1,2048}$")
+    object_lock: ObjectLock | None = None
+    legal_hold: bool = False
+    existing: Existing = "refuse"
+    max_connections: int = Field(default=4, ge=1, le=64)
+    timeout_seconds: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.access_key_id_secret is None) != (self.secret_access_key_secret is None):
+            raise ValueError("access_key_id_secret and secret_access_key_secret come together, or neither")
+        if self.kms_key_id and self.encryption not in {"aws:kms", "aws:kms:dsse"}:
+            raise ValueError("kms_key_id needs encryption aws:kms or aws:kms:dsse")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Return the bucket, and its server unless that is AWS."""
+        return f"s3://{self.bucket}" + (f" at {self.endpoint}" if self.endpoint else "")
+
+
+Destination = Annotated[DimseDestination | FolderDestination | S3Destination, Field(discriminator="type")]

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import pytest
 from pydantic import TypeAdapter
 
-from bucky.destinations import Destination
+from bucky.destinations import Destination, S3Destination
+from bucky.objects import S3ObjectStore, put_bytes
 from bucky.part10 import split
+from bucky.settings import Settings
 from local_stack.destination import Answer, Received
 from local_stack.destination import Destination as DimseNode
+from tests.way_to_store import WayToStore
 
 _MODEL: TypeAdapter[Destination] = TypeAdapter(Destination)
 
@@ -30,7 +33,9 @@ def data_set_sha256(file: bytes) -> str:
 class World(Protocol):
     """A real destination, and the hands of its administrator."""
 
-    destination: Destination
+    @property
+    def destination(self) -> Destination:
+        """Return it as the routing has it."""
 
     def held(self) -> list[str]:
         """Return the SHA-256 of each data set it holds, computed now from the bytes."""
@@ -126,6 +131,44 @@ class FolderWorld:
         return path
 
 
+class S3World:
+    """A bucket on the S3 server under test, behind a way that can fail."""
+
+    def __init__(self, settings: Settings, secrets: Path) -> None:
+        (secrets / "destination-key-id").write_text(settings.store_access_key.get_secret_value())
+        (secrets / "destination-key").write_text(settings.store_secret_key.get_secret_value())
+        self._store = S3ObjectStore(settings)
+        self.way = WayToStore(settings.store_endpoint)
+        self.way.open()
+        self.destination = S3Destination(
+            name="there",
+            type="s3",
+            bucket=settings.store_bucket,
+            endpoint=self.way.url,
+            access_key_id_secret="destination-key-id",
+            secret_access_key_secret="destination-key",
+        )
+
+    def held(self) -> list[str]:
+        files = map(self._store.get, self._store.keys(""))
+        return sorted(data_set_sha256(file) for file in files if len(file) > 9)
+
+    def refuse(self, uid: str) -> None:
+        put_bytes(self._store, f"1.2/1.2.3/{uid}.dcm", b"something")
+
+    def hinder(self, uid: str) -> None:
+        self.way.hindered.add(f"{uid}.dcm")
+
+    def help(self) -> None:
+        self.way.hindered.clear()
+
+    def leave(self) -> None:
+        self.way.close()
+
+    def come_back(self) -> None:
+        self.way.open()
+
+
 @contextmanager
 def dimse(request: pytest.FixtureRequest) -> Iterator[World]:
     """Run a storage SCP."""
@@ -140,4 +183,12 @@ def folder(request: pytest.FixtureRequest) -> Iterator[World]:
     yield FolderWorld(request.getfixturevalue("tmp_path") / "folder")
 
 
-WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {"dimse": dimse, "folder": folder}
+@contextmanager
+def s3(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Make a bucket."""
+    world = S3World(request.getfixturevalue("store_settings"), request.getfixturevalue("tmp_path"))
+    yield world
+    world.leave()
+
+
+WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {"dimse": dimse, "folder": folder, "s3": s3}

@@ -3,7 +3,6 @@
 import io
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def test_the_bytes_and_the_name_are_synced_before_it_counts(tmp_path: Path, monk
 
 
 @pytest.fixture
-def mount() -> Iterator[Path]:
+def mount() -> Path:
     """A place that is a mount point on every Linux."""
     shared_memory = Path("/dev/shm")  # noqa: S108 - it is the mount point that is wanted
     if not shared_memory.is_mount():

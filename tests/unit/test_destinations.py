@@ -15,10 +15,11 @@ from bucky.settings import Settings
 from tests.contract.destination_worlds import model
 
 DIMSE = {"name": "a", "type": "dimse", "aet": "A", "host": "h", "port": 104}
+S3 = {"name": "a", "type": "s3", "bucket": "images"}
 FOLDER = {"name": "a", "type": "folder", "folder": "/mnt/a"}
 
 
-@pytest.mark.parametrize("fields", [DIMSE, FOLDER])
+@pytest.mark.parametrize("fields", [DIMSE, FOLDER, S3])
 def test_a_destination_reads_back_as_it_was_written(fields: dict[str, Any]) -> None:
     """What an administrator writes is stored, shown and applied again without a change."""
     routing = Routing(destinations=(model(**fields),))
@@ -72,6 +73,13 @@ def test_only_secrets_of_destinations_can_be_named(name: str) -> None:
         ("{name: a, type: folder, folder: /a/../b}", "absolute"),
         ("{name: a, type: folder, folder: /a, prot: 1}", "destinations.0.folder.prot"),
         ("{name: a, type: dimse, aet: A, host: h, port: 1, tls_identity_secret: destination-a}", "needs tls_ca_file"),
+        ("{name: a, type: s3, bucket: Images}", "destinations.0.s3.bucket"),
+        ("{name: a, type: s3, bucket: images, endpoint: 'ftp://x'}", "not an http or https URL"),
+        ("{name: a, type: s3, bucket: images, endpoint: 'http://me:secret@x'}", "secrets are referenced by name"),
+        ("{name: a, type: s3, bucket: images, access_key_id_secret: destination-a}", "come together"),
+        ("{name: a, type: s3, bucket: images, secret_access_key: abc}", "secret_access_key"),
+        ("{name: a, type: s3, bucket: images, kms_key_id: a, encryption: AES256}", "kms_key_id needs"),
+        ("{name: a, type: s3, bucket: images, object_lock: {mode: FOREVER, days: 1}}", "object_lock.mode"),
     ],
 )
 def test_a_mistake_in_a_destination_is_named(text: str, words: str) -> None:

@@ -6,6 +6,7 @@ in_units.py      a few units of a batch at once, and when to leave a destination
 part10_file.py   an instance as a DICOM file, and its place among others
 dimse.py         C-STORE, through `bucky.scu`
 folder.py        files in a mounted directory
+s3.py            objects in a bucket
 
 A new kind is a model in `bucky.destinations`, a module here, a line in `senders.py`, and a world in
 `tests/contract/destination_worlds.py`, where every kind passes the same suite.

@@ -5,7 +5,7 @@ The file says of an instance what does not depend on who sent it: the same insta
 
 import hashlib
 import io
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from bucky.outgoing import Outgoing
 from bucky.part10 import FileMeta, file_header
@@ -76,7 +76,14 @@ def place(template: str, item: Outgoing) -> str:
     return template.format(**used, SHA256=item.sha256)
 
 
-def sha256_of(stream: IO[bytes]) -> bytes:
+class Readable(Protocol):
+    """What can be read a piece at a time."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return at most so many bytes; none at the end."""
+
+
+def sha256_of(stream: Readable) -> bytes:
     """Return the SHA-256 of a stream from where it stands to its end."""
     digest = hashlib.sha256()
     while chunk := stream.read(CHUNK_BYTES):

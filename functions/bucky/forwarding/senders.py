@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bucky.destinations import Destination, DimseDestination, FolderDestination
+from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outgoing, StoreResult, not_sent
@@ -92,3 +92,7 @@ def _opened(destination: Destination, secrets: Secrets) -> Sender:
             from bucky.forwarding.folder import FolderSender
 
             return FolderSender(destination, secrets)
+        case S3Destination():
+            from bucky.forwarding.s3 import S3Sender
+
+            return S3Sender(destination, secrets)
