@@ -16,6 +16,7 @@ AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
 # Bucky's own secrets have other names: who edits the routing cannot have them sent anywhere.
 SECRET_PATTERN = r"^destination-[a-z0-9][a-z0-9-]{0,49}$"  # noqa: S105 - it is how names of secrets look
 TEMPLATE_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "SHA256")
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def _valid_template(template: str) -> str:
@@ -151,4 +152,46 @@ class S3Destination(_Destination):
         return f"s3://{self.bucket}" + (f" at {self.endpoint}" if self.endpoint else "")
 
 
-Destination = Annotated[DimseDestination | FolderDestination | S3Destination, Field(discriminator="type")]
+class BasicAuth(_Model):
+    """A user name and password (RFC 7617)."""
+
+    type: Literal["basic"]
+    username: str = Field(pattern=r"^[^:\x00-\x1f]{1,200}$")
+    password_secret: SecretName
+
+
+class BearerAuth(_Model):
+    """A token (RFC 6750)."""
+
+    type: Literal["bearer"]
+    token_secret: SecretName
+
+
+class StowDestination(_Destination):
+    """A DICOMweb server that takes STOW-RS (PS3.18 §10.5)."""
+
+    type: Literal["stow"]
+    url: WebUrl
+    auth: Annotated[BasicAuth | BearerAuth, Field(discriminator="type")] | None = None
+    tls_ca_file: Path | None = None
+    tls_identity_secret: SecretName | None = None
+    instances_per_request: int = Field(default=20, ge=1, le=500)
+    max_connections: int = Field(default=2, ge=1, le=32)
+    timeout_seconds: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _secret_on_the_way(self) -> Self:
+        url = urlsplit(self.url)
+        if self.auth and url.scheme != "https" and url.hostname not in _THIS_MACHINE:
+            raise ValueError("auth needs an https URL: over http anybody on the way can read the secret")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Return the service's root."""
+        return self.url
+
+
+Destination = Annotated[
+    DimseDestination | FolderDestination | S3Destination | StowDestination, Field(discriminator="type")
+]

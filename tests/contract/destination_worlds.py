@@ -15,6 +15,7 @@ from bucky.part10 import split
 from bucky.settings import Settings
 from local_stack.destination import Answer, Received
 from local_stack.destination import Destination as DimseNode
+from tests.stow_server import StowServer
 from tests.way_to_store import WayToStore
 
 _MODEL: TypeAdapter[Destination] = TypeAdapter(Destination)
@@ -169,6 +170,36 @@ class S3World:
         self.way.open()
 
 
+class StowWorld:
+    """A DICOMweb server."""
+
+    def __init__(self) -> None:
+        self._server = StowServer()
+        self._server.open()
+        self._hindered: set[str] = set()
+        self.destination = model(name="there", type="stow", url=self._server.url, instances_per_request=2)
+
+    def held(self) -> list[str]:
+        return sorted(map(data_set_sha256, self._server.kept.values()))
+
+    def refuse(self, uid: str) -> None:
+        self._server.failures[uid] = 0xA900
+
+    def hinder(self, uid: str) -> None:
+        self._hindered.add(uid)
+        self._server.failures[uid] = 0xA700
+
+    def help(self) -> None:
+        while self._hindered:
+            del self._server.failures[self._hindered.pop()]
+
+    def leave(self) -> None:
+        self._server.close()
+
+    def come_back(self) -> None:
+        self._server.open()
+
+
 @contextmanager
 def dimse(request: pytest.FixtureRequest) -> Iterator[World]:
     """Run a storage SCP."""
@@ -191,4 +222,12 @@ def s3(request: pytest.FixtureRequest) -> Iterator[World]:
     world.leave()
 
 
-WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {"dimse": dimse, "folder": folder, "s3": s3}
+@contextmanager
+def stow(_request: pytest.FixtureRequest) -> Iterator[World]:
+    """Run a DICOMweb server."""
+    world = StowWorld()
+    yield world
+    world.leave()
+
+
+WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {"dimse": dimse, "folder": folder, "s3": s3, "stow": stow}

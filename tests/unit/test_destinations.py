@@ -16,10 +16,11 @@ from tests.contract.destination_worlds import model
 
 DIMSE = {"name": "a", "type": "dimse", "aet": "A", "host": "h", "port": 104}
 S3 = {"name": "a", "type": "s3", "bucket": "images"}
+STOW = {"name": "a", "type": "stow", "url": "https://archive.example.org/dicom-web"}
 FOLDER = {"name": "a", "type": "folder", "folder": "/mnt/a"}
 
 
-@pytest.mark.parametrize("fields", [DIMSE, FOLDER, S3])
+@pytest.mark.parametrize("fields", [DIMSE, FOLDER, S3, STOW])
 def test_a_destination_reads_back_as_it_was_written(fields: dict[str, Any]) -> None:
     """What an administrator writes is stored, shown and applied again without a change."""
     routing = Routing(destinations=(model(**fields),))
@@ -79,6 +80,13 @@ def test_only_secrets_of_destinations_can_be_named(name: str) -> None:
         ("{name: a, type: s3, bucket: images, access_key_id_secret: destination-a}", "come together"),
         ("{name: a, type: s3, bucket: images, secret_access_key: abc}", "secret_access_key"),
         ("{name: a, type: s3, bucket: images, kms_key_id: a, encryption: AES256}", "kms_key_id needs"),
+        ("{name: a, type: stow, url: 'archive.example.org'}", "not an http or https URL"),
+        ("{name: a, type: stow, url: 'https://x/?a=b'}", "more than an address"),
+        (
+            "{name: a, type: stow, url: 'https://x', auth: {type: basic, username: a, password: b}}",
+            "auth.basic.password",
+        ),
+        ("{name: a, type: stow, url: 'https://x', auth: {type: bearer, token_secret: b}}", "auth.bearer.token_secret"),
         ("{name: a, type: s3, bucket: images, object_lock: {mode: FOREVER, days: 1}}", "object_lock.mode"),
     ],
 )
@@ -98,6 +106,11 @@ def test_a_secret_is_found_where_the_settings_say(tmp_path: Any) -> None:
     assert secrets.text("destination-a") == "one"
     (tmp_path / "destination-a").write_text("two")
     assert secrets.text("destination-a") == "two"
+
+
+def test_a_url_reads_the_same_with_and_without_its_last_slash() -> None:
+    """`/studies` is added to the root once, however it was written."""
+    assert model(**{**STOW, "url": f"{STOW['url']}/"}) == model(**STOW)
 
 
 def test_a_file_can_be_read_again_from_any_place() -> None:

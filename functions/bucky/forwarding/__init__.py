@@ -7,6 +7,7 @@ part10_file.py   an instance as a DICOM file, and its place among others
 dimse.py         C-STORE, through `bucky.scu`
 folder.py        files in a mounted directory
 s3.py            objects in a bucket
+stow.py          STOW-RS; stow_request.py and stow_answer.py are its messages
 
 A new kind is a model in `bucky.destinations`, a module here, a line in `senders.py`, and a world in
 `tests/contract/destination_worlds.py`, where every kind passes the same suite.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination
+from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination, StowDestination
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outgoing, StoreResult, not_sent
@@ -96,3 +96,7 @@ def _opened(destination: Destination, secrets: Secrets) -> Sender:
             from bucky.forwarding.s3 import S3Sender
 
             return S3Sender(destination, secrets)
+        case StowDestination():
+            from bucky.forwarding.stow import StowSender
+
+            return StowSender(destination, secrets)

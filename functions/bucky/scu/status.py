@@ -30,6 +30,7 @@ _MEANINGS = {
     0x0211: "unrecognised operation",
     0x0212: "mistyped argument",
     0x0213: "resource limitation",
+    0xC122: "referenced transfer syntax not supported",
     0xB000: "coercion of data elements",
     0xB006: "elements discarded",
     0xB007: "data set does not match SOP class",
