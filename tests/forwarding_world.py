@@ -34,10 +34,15 @@ def uid_of(number: int) -> str:
 
 
 def request(
-    objects: MemoryObjectStore, number: int, sop_class: str = CT, size: int = 2000, destination: str = "pacs"
+    objects: MemoryObjectStore,
+    number: int,
+    sop_class: str = CT,
+    size: int = 2000,
+    destination: str = "pacs",
+    data_set: bytes = b"",
 ) -> CloudEvent:
     """Store an instance and return the request to deliver it."""
-    data_set = number.to_bytes(4, "big") * (size // 4)
+    data_set = data_set or number.to_bytes(4, "big") * (size // 4)
     sha256, uid = hashlib.sha256(data_set).hexdigest(), uid_of(number)
     stored = file_header(FileMeta(sop_class, uid, EXPLICIT)) + data_set
     key = object_key("1.2", "1.2.3", uid, sha256)

@@ -77,6 +77,7 @@ class DimseDestination(_Destination):
     timeout_seconds: Seconds = 30.0
     tls_ca_file: Path | None = None
     tls_identity_secret: SecretName | None = None
+    transcode: Literal["when-refused", "never"] = "when-refused"
 
     @model_validator(mode="after")
     def _identity_over_tls(self) -> Self:

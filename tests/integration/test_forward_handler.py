@@ -95,6 +95,17 @@ def test_the_peers_own_words_stay_in_the_index(tmp_path: Path, index: Index, obj
     assert index.delivery(event.id).reason == "the destination answered 0xC001, cannot understand"
 
 
+def test_a_warning_is_delivered_and_shown(tmp_path: Path, index: Index, objects: MemoryObjectStore) -> None:
+    """An instance the destination took with a warning is there; what it changed must be in view."""
+    event = request(objects, 1)
+    with Destination(tmp_path, script=lambda _received: Answer(0xB000, "DOE^JANE")) as destination:
+        route_to(index, destination.port)
+        (completed,) = forward([event], objects, index, SENDERS).events
+    words = "the destination answered 0xB000, coercion of data elements"
+    assert completed.data["detail"] == index.delivery(event.id).reason == words
+    assert state(index, event) is DeliveryState.DELIVERED
+
+
 def test_a_destination_that_is_down_delays_and_loses_nothing(
     tmp_path: Path, index: Index, objects: MemoryObjectStore
 ) -> None:

@@ -4,7 +4,7 @@ senders.py       the seam: what a kind must do, and the open senders of a proces
 secrets.py       what destinations name and do not hold
 in_units.py      a few units of a batch at once, and when to leave a destination alone
 part10_file.py   an instance as a DICOM file, and its place among others
-dimse.py         C-STORE, through `bucky.scu`
+dimse.py         C-STORE, through `bucky.scu`; transcoder.py converts what a node does not accept
 folder.py        files in a mounted directory
 s3.py            objects in a bucket
 stow.py          STOW-RS; stow_request.py and stow_answer.py are its messages
