@@ -129,11 +129,18 @@ def _element(vr: str, value: object) -> dict[str, Any]:
 def _chunked(handler: BaseHTTPRequestHandler) -> bytes:
     assert handler.headers["Transfer-Encoding"] == "chunked"
     body = bytearray()
-    while size := int(handler.rfile.readline(), 16):
+    while size := int(_line(handler), 16):
         body += handler.rfile.read(size)
         handler.rfile.readline()
     handler.rfile.readline()
     return bytes(body)
+
+
+def _line(handler: BaseHTTPRequestHandler) -> bytes:
+    line = handler.rfile.readline()
+    if not line:
+        raise ConnectionResetError
+    return line
 
 
 def _files(body: bytes, content_type: str) -> dict[str, bytes]:

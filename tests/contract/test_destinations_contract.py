@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -127,6 +128,15 @@ def test_a_crash_before_the_record_resends_at_most_the_batch(
     assert {state(index, event) for event in events} == {DeliveryState.DELIVERED}
 
 
+def unopened(number: int) -> Outgoing:
+    """Return an instance whose content must not be opened."""
+
+    def opened() -> BinaryIO:
+        raise AssertionError("the content was opened")
+
+    return Outgoing(CT, uid_of(number), EXPLICIT, opened, {}, "1.2", "1.2.3")
+
+
 class AwayStore(MemoryObjectStore):
     """A store that does not answer for one key."""
 
@@ -149,13 +159,17 @@ def test_an_object_that_cannot_be_had_delays_itself_alone(world: World, senders:
     assert world.held() == digests(events[:1] + events[2:])
 
 
+def test_what_cannot_be_reached_opens_nothing(world: World, senders: Senders) -> None:
+    """An instance counts as begun when its content is opened: knocking at a closed door is no attempt at it."""
+    world.leave()
+    (result,) = senders.send(world.destination, [unopened(1)], seconds=60)
+    world.come_back()
+    assert result.outcome is Outcome.UNAVAILABLE
+
+
 def test_what_has_no_time_left_is_not_begun(world: World, senders: Senders) -> None:
     """A batch has an end: what was not begun by then is left for another time, and not sent half."""
-
-    def never() -> None:
-        raise AssertionError("the content was opened")
-
-    items = [Outgoing(CT, uid_of(number), EXPLICIT, never, {}, "1.2", "1.2.3") for number in range(3)]  # type: ignore[arg-type]
+    items = [unopened(number) for number in range(3)]
     results = senders.send(world.destination, items, seconds=-1)
     assert [result.outcome for result in results] == [Outcome.UNAVAILABLE] * 3
     assert world.held() == []

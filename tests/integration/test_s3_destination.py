@@ -73,7 +73,6 @@ def test_bytes_changed_on_the_way_are_refused_and_sent_again(
     world: S3World, way: WayToStore, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broken network card did to an upload never counts as delivered, in parts or whole."""
-    monkeypatch.setattr(s3, "WHOLE_BYTES", 1_000_000)
     monkeypatch.setattr(s3, "PART_BYTES", 1_000_000)
     item = instance(b"FLIPME" + bytes(size))
     way.change = lambda body: body.replace(b"FLIPME", b"FLIPNE")
@@ -84,7 +83,6 @@ def test_bytes_changed_on_the_way_are_refused_and_sent_again(
 
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send what is larger than a part, the smallest that S3 knows, in parts."""
-    monkeypatch.setattr(s3, "WHOLE_BYTES", 5 * 1024 * 1024)
     monkeypatch.setattr(s3, "PART_BYTES", 5 * 1024 * 1024)
 
 

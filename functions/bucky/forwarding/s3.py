@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from boto3.session import Session
 from botocore.config import Config
@@ -26,10 +26,8 @@ from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-WHOLE_BYTES = 64 * 1024 * 1024
-"""What is larger goes in parts."""
 PART_BYTES = 16 * 1024 * 1024
-"""Each upload holds one part in memory; 10,000 of them are the protocol's limit."""
+"""What is larger goes in parts. Each upload holds one part in memory; 10,000 of them are the protocol's limit."""
 VERIFIED = "its SHA-256 verified"
 _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _TOO_MUCH = frozenset({"EntityTooLarge", "KeyTooLongError"})
@@ -49,7 +47,6 @@ class S3Sender:
     def __init__(self, destination: S3Destination, secrets: Secrets) -> None:
         self._destination = destination
         self._client = _client(destination, secrets)
-        self._bucket_seen = False
 
     def send(self, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:
         """Put every item."""
@@ -57,6 +54,12 @@ class S3Sender:
         def put(unit: Unit) -> dict[int, StoreResult]:
             return {index: self._sent(items[index]) for index in unit}
 
+        try:
+            with self._translating():
+                # Some servers make a bucket for any name an object is put under.
+                self._client.head_bucket(Bucket=self._destination.bucket)
+        except DestinationUnavailable as error:
+            return [not_sent(error)] * len(items)
         units = [(index,) for index in range(len(items))]
         return in_units(units, put, at_once=self._destination.max_connections, seconds=seconds)
 
@@ -73,16 +76,9 @@ class S3Sender:
         with file:
             try:
                 with self._translating():
-                    self._check_bucket()
                     return self._stored(key, file)
             except Permanent as error:
                 return not_sent(error)
-
-    def _check_bucket(self) -> None:
-        """Ask once whether the bucket is there: some servers make one for any name an object is put under."""
-        if not self._bucket_seen:
-            self._client.head_bucket(Bucket=self._destination.bucket)
-            self._bucket_seen = True
 
     def _stored(self, key: str, file: Part10File) -> StoreResult:
         try:
@@ -104,11 +100,12 @@ class S3Sender:
     def _put(self, key: str, file: Part10File, condition: dict[str, Any]) -> None:
         """Put an object; return when the server named the checksum of our bytes, or gave them back."""
         target: Any = {"Bucket": self._destination.bucket, "Key": key}
-        if file.size <= WHOLE_BYTES:
-            ours = _checksum(file)
-            file.seek(0)
-            answer = self._client.put_object(
-                **target, **condition, **self._properties(), Body=cast("Any", file), ChecksumSHA256=ours
+        file.seek(0)
+        if file.size <= PART_BYTES:
+            content = file.read()
+            ours = _base64(hashlib.sha256(content).digest())
+            answer: Any = self._client.put_object(
+                **target, **condition, **self._properties(), Body=content, ChecksumSHA256=ours
             )
         else:
             ours, answer = self._put_in_parts(target, file, condition)
@@ -122,7 +119,6 @@ class S3Sender:
         upload = {**target, "UploadId": created["UploadId"]}
         try:
             parts: list[Any] = []
-            file.seek(0)
             for number, content in enumerate(_parts(file), 1):
                 checksum = _base64(hashlib.sha256(content).digest())
                 answer = self._client.upload_part(**upload, PartNumber=number, Body=content, ChecksumSHA256=checksum)
@@ -184,6 +180,8 @@ class S3Sender:
                 raise Permanent(f"{where} refused the object: {code}") from error
             retry = None if _status(error) >= 500 else MISCONFIGURED_RETRY_SECONDS
             raise DestinationUnavailable(f"{where} answered {code}{_hint(code)}", retry) from error
+        except OSError as error:
+            raise DestinationUnavailable("the data set could not be read to its end") from error
         except BotoCoreError as error:
             name = type(error).__name__
             raise DestinationUnavailable(f"{where} {_WORDS.get(name, f'could not be asked: {name}')}") from error

@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from itertools import chain
 
 import httpx
 
@@ -14,7 +13,7 @@ from bucky.errors import DestinationUnavailable
 from bucky.forwarding.in_units import Unit, in_units
 from bucky.forwarding.secrets import Secrets
 from bucky.forwarding.stow_answer import StowAnswer, read_answer
-from bucky.forwarding.stow_request import ACCEPT, MultipartBody, requests_for
+from bucky.forwarding.stow_request import ACCEPT, MultipartBody, NothingToSend, requests_for
 from bucky.outgoing import Outcome, Outgoing, StoreResult
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -92,19 +91,17 @@ class StowSender:
         """Post one request; raise `_FailedWhole`, or `DestinationUnavailable` when no instance can be at fault."""
         started = time.monotonic()
         body = MultipartBody(items, unit)
-        chunks = iter(body)
-        first = next(chunks)  # opens the first that can be had
-        if len(body.failed) == len(unit):
-            return body.failed
         where = self._destination.address
         try:
             with self._client.stream(
                 "POST",
                 f"{self._destination.url}/studies",
-                content=chain([first], chunks),
+                content=body,  # begins to be read when there is a connection
                 headers={"Content-Type": body.content_type},
             ) as response:
                 answer = self._answer(response)
+        except NothingToSend:
+            return body.failed
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise DestinationUnavailable(f"{where} cannot be reached: {_cause(error)}") from error
         except httpx.RequestError as error:

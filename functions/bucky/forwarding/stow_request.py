@@ -10,10 +10,15 @@ from bucky.outgoing import Outgoing, StoreResult, not_sent
 ACCEPT = "application/dicom+json"
 
 
+class NothingToSend(Exception):
+    """No instance of a request could be opened: the request must not be made."""
+
+
 class MultipartBody:
     """The instances at some indexes as one body; opens each when its turn comes, and one at a time.
 
     `sent` holds the indexes of those that went out whole, `failed` the results of those that could not be opened.
+    Reading it to its end raises `NothingToSend` when that is all of them.
     """
 
     def __init__(self, items: Sequence[Outgoing], indexes: Sequence[int]) -> None:
@@ -41,6 +46,8 @@ class MultipartBody:
                     yield chunk
             yield b"\r\n"
             self.sent.append(index)
+        if not self.sent:
+            raise NothingToSend
         yield f"--{self._boundary}--\r\n".encode()
 
 
