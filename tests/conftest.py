@@ -45,7 +45,7 @@ def peer_tool(tool: str) -> str | None:
 
 
 # The fixtures through which tests reach the server that TEST_STORE or TEST_INDEX replaces.
-STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test"}
+STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test", "world"}
 INDEX_FIXTURES = {"index", "index_url", "servers_under_test"}
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bucky.destinations import Destination
 from bucky.errors import NotFound, Permanent
-from bucky.routing import Destination, InvalidRouting, Routing
+from bucky.routing import InvalidRouting, Routing
 from bucky.rules.model import Rule
 
 

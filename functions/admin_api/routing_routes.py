@@ -21,10 +21,11 @@ from admin_api.routing_edits import (
     without_destination,
     without_rule,
 )
+from bucky.destinations import Destination
 from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
 from bucky.names import NAME_PATTERN
-from bucky.routing import Destination, Routing
+from bucky.routing import Routing
 from bucky.rules.model import Rule
 
 AUTHOR = "admin-api"

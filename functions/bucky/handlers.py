@@ -77,6 +77,11 @@ def _open_crosswalks(settings: Settings) -> Any:
     return Crosswalks(settings.crosswalk_dir)
 
 
+def _open_senders(settings: Settings) -> Any:
+    forwarding = importlib.import_module("bucky.forwarding")
+    return forwarding.Senders(forwarding.Secrets.of(settings))
+
+
 DEPENDENCIES: dict[str, Dependency] = {
     "settings": Dependency("bucky.settings.Settings", lambda settings: settings),
     "objects": Dependency("bucky.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
@@ -84,6 +89,7 @@ DEPENDENCIES: dict[str, Dependency] = {
     "crosswalks": Dependency(
         "bucky.morph.crosswalks.Crosswalks", _open_crosswalks, close=lambda crosswalks: crosswalks.close()
     ),
+    "senders": Dependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
 }
 
 

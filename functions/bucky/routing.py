@@ -14,20 +14,16 @@ those requested before are still carried out.
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bucky.destinations import Destination
 from bucky.errors import Permanent
 from bucky.morph.actions import CrosswalkAction
 from bucky.morph.crosswalks import Crosswalk
-from bucky.names import NAME_PATTERN
-from bucky.pacing import Paced
 from bucky.rules.model import Rule
-
-AET_PATTERN = r"^[^\\\x00-\x1f\x7f-\uffff]{1,16}$"
 
 
 class InvalidRouting(Permanent):
@@ -36,25 +32,6 @@ class InvalidRouting(Permanent):
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
-
-
-class DimseDestination(_Model, Paced):
-    """A DICOM node that takes C-STORE (PS3.4 Annex B)."""
-
-    name: str = Field(pattern=NAME_PATTERN)
-    type: Literal["dimse"]
-    aet: str = Field(pattern=AET_PATTERN)
-    host: str = Field(min_length=1, max_length=253)
-    port: int = Field(ge=1, le=65535)
-    calling_aet: str = Field(default="BUCKY", pattern=AET_PATTERN)
-    max_associations: int = Field(default=2, ge=1, le=32)
-    timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
-    tls_ca_file: Path | None = None
-    enabled: bool = True
-
-
-# Further types (STOW-RS, S3, folder) join here as a union discriminated by `type`.
-Destination = DimseDestination
 
 
 class Routing(_Model):

@@ -176,7 +176,12 @@ class _Digesting(io.RawIOBase):
         super().close()
 
 
-_OUTCOMES = {Outcome.STORED: Sent.SENT, Outcome.REFUSED: Sent.REFUSED, Outcome.UNAVAILABLE: Sent.FAILED}
+_OUTCOMES = {
+    Outcome.STORED: Sent.SENT,
+    Outcome.WARNED: Sent.SENT,
+    Outcome.REFUSED: Sent.REFUSED,
+    Outcome.UNAVAILABLE: Sent.FAILED,
+}
 
 
 def _file_result(file: ForeignFile, result: StoreResult, digests: dict[Path, Any]) -> FileResult:

@@ -48,6 +48,10 @@ class Settings(BaseModel):
 
     home: Path = Field(Path(".bucky"), description="Folder of the embedded stack (`bucky up`).")
     secrets_dir: Path = Field(Path("/var/openfaas/secrets"), description="Folder with one file per secret.")
+    destination_secrets_dir: Path | None = Field(
+        None,
+        description="Folder with one file per secret that destinations name; by default `BUCKY_SECRETS_DIR`.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
     store_endpoint: str = Field(

@@ -1,31 +1,36 @@
 """What is sent: the data set of a stored object as a stream, its bytes checked, changed where its rule says so."""
 
-import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, Instance
+from bucky.forwarding.part10_file import sha256_of
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.original import Modification
 from bucky.morph.splice import Wanted, morphed
 from bucky.objects import ObjectStore
+from bucky.outgoing import Opener, Outgoing
 from bucky.part10 import split
 from bucky.routing import Routing
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096
-CHUNK_BYTES = 1024 * 1024
 
 Content = io.BytesIO | io.BufferedReader
 
 
 class Contents:
-    """Opens what is sent for each delivery of a batch; `sent` has the digest of what a rule has changed."""
+    """Prepares what is sent for each delivery of a batch; `sent` has the digest of what a rule has changed.
+
+    This is the one place where what is sent may become another than what was received.
+    """
 
     def __init__(self, objects: ObjectStore, index: Index, crosswalks: Crosswalks) -> None:
         self.sent: dict[str, str] = {}
@@ -33,6 +38,20 @@ class Contents:
         self._index = index
         self._crosswalks = crosswalks
         self._documents: dict[int, Routing] = {}
+
+    def prepared(self, delivery: DeliveryRequested, through: Callable[[Opener], Opener]) -> Outgoing:
+        """Return the instance as it goes out; its content is opened, and may fail, when its turn comes."""
+        instance = delivery.instance
+        return Outgoing(
+            sop_class_uid=instance.sop_class_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            content=partial(self.open, delivery),
+            through=through,
+            study_instance_uid=instance.study_instance_uid,
+            series_instance_uid=instance.series_instance_uid,
+            sha256=instance.sha256,
+        )
 
     def open(self, delivery: DeliveryRequested) -> BinaryIO:
         """Return a stream of the data set to send; the caller closes it.
@@ -95,11 +114,9 @@ def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
 def _digest(content: BinaryIO) -> str:
     """Return the digest of a stream, which is left where it was."""
     start = content.tell()
-    digest = hashlib.sha256()
-    while chunk := content.read(CHUNK_BYTES):
-        digest.update(chunk)
+    digest = sha256_of(content)
     content.seek(start)
-    return digest.hexdigest()
+    return digest.hex()
 
 
 def _fetched(objects: ObjectStore, instance: Instance) -> Content:

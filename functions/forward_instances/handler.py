@@ -14,19 +14,19 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import CloudEvent, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
+from bucky.forwarding import Senders
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
-from bucky.routing import Destination
-from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
+from bucky.outgoing import Outcome, StoreResult
 from bucky.trace import trace_id
 from forward_instances.content import Contents
 from forward_instances.pace import Pace
@@ -36,6 +36,7 @@ BATCH_SECONDS = 20.0
 
 _ATTEMPTS = {
     Outcome.STORED: AttemptOutcome.DELIVERED,
+    Outcome.WARNED: AttemptOutcome.DELIVERED,
     Outcome.UNAVAILABLE: AttemptOutcome.RETRYING,
     Outcome.REFUSED: AttemptOutcome.FAILED,
 }
@@ -59,7 +60,12 @@ class _Answer:
 
 
 def handle_batch(
-    events: Sequence[CloudEvent], ctx: Context, objects: ObjectStore, index: Index, crosswalks: Crosswalks
+    events: Sequence[CloudEvent],
+    ctx: Context,
+    objects: ObjectStore,
+    index: Index,
+    crosswalks: Crosswalks,
+    senders: Senders,
 ) -> BatchResult:
     """Make each delivery that is not made yet."""
     answers: list[_Answer] = []
@@ -78,7 +84,7 @@ def handle_batch(
     )
     to_do = [requests[name] for name in pending]
     contents = Contents(objects, index, crosswalks)
-    results = list(_carried_out(to_do, contents, index)) if to_do else []
+    results = list(_carried_out(to_do, contents, index, senders)) if to_do else []
     index.delivery_attempted([_attempt(request, result, contents) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
@@ -99,7 +105,7 @@ def _read(event: CloudEvent) -> _Request:
 
 
 def _carried_out(
-    requests: Sequence[_Request], contents: Contents, index: Index
+    requests: Sequence[_Request], contents: Contents, index: Index, senders: Senders
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send to each destination in turn; the caller normally gives us the deliveries of one."""
     routing = index.routing()
@@ -112,14 +118,14 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
-            yield from _paced(group, contents, destination, index)
+            pace = Pace(name, destination, utc_now(), index.take_bandwidth)
+            yield from _paced(group, contents, pace, partial(senders.send, destination))
 
 
 def _paced(
-    requests: Sequence[_Request], contents: Contents, destination: Destination, index: Index
+    requests: Sequence[_Request], contents: Contents, pace: Pace, send: Callable[..., list[StoreResult]]
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""
-    pace = Pace(destination.name, destination, utc_now())
     going: list[_Request] = []
     for request in requests:
         closed = pace.closed(request.delivery.priority)
@@ -128,42 +134,25 @@ def _paced(
         else:
             request.tried = False
             yield request, StoreResult(Outcome.UNAVAILABLE, closed[0], retry_after=closed[1])
-    pace.expect(sum(request.delivery.instance.size for request in going), index.take_bandwidth)
-    items = [_outgoing(request.delivery, contents, pace) for request in going]
+    if not going:
+        return
+    pace.expect(sum(request.delivery.instance.size for request in going))
+    items = [contents.prepared(one.delivery, partial(pace.through, one.delivery)) for one in going]
     seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
-    for request, result in zip(going, _sent(items, destination, seconds), strict=True):
+    for request, result in zip(going, send(items, seconds=seconds), strict=True):
         request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
         yield request, result
 
 
-def _sent(items: Sequence[Outgoing], destination: Destination, seconds: float) -> list[StoreResult]:
-    peer = Peer(
-        aet=destination.aet,
-        host=destination.host,
-        port=destination.port,
-        calling_aet=destination.calling_aet,
-        timeout=destination.timeout_seconds,
-        tls_ca_file=destination.tls_ca_file,
-    )
-    return store_all(peer, items, associations=destination.max_associations, seconds=seconds) if items else []
-
-
-def _outgoing(delivery: DeliveryRequested, contents: Contents, pace: Pace) -> Outgoing:
-    instance = delivery.instance
-    content = pace.through(delivery, partial(contents.open, delivery))
-    return Outgoing(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, content)
-
-
 def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
-    answered = "" if result.status is None else f"0x{result.status:04X} {result.comment}".strip()
     name, outcome = request.delivery.delivery_id, _ATTEMPTS[result.outcome]
-    sent = contents.sent.get(name)
+    answered, sent = f"{result.answer} {result.comment}".strip(), contents.sent.get(name)
     return DeliveryAttempt(name, outcome, result.reason, answered, tried=request.tried, sent_sha256=sent)
 
 
 def _answer(ctx: Context, request: _Request, result: StoreResult, contents: Contents) -> _Answer:
-    if result.outcome is Outcome.STORED:
+    if result.outcome.arrived:
         sent = contents.sent.get(request.delivery.delivery_id)
         payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason, sent_sha256=sent)
         return _Answer(event=ctx.event(payload, request.cause))
@@ -203,6 +192,7 @@ def _log(ctx: Context, request: _Request, result: StoreResult) -> None:
         sop_instance_uid=delivery.instance.sop_instance_uid,
         sha256=delivery.instance.sha256,
         outcome=result.outcome.value,
+        answer=result.answer,
         reason=result.reason,
         seconds=round(result.seconds, 4),
         trace_id=trace_id(request.cause.traceparent),

@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from bucky.errors import IndexUnavailable
 from bucky.events import DeliveryRequested, Priority
+from bucky.outgoing import Opener
 from bucky.pacing import Paced
 
 # At most so much is taken at once, in seconds of the bandwidth: the shorter, the smoother.
@@ -30,10 +31,10 @@ Take = Callable[[str, int, int], float]
 
 
 class Pace:
-    """What a destination's schedule and cap mean for one batch."""
+    """What a destination's schedule and cap mean for one batch; `take` gives out its bandwidth."""
 
-    def __init__(self, name: str, settings: Paced, now: datetime) -> None:
-        self._name, self._settings, self._now = name, settings, now
+    def __init__(self, name: str, settings: Paced, now: datetime, take: Take) -> None:
+        self._name, self._settings, self._now, self._take = name, settings, now, take
         self._meter: Meter | None = None
         self.begun: set[str] = set()
 
@@ -52,12 +53,12 @@ class Pace:
         ends = [self._settings.opening(self._now, priority).until for priority in priorities]
         return min([most, *(end.timestamp() - self._now.timestamp() for end in ends if end is not None)])
 
-    def expect(self, size: int, take: Take) -> None:
-        """Get ready to send at most so many bytes; `take` gives out the destination's bandwidth."""
+    def expect(self, size: int) -> None:
+        """Get ready to send about so many bytes."""
         rate = self._settings.max_bytes_per_second
-        self._meter = Meter(self._name, rate, size, take) if rate is not None else None
+        self._meter = Meter(self._name, rate, size, self._take) if rate is not None else None
 
-    def through(self, delivery: DeliveryRequested, fetch: Callable[[], BinaryIO]) -> Callable[[], BinaryIO]:
+    def through(self, delivery: DeliveryRequested, fetch: Opener) -> Opener:
         """Return what opens a delivery's data, as `fetch` does: it notes the beginning, and reads within the cap."""
 
         def opened() -> BinaryIO:

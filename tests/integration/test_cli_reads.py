@@ -76,7 +76,7 @@ def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) 
     ("text", "said"),
     [
         ("rules: [{name: a, destinations: [nowhere]}]", "nowhere"),
-        ("destinations: [{name: a, type: dimse, aet: A, host: h, port: x}]", "destinations.0.port"),
+        ("destinations: [{name: a, type: dimse, aet: A, host: h, port: x}]", "destinations.0.dimse.port"),
         ("rules: {", "YAML"),
         ("- a", "routing"),
     ],

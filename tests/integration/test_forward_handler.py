@@ -1,6 +1,5 @@
 """Forwarding against a real index and a real SCP: what is delivered, what waits, what fails, and after a crash."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,33 +8,21 @@ from typing import Any
 import pytest
 
 from bucky.contract import BatchResult
+from bucky.destinations import DimseDestination
 from bucky.errors import IndexUnavailable, StoreUnavailable
 from bucky.events import (
-    CloudEvent,
     DeliveryCompleted,
     DeliveryFailed,
-    DeliveryRequested,
-    ReceivedInstance,
-    delivery_id,
-    utc_now,
 )
-from bucky.handlers import load_handler, make_context
+from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
-from bucky.keys import object_key
-from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import MemoryObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header
-from bucky.routing import DimseDestination, Routing
-from bucky.trace import new_traceparent
 from forward_instances import content
-from forward_instances.handler import handle_batch
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import free_port
+from tests.forwarding_world import MR, CrashingIndex, forward, request, save_destination, state
 
-CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-EXPLICIT = "1.2.840.10008.1.2.1"
-CROSSWALKS = Crosswalks(Path("/nonexistent"))
-CONTEXT = make_context(load_handler("forward_instances.handler"))
+SENDERS = Senders(Secrets(Path("/nowhere")))
 
 
 @pytest.fixture
@@ -57,41 +44,7 @@ def route_to(index: Index, port: int, **changes: Any) -> None:
     """Make `pacs` the destination at this port."""
     fields = {"name": "pacs", "type": "dimse", "aet": "DEMO", "host": "127.0.0.1", "port": port, **changes}
     destination = DimseDestination.model_validate(fields)
-    index.save_routing(Routing(destinations=(destination,)), index.routing().version, "test")
-
-
-def request(objects: MemoryObjectStore, number: int, sop_class: str = CT, size: int = 2000) -> CloudEvent:
-    """Store an instance and return the request to deliver it."""
-    data_set = number.to_bytes(4, "big") * (size // 4)
-    sha256, uid = hashlib.sha256(data_set).hexdigest(), f"1.2.3.{number}"
-    stored = file_header(FileMeta(sop_class, uid, EXPLICIT)) + data_set
-    key = object_key("1.2", "1.2.3", uid, sha256)
-    put_bytes(objects, key, stored)
-    instance = ReceivedInstance(
-        study_instance_uid="1.2",
-        series_instance_uid="1.2.3",
-        sop_instance_uid=uid,
-        sop_class_uid=sop_class,
-        transfer_syntax_uid=EXPLICIT,
-        sha256=sha256,
-        size=len(stored),
-        bucket="bucky",
-        key=key,
-        calling_aet="CT1",
-        called_aet="BUCKY",
-        source_address="127.0.0.1",
-        association_id="a",
-        received_at=utc_now(),
-    )
-    payload = DeliveryRequested(
-        delivery_id=delivery_id(sha256, "pacs", 1), destination="pacs", rule="all", rule_version=1, instance=instance
-    )
-    return CloudEvent.of(payload, source="/test", traceparent=new_traceparent())
-
-
-def state(index: Index, event: CloudEvent) -> DeliveryState:
-    """Return where the delivery stands."""
-    return index.delivery(event.id).state
+    save_destination(index, destination)
 
 
 def test_delivered_is_what_the_destination_answered_success_for(
@@ -101,7 +54,7 @@ def test_delivered_is_what_the_destination_answered_success_for(
     events = [request(objects, number) for number in range(10)]
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, calling_aet="FORWARDER")
-        result = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+        result = forward(events, objects, index, SENDERS)
         assert destination.received().keys() == {event.data["instance"]["sha256"] for event in events}
         assert {received.calling_aet for received in destination.requests} == {"FORWARDER"}
     assert result.failures == ()
@@ -120,7 +73,7 @@ def test_a_refused_instance_is_failed_with_its_reason_and_the_others_go(
     good, bad = request(objects, 1), request(objects, 2, MR)
     with Destination(tmp_path, refused_sop_classes=[MR]) as destination:
         route_to(index, destination.port)
-        result = handle_batch([good, bad], CONTEXT, objects, index, CROSSWALKS)
+        result = forward([good, bad], objects, index, SENDERS)
     reason = "the destination does not accept MR Image Storage"
     (failure,) = result.failures
     assert (failure.item_identifier, failure.retryable, failure.reason) == (bad.id, False, reason)
@@ -136,10 +89,21 @@ def test_the_peers_own_words_stay_in_the_index(tmp_path: Path, index: Index, obj
     event = request(objects, 1)
     with Destination(tmp_path, script=lambda _received: Answer(0xC001, "DOE^JANE is unknown")) as destination:
         route_to(index, destination.port)
-        result = handle_batch([event], CONTEXT, objects, index, CROSSWALKS)
+        result = forward([event], objects, index, SENDERS)
     assert "DOE" not in result.to_json().decode()
     assert index.delivery(event.id).detail == "0xC001 DOE^JANE is unknown"
     assert index.delivery(event.id).reason == "the destination answered 0xC001, cannot understand"
+
+
+def test_a_warning_is_delivered_and_shown(tmp_path: Path, index: Index, objects: MemoryObjectStore) -> None:
+    """An instance the destination took with a warning is there; what it changed must be in view."""
+    event = request(objects, 1)
+    with Destination(tmp_path, script=lambda _received: Answer(0xB000, "DOE^JANE")) as destination:
+        route_to(index, destination.port)
+        (completed,) = forward([event], objects, index, SENDERS).events
+    words = "the destination answered 0xB000, coercion of data elements"
+    assert completed.data["detail"] == index.delivery(event.id).reason == words
+    assert state(index, event) is DeliveryState.DELIVERED
 
 
 def test_a_destination_that_is_down_delays_and_loses_nothing(
@@ -148,13 +112,13 @@ def test_a_destination_that_is_down_delays_and_loses_nothing(
     """While a PACS is off its deliveries are retried with the reason in view, and go when it is back."""
     events, port = [request(objects, number) for number in range(3)], free_port()
     route_to(index, port)
-    result = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+    result = forward(events, objects, index, SENDERS)
     assert [(failure.retryable, failure.attempted) for failure in result.failures] == [(True, False)] * 3
     assert result.events == ()
     assert {state(index, event) for event in events} == {DeliveryState.RETRYING}
     assert "Connection refused" in index.delivery(events[0].id).reason
     with Destination(tmp_path, port=port):
-        assert handle_batch(events, CONTEXT, objects, index, CROSSWALKS).failures == ()
+        assert forward(events, objects, index, SENDERS).failures == ()
     assert {state(index, event) for event in events} == {DeliveryState.DELIVERED}
     assert index.delivery(events[0].id).attempts == 1, "knocking at a closed door is no attempt at an instance"
 
@@ -164,14 +128,14 @@ def test_an_unknown_destination_fails_for_good_and_can_be_redriven(
 ) -> None:
     """A destination deleted from the routing is a visible failure, and a redrive after it is back delivers."""
     event = request(objects, 1)
-    (failure,) = handle_batch([event], CONTEXT, objects, index, CROSSWALKS).failures
+    (failure,) = forward([event], objects, index, SENDERS).failures
     assert not failure.retryable
     assert "no destination 'pacs'" in failure.reason
     assert index.dead_letter(event.id, failure.reason, 1)
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
         index.redriven([event.id])
-        assert handle_batch([event], CONTEXT, objects, index, CROSSWALKS).failures == ()
+        assert forward([event], objects, index, SENDERS).failures == ()
     assert state(index, event) is DeliveryState.DELIVERED
 
 
@@ -181,21 +145,7 @@ def test_a_disabled_destination_still_gets_what_was_requested(
     """Disabling a destination stops new decisions; what was decided before is still carried out."""
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, enabled=False)
-        assert handle_batch([request(objects, 1)], CONTEXT, objects, index, CROSSWALKS).failures == ()
-
-
-class CrashingIndex:
-    """An index whose database goes away between the sending and the recording."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._index, name)
-
-    def delivery_attempted(self, _attempts: object) -> None:
-        """Fail as a database that is gone does."""
-        raise IndexUnavailable("the index database did not answer")
+        assert forward([request(objects, 1)], objects, index, SENDERS).failures == ()
 
 
 def test_a_crash_before_the_record_sends_the_batch_once_more(
@@ -206,9 +156,9 @@ def test_a_crash_before_the_record_sends_the_batch_once_more(
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
         with pytest.raises(IndexUnavailable):
-            handle_batch(events, CONTEXT, objects, CrashingIndex(index), CROSSWALKS)  # type: ignore[arg-type]
+            forward(events, objects, CrashingIndex(index), SENDERS)
         assert {state(index, event) for event in events} == {DeliveryState.REQUESTED}
-        result = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+        result = forward(events, objects, index, SENDERS)
         assert destination.count == 8
     assert len(list(tmp_path.glob("*/*"))) == 4
     assert len(result.events) == 4
@@ -222,8 +172,8 @@ def test_a_crash_after_the_record_answers_again_without_sending(
     events = [request(objects, 1), request(objects, 2, MR)]
     with Destination(tmp_path, refused_sop_classes=[MR]) as destination:
         route_to(index, destination.port)
-        first = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
-        second = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+        first = forward(events, objects, index, SENDERS)
+        second = forward(events, objects, index, SENDERS)
         assert destination.count == 1
     assert second.failures == first.failures
     assert {(event.type, event.id) for event in second.events} == {(DeliveryCompleted.TYPE, events[0].id)}
@@ -237,7 +187,7 @@ def test_one_delivery_asked_for_twice_in_a_batch_is_made_once(
     event = request(objects, 1)
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
-        result = handle_batch([event, event], CONTEXT, objects, index, CROSSWALKS)
+        result = forward([event, event], objects, index, SENDERS)
         assert destination.count == 1
     assert (result.failures, len(result.events)) == ((), 1)
 
@@ -251,7 +201,7 @@ def test_changed_bytes_are_never_sent(tmp_path: Path, index: Index, objects: Mem
     put_bytes(objects, key, bytes(rotten))
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
-        (failure,) = handle_batch([event], CONTEXT, objects, index, CROSSWALKS).failures
+        (failure,) = forward([event], objects, index, SENDERS).failures
         assert destination.count == 0
     assert not failure.retryable
     assert "SHA-256 differs" in failure.reason
@@ -276,7 +226,7 @@ def test_an_object_the_store_cannot_give_now_is_tried_again(tmp_path: Path, inde
     store.away = events[1].data["instance"]["key"]
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
-        (failure,) = handle_batch(events, CONTEXT, store, index, CROSSWALKS).failures
+        (failure,) = forward(events, store, index, SENDERS).failures
     assert (failure.item_identifier, failure.retryable) == (events[1].id, True)
     assert [state(index, event) for event in events] == [
         DeliveryState.DELIVERED,
@@ -296,7 +246,7 @@ def test_a_large_instance_goes_through_a_file(
     event = request(objects, 1, size=3_000_000)
     with Destination(tmp_path / "received") as destination:
         route_to(index, destination.port)
-        assert handle_batch([event], CONTEXT, objects, index, CROSSWALKS).failures == ()
+        assert forward([event], objects, index, SENDERS).failures == ()
         assert list(destination.received()) == [event.data["instance"]["sha256"]]
     assert list(folder.iterdir()) == []
 
@@ -310,7 +260,7 @@ def test_an_abort_delays_one_instance(tmp_path: Path, index: Index, objects: Mem
     events = [request(objects, number) for number in range(5)]
     with Destination(tmp_path, script=script) as destination:
         route_to(index, destination.port, max_associations=1)
-        (failure,) = handle_batch(events, CONTEXT, objects, index, CROSSWALKS).failures
+        (failure,) = forward(events, objects, index, SENDERS).failures
     assert (failure.item_identifier, failure.retryable, failure.attempted) == (events[2].id, True, True)
     assert [state(index, event) for event in events].count(DeliveryState.DELIVERED) == 4
 
@@ -322,7 +272,7 @@ def test_what_is_no_delivery_is_refused_by_itself(tmp_path: Path, index: Index, 
     broken = good.model_copy(update={"id": "broken", "data": {"delivery_id": "x"}})
     with Destination(tmp_path) as destination:
         route_to(index, destination.port)
-        result = handle_batch([stray, good, broken], CONTEXT, objects, index, CROSSWALKS)
+        result = forward([stray, good, broken], objects, index, SENDERS)
     assert {(failure.item_identifier, failure.retryable) for failure in result.failures} == {
         ("stray", False),
         ("broken", False),
@@ -335,7 +285,7 @@ def test_an_answer_keeps_the_contract(tmp_path: Path, index: Index, objects: Mem
     events = [request(objects, 1), request(objects, 2, MR)]
     with Destination(tmp_path, refused_sop_classes=[MR]) as destination:
         route_to(index, destination.port)
-        result = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+        result = forward(events, objects, index, SENDERS)
     read = BatchResult.parse(result.to_json(), {event.id for event in events})
     assert read.failures == result.failures
     assert json.loads(result.to_json())["batchItemFailures"][0]["itemIdentifier"] == events[1].id

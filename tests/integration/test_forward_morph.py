@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from bucky.contract import BatchResult
 from bucky.decisions import facts_of, requests_of
 from bucky.events import CloudEvent, DeliveryCompleted, ReceivedInstance, utc_now
-from bucky.handlers import load_handler, make_context
+from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.keys import object_key
 from bucky.morph.crosswalks import Crosswalks
@@ -20,10 +20,10 @@ from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
 from bucky.routing import Routing
 from bucky.trace import new_traceparent
-from forward_instances.handler import handle_batch
 from local_stack.destination import Destination
+from tests.forwarding_world import forward
 
-CONTEXT = make_context(load_handler("forward_instances.handler"))
+SENDERS = Senders(Secrets(Path("/nonexistent")))
 ROUTING = """
 destinations:
   - {name: pacs, type: dimse, aet: DEMO, host: 127.0.0.1, port: PORT}
@@ -94,7 +94,7 @@ class Sender:
 
     def send(self, event: CloudEvent) -> BatchResult:
         """Carry the delivery out."""
-        return handle_batch([event], CONTEXT, self.objects, self.index, self.crosswalks)
+        return forward([event], self.objects, self.index, SENDERS, self.crosswalks)
 
     def row(self, event: CloudEvent) -> DeliveryRow:
         """Return how the delivery stands."""

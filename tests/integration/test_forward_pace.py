@@ -15,10 +15,10 @@ from bucky.errors import IndexUnavailable
 from bucky.events import CloudEvent
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
-from forward_instances.handler import handle_batch
 from forward_instances.pace import CappedReader, Meter
 from local_stack.destination import Destination
-from tests.integration.test_forward_handler import CONTEXT, CROSSWALKS, request, route_to, state
+from tests.forwarding_world import forward, request, state
+from tests.integration.test_forward_handler import SENDERS, route_to
 
 
 def hours(opens_in: timedelta, lasts: timedelta = timedelta(hours=2), **more: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_outside_its_hours_a_destination_gets_nothing_and_it_says_until_when(tmp
     events = [request(objects, number) for number in range(3)]
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, schedule=hours(timedelta(hours=3)))
-        result = handle_batch(events, CONTEXT, objects, index, CROSSWALKS)
+        result = forward(events, objects, index, SENDERS)
         assert destination.count == 0
     assert waiting(result) == [(True, False)] * 3
     retry_after = result.failures[0].retry_after
@@ -63,9 +63,9 @@ def test_urgent_deliveries_pass_the_hours_and_the_others_of_the_batch_wait(tmp_p
     routine, quick = request(objects, 1), urgent(request(objects, 2))
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, schedule=hours(timedelta(hours=3), urgent="waits"))
-        assert waiting(handle_batch([quick], CONTEXT, objects, index, CROSSWALKS)) == [(True, False)]
+        assert waiting(forward([quick], objects, index, SENDERS)) == [(True, False)]
         route_to(index, destination.port, schedule=hours(timedelta(hours=3)))
-        result = handle_batch([routine, quick], CONTEXT, objects, index, CROSSWALKS)
+        result = forward([routine, quick], objects, index, SENDERS)
         assert destination.count == 1
     assert [failure.item_identifier for failure in result.failures] == [routine.id]
     assert state(index, quick) is DeliveryState.DELIVERED
@@ -76,7 +76,7 @@ def test_within_its_hours_a_destination_gets_everything(tmp_path: Path, index: I
     objects = MemoryObjectStore()
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, schedule=hours(-timedelta(hours=1)))
-        assert handle_batch([request(objects, 1)], CONTEXT, objects, index, CROSSWALKS).failures == ()
+        assert forward([request(objects, 1)], objects, index, SENDERS).failures == ()
 
 
 def test_a_batch_is_sent_no_faster_than_the_cap(tmp_path: Path, index: Index) -> None:
@@ -86,7 +86,7 @@ def test_a_batch_is_sent_no_faster_than_the_cap(tmp_path: Path, index: Index) ->
     with Destination(tmp_path) as destination:
         route_to(index, destination.port, max_bytes_per_second=200_000, max_associations=4)
         began = time.monotonic()
-        assert handle_batch(events, CONTEXT, objects, index, CROSSWALKS).failures == ()
+        assert forward(events, objects, index, SENDERS).failures == ()
         took = time.monotonic() - began
         assert len(destination.received()) == 10
     assert (REGISTRY.get_sample_value("bucky_forward_cap_wait_seconds_total", {"destination": "pacs"}) or 0) > 1
@@ -103,8 +103,8 @@ def test_replicas_share_the_cap(tmp_path: Path, index: Index, index_url: str) ->
         route_to(index, destination.port, max_bytes_per_second=200_000)
         began = time.monotonic()
         halves = [
-            pool.submit(handle_batch, events[:5], CONTEXT, objects, index, CROSSWALKS),
-            pool.submit(handle_batch, events[5:], CONTEXT, objects, other, CROSSWALKS),
+            pool.submit(forward, events[:5], objects, index, SENDERS),
+            pool.submit(forward, events[5:], objects, other, SENDERS),
         ]
         assert [half.result().failures for half in halves] == [(), ()]
         took = time.monotonic() - began
@@ -120,9 +120,7 @@ def test_many_small_batches_use_the_whole_bandwidth(tmp_path: Path, index: Index
         route_to(index, destination.port, max_bytes_per_second=1_000_000)
         began = time.monotonic()
         for number in range(10):
-            assert (
-                handle_batch([request(objects, number, size=4000)], CONTEXT, objects, index, CROSSWALKS).failures == ()
-            )
+            assert forward([request(objects, number, size=4000)], objects, index, SENDERS).failures == ()
         assert time.monotonic() - began < 2.5
 
 

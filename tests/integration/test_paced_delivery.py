@@ -24,12 +24,12 @@ from bucky.objects import MemoryObjectStore
 from bucky.routing import Routing
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
-from forward_instances.handler import handle_batch
 from jetstream_connector import gate, outcomes
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import free_port
+from tests.forwarding_world import request
 from tests.integration.connector_stage import Batch, Stage, open_client, stage, until
-from tests.integration.test_forward_handler import CONTEXT, CROSSWALKS, request
+from tests.integration.test_forward_handler import SENDERS
 
 ANNOTATIONS = {
     "topic": "dicom.delivery.requested.*",
@@ -99,7 +99,7 @@ async def deliveries(settings: Settings, index_url: str) -> AsyncIterator[Delive
 
         async def forward(batch: Batch) -> Response:
             events = [CloudEvent.model_validate(event) for event in batch]
-            result = await asyncio.to_thread(handle_batch, events, CONTEXT, here.objects, index, CROSSWALKS)
+            result = await asyncio.to_thread(forward, events, here.objects, index, SENDERS)
             return Response(result.to_json(), media_type="application/json")
 
         made.gateway.deploy("forward-instances", forward, **ANNOTATIONS)

@@ -2,13 +2,8 @@
 
 import hashlib
 import io
-import json
-import os
 import random
-import shutil
 import ssl
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +17,7 @@ from local_stack.certificates import ensure_certificates
 from local_stack.demo_data import Expected, demo_files
 from local_stack.destination import Destination
 from tests.conftest import peer_tool
+from tests.network_alone import run_alone
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -116,32 +112,10 @@ print(json.dumps([[r.outcome, r.sha256, r.transfer_syntax_uid, r.reason] for r i
 @pytest.mark.peer("dcmtk")
 def test_dcmtk_receives_the_same_bytes(tmp_path: Path) -> None:
     """A receiver that is not ours, writing what it gets bit by bit, gets what we sent."""
-    storescp, unshare = peer_tool("storescp"), shutil.which("unshare")
-    assert storescp is not None
-    # storescp listens on every address: a network of its own keeps it from the machine's.
-    alone = [str(unshare), *(() if os.geteuid() == 0 else ("--map-root-user",)), "--net"]
-    if unshare is None or subprocess.run([*alone, "ip", "link", "set", "lo", "up"], check=False).returncode:
-        pytest.skip("this system lets nobody make a network namespace")
+    storescp = peer_tool("storescp")
     demo_files(tmp_path / "files")
     (tmp_path / "received").mkdir()
-    command = 'ip link set lo up && exec "$0" -c "$@"'
-    ended = subprocess.run(
-        [
-            *alone,
-            "sh",
-            "-c",
-            command,
-            sys.executable,
-            DCMTK_SCRIPT,
-            storescp,
-            tmp_path / "files",
-            tmp_path / "received",
-        ],
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=60,
-    )
-    results = json.loads(ended.stdout.splitlines()[-1])
+    results = run_alone(DCMTK_SCRIPT, storescp, tmp_path / "files", tmp_path / "received")
     sent = {sha256: syntax for outcome, sha256, syntax, _ in results if outcome == Sent.SENT}
     received = set()
     for path in (tmp_path / "received").iterdir():

@@ -9,10 +9,17 @@ FINAL = (0xA900, 0xA9FF, 0xC000, 0xCFFF, 0x0111, 0x0112, 0x0117, 0x0122, 0x0124,
 STRANGE = (0xFE00, 0xFF00, 0x1234, 0xA800)
 
 
-@pytest.mark.parametrize("status", [0x0000, *WARNINGS])
-def test_success_and_every_warning_mean_stored(status: int) -> None:
+@pytest.mark.parametrize("status", WARNINGS)
+def test_every_warning_means_that_it_arrived(status: int) -> None:
     """A warning is an instance the destination has: sending it again would only repeat the warning."""
-    assert outcome(status) is Outcome.STORED
+    assert outcome(status) is Outcome.WARNED
+    assert outcome(status).arrived
+
+
+def test_success_is_no_warning() -> None:
+    """What went well must not be shown among what somebody should look at."""
+    assert outcome(0x0000) is Outcome.STORED
+    assert outcome(0x0000).arrived
 
 
 @pytest.mark.parametrize("status", PASSING)

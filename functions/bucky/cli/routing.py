@@ -5,20 +5,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
+from bucky.destinations import Destination
 from bucky.routing import InvalidRouting, Routing, json_schema
 
 DESTINATION_COLUMNS = {
     "name": "Name",
     "type": "Type",
-    "aet": "AE title",
-    "host": "Host",
-    "port": "Port",
+    "address": "Address",
     "enabled": "Enabled",
 }
 MADE_FROM = re.compile(r"\A# version (\d{1,9})\s*$", re.MULTILINE)
+
+_DESTINATION: TypeAdapter[Destination] = TypeAdapter(Destination)
 
 routing = typer.Typer(no_args_is_help=True, help="Show or replace the destinations and rules.")
 
@@ -32,7 +34,8 @@ def destinations(
     if as_json:
         print_json(found)
     else:
-        print_rows(found, DESTINATION_COLUMNS, "No destinations; `bucky routing apply FILE` adds some.")
+        rows = [{**one, "address": _DESTINATION.validate_python(one).address} for one in found]
+        print_rows(rows, DESTINATION_COLUMNS, "No destinations; `bucky routing apply FILE` adds some.")
 
 
 @routing.command()

@@ -6,8 +6,8 @@ association.py   one association, requested by us, over one blocking socket
 batch.py         many instances to one peer: contexts, associations, one result per instance
 """
 
-from bucky.scu.batch import Outgoing, StoreResult, store_all
+from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.scu.batch import store_all
 from bucky.scu.peer import Peer
-from bucky.scu.status import Outcome
 
 __all__ = ["Outcome", "Outgoing", "Peer", "StoreResult", "store_all"]

@@ -6,13 +6,13 @@ way is `DestinationUnavailable`, in words; what the peer answers is returned as 
 
 import io
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, NoReturn, Self
 
+from bucky.connecting import client_context, in_words
 from bucky.errors import DestinationUnavailable
 from bucky.scu import messages
 from bucky.scu.messages import Acceptance, Context, StoreResponse
@@ -185,36 +185,15 @@ class Association:
 
 
 def _connected(peer: Peer) -> socket.socket:
-    context = _tls(peer)
+    context = client_context(peer.tls_ca_file, peer.tls_identity_file) if peer.tls_ca_file else None
     try:
         connection = socket.create_connection((peer.host, peer.port), timeout=peer.timeout)
     except (OSError, UnicodeError) as error:
-        raise DestinationUnavailable(f"{peer} cannot be reached: {_words(error)}") from error
+        raise DestinationUnavailable(f"{peer} cannot be reached: {in_words(error)}") from error
     try:
         # A command and its data set are separate writes: Nagle would hold the second one back.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return context.wrap_socket(connection, server_hostname=peer.host) if context else connection
     except OSError as error:
         connection.close()
-        raise DestinationUnavailable(f"{peer} and we could not agree on TLS: {_words(error)}") from error
-
-
-def _tls(peer: Peer) -> ssl.SSLContext | None:
-    if peer.tls_ca_file is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=str(peer.tls_ca_file))
-    except OSError as error:
-        raise DestinationUnavailable(
-            f"the CA file for {peer} cannot be read: {_words(error)}", REJECTED_RETRY_SECONDS
-        ) from error
-
-
-def _words(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "that is not a host name"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return error.strerror or type(error).__name__
+        raise DestinationUnavailable(f"{peer} and we could not agree on TLS: {in_words(error)}") from error

@@ -8,53 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import BinaryIO
 
 from pydicom.uid import UID
 
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
+from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.scu import status
 from bucky.scu.association import Association
 from bucky.scu.messages import MAX_CONTEXTS, Context, StoreResponse
 from bucky.scu.peer import Peer
-from bucky.scu.status import Outcome
 
 MAX_LOST_ASSOCIATIONS = 3
 _ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One instance to send; `content` opens a stream that stands at the data set's first byte.
-
-    `content` is called when the instance's turn comes, and may raise `Permanent` or `Retriable`.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    content: Callable[[], BinaryIO]
-
-    @property
-    def context(self) -> Context:
-        """Return the presentation context it needs."""
-        return (self.sop_class_uid, self.transfer_syntax_uid)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreResult:
-    """How sending one instance ended; `reason` is ours and never holds the peer's words.
-
-    `status` is None when the peer did not answer; `comment` is the peer's Error Comment, which may name
-    a patient: show it to who may see patients, never log it. `retry_after` and `seconds` are in seconds.
-    """
-
-    outcome: Outcome
-    reason: str = ""
-    status: int | None = None
-    comment: str = ""
-    retry_after: float | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +76,19 @@ def association_groups(items: Sequence[Outgoing], indexes: Iterable[int]) -> Ite
     group: list[int] = []
     contexts: set[Context] = set()
     for index in indexes:
-        if items[index].context not in contexts and len(contexts) == MAX_CONTEXTS:
+        needed = set(contexts_for(items[index]))
+        if len(contexts | needed) > MAX_CONTEXTS:
             yield group
             group, contexts = [], set()
         group.append(index)
-        contexts.add(items[index].context)
+        contexts |= needed
     if group:
         yield group
+
+
+def contexts_for(item: Outgoing) -> tuple[Context, ...]:
+    """Return the presentation contexts an instance can go in: as it is first, then each conversion."""
+    return tuple((item.sop_class_uid, syntax) for syntax in (item.transfer_syntax_uid, *item.conversions))
 
 
 def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], tell: OnResult, limits: _Limits) -> None:
@@ -131,13 +102,15 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
     while groups and lost < MAX_LOST_ASSOCIATIONS and not limits.reached():
         waiting = groups[0]
         try:
-            association = Association(peer, sorted({items[index].context for index in waiting}))
+            association = Association(
+                peer, sorted({context for index in waiting for context in contexts_for(items[index])})
+            )
         except DestinationUnavailable as error:
-            left = _left(error)
+            left = not_sent(error)
             break
         error_met = _store_until_lost(association, items, waiting, tell, limits)
         if error_met is not None:
-            left, lost = _left(error_met), lost + 1
+            left, lost = not_sent(error_met), lost + 1
         if not waiting:
             groups.popleft()
     if not limits.stop.is_set():
@@ -155,7 +128,7 @@ def _store_until_lost(
             try:
                 result = _store_one(association, items[index])
             except DestinationUnavailable as error:
-                tell(index, _left(error))
+                tell(index, not_sent(error))
                 return error
             tell(index, result)
     return None
@@ -164,33 +137,42 @@ def _store_until_lost(
 def _store_one(association: Association, item: Outgoing) -> StoreResult:
     """Send one instance; raise `DestinationUnavailable` only when the association is lost."""
     started = time.monotonic()
-    context_id = association.context_id(item.context)
-    if context_id is None:
-        return StoreResult(Outcome.REFUSED, _context_refused(association.refusal(item.context), item))
+    ids = ((association.context_id(context), context[1]) for context in contexts_for(item))
+    accepted = [(context_id, syntax) for context_id, syntax in ids if context_id is not None]
+    if not accepted:
+        return StoreResult(Outcome.REFUSED, _context_refused(association, item))
+    context_id, syntax = accepted[0]
     try:
-        content = item.content()
-    except Retriable as error:
-        return StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after)
-    except Permanent as error:
-        return StoreResult(Outcome.REFUSED, str(error))
+        content = item.opened(syntax)
+    except (Permanent, Retriable) as error:
+        return not_sent(error)
     with content:
         response = association.store(context_id, item.sop_class_uid, item.sop_instance_uid, content)
-    return _answered(response, time.monotonic() - started)
+    return _answered(response, item, syntax, time.monotonic() - started)
 
 
-def _left(error: DestinationUnavailable) -> StoreResult:
-    return StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after)
-
-
-def _answered(response: StoreResponse, seconds: float) -> StoreResult:
-    words = ""
+def _answered(response: StoreResponse, item: Outgoing, syntax: str, seconds: float) -> StoreResult:
+    answer, words = f"0x{response.status:04X}", []
+    converted = syntax != item.transfer_syntax_uid
     if response.status != status.SUCCESS:
-        words = f"the destination answered 0x{response.status:04X}, {status.meaning(response.status)}"
-    return StoreResult(status.outcome(response.status), words, response.status, response.comment, seconds=seconds)
+        words.append(f"the destination answered {answer}, {status.meaning(response.status)}")
+    if converted:
+        own = UID(item.transfer_syntax_uid).name
+        words.append(f"sent losslessly as {UID(syntax).name}: the destination does not accept {own}")
+    return StoreResult(
+        status.outcome(response.status),
+        "; ".join(words),
+        response.status,
+        response.comment,
+        seconds=seconds,
+        answer=answer,
+        transfer_syntax_uid=syntax if converted else "",
+    )
 
 
-def _context_refused(result: int, item: Outgoing) -> str:
+def _context_refused(association: Association, item: Outgoing) -> str:
     sop_class = UID(item.sop_class_uid).name
-    if result == _ABSTRACT_SYNTAX_NOT_SUPPORTED:
+    if association.refusal((item.sop_class_uid, item.transfer_syntax_uid)) == _ABSTRACT_SYNTAX_NOT_SUPPORTED:
         return f"the destination does not accept {sop_class}"
-    return f"the destination does not accept {sop_class} in {UID(item.transfer_syntax_uid).name}"
+    syntaxes = " or ".join(UID(syntax).name for _, syntax in contexts_for(item))
+    return f"the destination does not accept {sop_class} in {syntaxes}"

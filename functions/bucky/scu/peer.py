@@ -14,7 +14,8 @@ _ADDRESS = re.compile(r"(?P<aet>(?! *@)[ -?A-[\]-~]{1,16})@(?P<host>\[[0-9A-Fa-f
 class Peer:
     """A storage SCP; `timeout` is in seconds, for connecting and for each answer.
 
-    With `tls_ca_file` the association runs over TLS and the peer's certificate must be for `host`.
+    With `tls_ca_file` the association runs over TLS and the peer's certificate must be for `host`;
+    `tls_identity_file` holds our own certificate chain and private key (PEM), for a peer that asks.
     """
 
     aet: str
@@ -23,6 +24,7 @@ class Peer:
     calling_aet: str = "BUCKY"
     timeout: float = 30.0
     tls_ca_file: Path | None = None
+    tls_identity_file: Path | None = None
 
     @classmethod
     def parse(cls, address: str, *, calling_aet: str = "BUCKY", timeout: float = 30.0) -> Self:

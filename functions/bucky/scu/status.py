@@ -1,18 +1,6 @@
 """What a C-STORE answer means for a delivery (PS3.4 Table B.2-1, PS3.7 Annex C)."""
 
-from enum import StrEnum
-
-
-class Outcome(StrEnum):
-    """How one C-STORE ended."""
-
-    STORED = "stored"
-    """The peer answered success, or a warning: it has the instance."""
-    REFUSED = "refused"
-    """The peer will not take this instance, however often it is sent."""
-    UNAVAILABLE = "unavailable"
-    """The peer did not take it now; sending again can help."""
-
+from bucky.outgoing import Outcome
 
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
@@ -42,6 +30,7 @@ _MEANINGS = {
     0x0211: "unrecognised operation",
     0x0212: "mistyped argument",
     0x0213: "resource limitation",
+    0xC122: "referenced transfer syntax not supported",
     0xB000: "coercion of data elements",
     0xB006: "elements discarded",
     0xB007: "data set does not match SOP class",
@@ -66,8 +55,10 @@ def outcome(status: int) -> Outcome:
 
     A processing failure says nothing about the instance, so it counts as passing.
     """
-    if status == SUCCESS or status in _WARNINGS or status >> 12 == 0xB:
+    if status == SUCCESS:
         return Outcome.STORED
+    if status in _WARNINGS or status >> 12 == 0xB:
+        return Outcome.WARNED
     if status >> 8 == OUT_OF_RESOURCES >> 8 or status in _PASSING:
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED

@@ -1,7 +1,8 @@
 """The demo's sample rule: every instance that calls from loopback goes to the demo destination."""
 
 from bucky.api_client import ApiClient
-from bucky.routing import DimseDestination, Routing
+from bucky.destinations import DimseDestination
+from bucky.routing import Routing
 from bucky.rules.model import Rule
 
 DESTINATION = "demo"

@@ -177,7 +177,7 @@ class Destination:
         self._closing.wait(answer.delay)
         if answer.abort:
             event.assoc.abort()
-        elif status.outcome(answer.status) is status.Outcome.STORED:
+        elif status.outcome(answer.status).arrived:
             try:
                 self._keep(received, data_set)
             except InvalidInstance as error:

@@ -75,6 +75,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self.secrets = self.path / "secrets"
+        self.destination_secrets = self.path / "destination-secrets"
         self.logs = self.path / "logs"
         self.tls = self.path / "tls"
         self.spool = self.path / "spool"
@@ -90,7 +91,8 @@ class Home:
 
     def create(self) -> None:
         """Make the folders, closed to other users, and the secrets that are not there yet."""
-        for folder in (self.path, self.secrets, self.logs, self.crosswalks, self.record.parent):
+        folders = (self.path, self.secrets, self.destination_secrets, self.logs, self.crosswalks, self.record.parent)
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         generated = {

@@ -50,6 +50,7 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
     return {
         "BUCKY_HOME": str(home.path),
         "BUCKY_SECRETS_DIR": str(home.secrets),
+        "BUCKY_DESTINATION_SECRETS_DIR": str(home.destination_secrets),
         "BUCKY_STORE_ENDPOINT": f"http://{HOST}:{ports.s3}",
         "BUCKY_NATS_URL": f"nats://{HOST}:{ports.nats}",
         "BUCKY_NATS_USER": NATS_USER,

@@ -1,0 +1,188 @@
+"""Sending to a DICOMweb server by STOW-RS (PS3.18 §10.5)."""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+
+import httpx
+
+from bucky.connecting import MISCONFIGURED_RETRY_SECONDS, client_context, in_words
+from bucky.destinations import BasicAuth, BearerAuth, StowDestination
+from bucky.errors import DestinationUnavailable
+from bucky.forwarding.in_units import Unit, in_units
+from bucky.forwarding.secrets import Secrets
+from bucky.forwarding.stow_answer import StowAnswer, read_answer
+from bucky.forwarding.stow_request import ACCEPT, MultipartBody, NothingToSend, requests_for
+from bucky.outgoing import Outcome, Outgoing, StoreResult
+
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_RETRY_AFTER_SECONDS = 3600.0
+ANSWER_FACTOR = 10
+"""How much longer than a connection an answer may take: the server stores every instance before it answers."""
+_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, 503, HTTPStatus.GATEWAY_TIMEOUT})
+_MISCONFIGURED = frozenset({401, 403, 404, 405, 406, 407, 411, 501})
+
+
+class _FailedWhole(Exception):
+    """A request of which no instance has an answer of its own; `result` is that of an instance sent alone."""
+
+    def __init__(self, result: StoreResult) -> None:
+        super().__init__(result.reason)
+        self.result = result
+
+
+class StowSender:
+    """Posts instances through one client."""
+
+    def __init__(self, destination: StowDestination, secrets: Secrets) -> None:
+        identity = destination.tls_identity_secret
+        timeout = destination.timeout_seconds
+        self._destination = destination
+        self._client = httpx.Client(
+            auth=_auth(destination, secrets),
+            verify=client_context(destination.tls_ca_file, secrets.file(identity) if identity else None),
+            timeout=httpx.Timeout(timeout, read=timeout * ANSWER_FACTOR),
+            headers={"Accept": ACCEPT},
+            limits=httpx.Limits(max_connections=destination.max_connections),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def send(self, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:
+        """Post every item, several in one request."""
+        deadline = time.monotonic() + seconds
+        return in_units(
+            requests_for(items, self._destination.instances_per_request),
+            lambda unit: self._together(items, unit, deadline),
+            at_once=self._destination.max_connections,
+            seconds=seconds,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _together(self, items: Sequence[Outgoing], unit: Unit, deadline: float) -> dict[int, StoreResult]:
+        """Post a unit as one request, or each alone where one of them may have spoilt it for the others."""
+        if len(unit) == 1:
+            return self._alone(items, unit)
+        try:
+            return self._posted(items, unit)
+        except _FailedWhole:
+            members = [items[index] for index in unit]
+            results = in_units(
+                [(number,) for number in range(len(members))],
+                lambda one: self._alone(members, one),
+                at_once=1,
+                seconds=deadline - time.monotonic(),
+            )
+            return dict(zip(unit, results, strict=True))
+
+    def _alone(self, items: Sequence[Outgoing], unit: Unit) -> dict[int, StoreResult]:
+        try:
+            return self._posted(items, unit)
+        except _FailedWhole as failed:
+            if failed.result.outcome is Outcome.UNAVAILABLE:
+                raise DestinationUnavailable(failed.result.reason) from failed
+            return dict.fromkeys(unit, failed.result)
+
+    def _posted(self, items: Sequence[Outgoing], unit: Unit) -> dict[int, StoreResult]:
+        """Post one request; raise `_FailedWhole`, or `DestinationUnavailable` when no instance can be at fault."""
+        started = time.monotonic()
+        body = MultipartBody(items, unit)
+        where = self._destination.address
+        try:
+            with self._client.stream(
+                "POST",
+                f"{self._destination.url}/studies",
+                content=body,  # begins to be read when there is a connection
+                headers={"Content-Type": body.content_type},
+            ) as response:
+                answer = self._answer(response)
+        except NothingToSend:
+            return body.failed
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise DestinationUnavailable(f"{where} cannot be reached: {_cause(error)}") from error
+        except httpx.RequestError as error:
+            reason = f"{where} broke the connection: {_cause(error)}"
+            raise _FailedWhole(StoreResult(Outcome.UNAVAILABLE, reason)) from error
+        except httpx.InvalidURL as error:
+            raise DestinationUnavailable(f"{where} is no address", MISCONFIGURED_RETRY_SECONDS) from error
+        except OSError as error:  # only the contents raise it: the connection's are translated
+            raise _FailedWhole(StoreResult(Outcome.UNAVAILABLE, "the data set could not be read to its end")) from error
+        share = (time.monotonic() - started) / len(unit)
+        results = {index: answer.result(items[index].sop_instance_uid, response.status_code) for index in body.sent}
+        return {index: replace(result, seconds=share) for index, result in results.items()} | body.failed
+
+    def _answer(self, response: httpx.Response) -> StowAnswer:
+        """Read an answer that speaks of instances; raise what any other one means."""
+        where, code = self._destination.address, response.status_code
+        said = f"{where} answered HTTP {code}"
+        if code in _BUSY:
+            raise DestinationUnavailable(said, _retry_after(response))
+        if code in _MISCONFIGURED or 300 <= code < 400:
+            raise DestinationUnavailable(
+                f"{said}: check its address and what our credentials allow", MISCONFIGURED_RETRY_SECONDS
+            )
+        answer = _read(response)
+        if response.is_success:
+            if answer is None:
+                raise DestinationUnavailable(
+                    f"{said}, but not with the DICOM JSON that says what it stored", MISCONFIGURED_RETRY_SECONDS
+                )
+            return answer
+        if answer is None or not (answer.stored or answer.failed):
+            outcome = Outcome.REFUSED if response.is_client_error else Outcome.UNAVAILABLE
+            raise _FailedWhole(StoreResult(outcome, said, answer=f"HTTP {code}"))
+        return answer
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def _auth(destination: StowDestination, secrets: Secrets) -> httpx.Auth | None:
+    match destination.auth:
+        case None:
+            return None
+        case BasicAuth() as basic:
+            return httpx.BasicAuth(basic.username, secrets.text(basic.password_secret))
+        case BearerAuth() as bearer:
+            return _Bearer(secrets.text(bearer.token_secret))
+
+
+def _read(response: httpx.Response) -> StowAnswer | None:
+    """Read an answer in DICOM JSON; return None for anything else."""
+    if "json" not in response.headers.get("content-type", ""):
+        return None
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            return None
+    try:
+        return read_answer(bytes(body))
+    except ValueError:
+        return None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds a server asks us to wait, as far as they are a number and not for ever."""
+    value = response.headers.get("retry-after", "")
+    return min(float(value), MAX_RETRY_AFTER_SECONDS) if value.isdecimal() else None
+
+
+def _cause(error: httpx.RequestError) -> str:
+    """Say what lies below httpx's own error, without the texts that servers send."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError):
+            return in_words(below)
+        below = below.__cause__ or below.__context__
+    return "no answer in time" if isinstance(error, httpx.TimeoutException) else type(error).__name__
