@@ -12,7 +12,7 @@ from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable
 from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
 from bucky.handlers import Context, failure_of
-from bucky.index import Index, InstanceRow, RoutingVersion
+from bucky.index import Index, InstanceRow, Routed, RoutingVersion
 from bucky.rules import Facts, evaluate
 from bucky.trace import trace_id
 
@@ -37,6 +37,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
     routing = index.routing()
     rows = index.instances_by_digest({one.instance.sha256 for one in indexed})
     requests: dict[str, tuple[CloudEvent, DeliveryRequested]] = {}
+    routed: list[Routed] = []
     for one in indexed:
         try:
             decided = _decided(one.instance, rows.get(one.instance.sha256), routing)
@@ -44,8 +45,9 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
             failures.append(failure_of(one.event.id, error))
             continue
         requests.update({request.delivery_id: (one.event, request) for request in decided})
+        routed.append(Routed(one.instance.sha256, routing.version, len(decided)))
         _log(ctx, one, decided, routing)
-    return BatchResult(failures=tuple(failures), events=_requested(requests, ctx, index))
+    return BatchResult(failures=tuple(failures), events=_requested(requests, routed, ctx, index))
 
 
 def _instance(event: CloudEvent) -> InstanceIndexed:
@@ -77,11 +79,11 @@ def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: Routin
 
 
 def _requested(
-    requests: dict[str, tuple[CloudEvent, DeliveryRequested]], ctx: Context, index: Index
+    requests: dict[str, tuple[CloudEvent, DeliveryRequested]], routed: Sequence[Routed], ctx: Context, index: Index
 ) -> tuple[CloudEvent, ...]:
     """Record the decisions; return an event for each delivery that is still to be done."""
     traces = {one: trace for one, (cause, _) in requests.items() if (trace := trace_id(cause.traceparent))}
-    pending = index.request_deliveries([request for _, request in requests.values()], traces)
+    pending = index.request_deliveries([request for _, request in requests.values()], traces, routed)
     return tuple(ctx.event(requests[one][1], requests[one][0]) for one in pending)
 
 

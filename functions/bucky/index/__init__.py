@@ -4,6 +4,7 @@ Everything about instances can be rebuilt from the objects. Open it with `Index.
 """
 
 from bucky.index.api import Index
+from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
 from bucky.index.rows import (
     AttemptOutcome,
     Counts,
@@ -13,6 +14,7 @@ from bucky.index.rows import (
     DeliveryState,
     IndexedInstance,
     InstanceRow,
+    Routed,
     RoutingVersion,
     SeriesRow,
     StudyQuery,
@@ -28,11 +30,16 @@ __all__ = [
     "DeliveryCount",
     "DeliveryRow",
     "DeliveryState",
+    "Gathered",
     "Index",
     "IndexedInstance",
     "InstanceRow",
+    "InstanceRows",
+    "Rebuilt",
+    "Routed",
     "RoutingVersion",
     "SeriesRow",
+    "StudyPart",
     "StudyQuery",
     "StudyRow",
     "UpsertOutcome",

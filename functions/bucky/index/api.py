@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
-from bucky.index import deliveries, instances, migrate, routing_versions, studies
+from bucky.index import deliveries, instances, migrate, rebuild, routing_versions, studies
 from bucky.index.database import Database
+from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
     Counts,
     DeliveryAttempt,
@@ -18,6 +19,7 @@ from bucky.index.rows import (
     DeliveryState,
     IndexedInstance,
     InstanceRow,
+    Routed,
     RoutingVersion,
     SeriesRow,
     StudyQuery,
@@ -74,6 +76,24 @@ class Index:
         """Return a page of the quarantined instances, the newest first."""
         return self._db.read(instances.quarantined, limit, offset)
 
+    # Rebuilding
+
+    def begin_reindex(self, bucket: str, *, restart: bool = False) -> tuple[datetime, set[str]]:
+        """Return when the reindexing under way began and the studies it has done, or begin one."""
+        return self._db.write(rebuild.begin, bucket, utc_now(), restart=restart)
+
+    def received_times(self, study_uids: Sequence[str]) -> dict[str, datetime]:
+        """Return when each known instance of these studies was received, by digest."""
+        return self._db.read(rebuild.received_times, study_uids)
+
+    def rebuild(self, parts: Sequence[StudyPart], started_at: datetime, *, prune: bool = False) -> Rebuilt:
+        """Make the rows of these instances, studies and series what their objects say, in one transaction."""
+        return self._db.write(rebuild.write, parts, started_at, utc_now(), prune=prune)
+
+    def finish_reindex(self, started_at: datetime, *, prune: bool = False) -> list[str]:
+        """End the reindexing; return the digests of rows whose whole study is not in the bucket."""
+        return self._db.write(rebuild.finish, started_at, prune=prune)
+
     # Studies
 
     def search_studies(self, query: StudyQuery) -> list[StudyRow]:
@@ -99,13 +119,17 @@ class Index:
     # Deliveries
 
     def request_deliveries(
-        self, requests: Sequence[DeliveryRequested], traces: Mapping[str, str] | None = None
+        self,
+        requests: Sequence[DeliveryRequested],
+        traces: Mapping[str, str] | None = None,
+        routed: Sequence[Routed] = (),
     ) -> list[str]:
         """Record deliveries, with the trace id of each where known; return the ids of those still to be done.
 
         A delivery already recorded keeps its state. Delivered, failed and dead ones are not to be done.
+        `routed` are the instances that the rules were asked about to decide them.
         """
-        return self._db.write(deliveries.request, requests, traces or {}, utc_now())
+        return self._db.write(deliveries.request, requests, traces or {}, routed, utc_now())
 
     def delivery_attempted(self, attempts: Sequence[DeliveryAttempt]) -> None:
         """Record the outcome of attempts, in one transaction; `COMES_FROM` says what may follow what."""

@@ -20,6 +20,7 @@ class IndexedInstance:
     header: dict[str, Any]
     header_error: str | None = None
     trace_id: str | None = None
+    stored_at: datetime | None = None
 
 
 class UpsertOutcome(StrEnum):
@@ -122,6 +123,7 @@ class InstanceRow:
     quarantined: bool
     header_error: str | None
     trace_id: str | None
+    stored_at: datetime | None = None
     header: dict[str, Any] | None = None
 
     def received(self) -> ReceivedInstance:
@@ -129,6 +131,15 @@ class InstanceRow:
         return ReceivedInstance(
             **{name: getattr(self, name) for name in ReceivedInstance.model_fields},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the rules of a version made of an instance: how many destinations."""
+
+    sha256: str
+    rule_version: int
+    destinations: int
 
 
 class DeliveryState(StrEnum):
