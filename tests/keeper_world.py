@@ -107,9 +107,11 @@ def stored_event(stored: InstanceStored) -> CloudEvent:
     return CloudEvent.of(stored, source="/test", traceparent=new_traceparent())
 
 
-def indexed(objects: ObjectStore, index: Index, stored: Sequence[InstanceStored]) -> None:
+def indexed(
+    objects: ObjectStore, index: Index, stored: Sequence[InstanceStored], events: Sequence[CloudEvent] | None = None
+) -> None:
     """Have the function index them."""
-    result = handle_batch([stored_event(one) for one in stored], CONTEXT, objects, index)
+    result = handle_batch(events or [stored_event(one) for one in stored], CONTEXT, objects, index)
     assert not result.failures
 
 

@@ -1,5 +1,6 @@
 """`bucky reindex` and `bucky reconcile`: they work on the store, the broker and the index directly."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -10,13 +11,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bucky.broker import connect, disconnect
 from bucky.cli.access import AsJson, Home
-from bucky.cli.output import print_json
+from bucky.cli.output import print_json, print_rows
 from bucky.index import Index
 from bucky.objects import ObjectStore, S3ObjectStore
+from bucky.settings import Settings
 from bucky.stack_settings import stack_settings
+from keeper.findings import MEANING, Report
 from keeper.readers import ProcessReader
+from keeper.reconcile import Reconcile
 from keeper.reindex import Advance, Reindex, ReindexReport
+from keeper.republisher import Republisher
 
 MOST_SHOWN = 20
 INCOMPLETE = 2
@@ -49,6 +55,59 @@ def reindex(
         _show_reindex(report, Console())
     if report.unreadable or (report.missing and not prune):
         raise typer.Exit(INCOMPLETE)
+
+
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare bucket, index, streams and deliveries, and repair what can be; exit code 2 when something stays wrong."""
+    settings = stack_settings(os.environ, home)
+    objects = S3ObjectStore(settings)
+    objects.check()
+    index = Index.open(settings.index_url.get_secret_value())
+    try:
+        index.migrate()
+        report = asyncio.run(_reconciled(settings, objects, index, dry_run=dry_run))
+    finally:
+        index.close()
+    if as_json:
+        print_json(report.as_data())
+    else:
+        _show_reconcile(report)
+    if report.wrong:
+        raise typer.Exit(INCOMPLETE)
+
+
+async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *, dry_run: bool) -> Report:
+    client = await connect(settings, "reconcile")
+    try:
+        publisher = Republisher(client.jetstream())
+        grace = settings.reconcile_grace_seconds
+        return await Reconcile(objects, index, publisher, settings.store_bucket, grace, dry_run).run()
+    finally:
+        await disconnect(client)
+
+
+def _show_reconcile(report: Report) -> None:
+    rows = [
+        {
+            "found": kind.value,
+            "count": found.count,
+            "done": ", ".join(f"{number} {'to be ' * report.dry_run}{did}" for did, number in found.done.items()),
+            "meaning": MEANING[kind],
+            "first": found.first[:3],
+        }
+        for kind, found in report.found.items()
+    ]
+    columns = {"found": "Found", "count": "Count", "done": "Done", "meaning": "Meaning", "first": "The first"}
+    if rows:
+        print_rows(rows, columns, "")
+    typer.echo(
+        f"{report.objects} objects, {report.instances} instances, {report.deliveries} open deliveries in "
+        f"{report.seconds:.1f} s: " + (f"{len(rows)} kinds of trouble" if rows else "nothing wrong")
+    )
 
 
 def _show_reindex(report: ReindexReport, console: Console) -> None:
@@ -92,4 +151,5 @@ def _progress(title: str, objects: ObjectStore) -> Iterator[Advance]:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(reindex)
+    for command in (reindex, reconcile):
+        app.command()(command)

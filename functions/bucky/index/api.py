@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
-from bucky.index import deliveries, instances, migrate, rebuild, routing_versions, studies
+from bucky.index import deliveries, gaps, instances, migrate, rebuild, routing_versions, routings, studies
 from bucky.index.database import Database
 from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
@@ -19,6 +19,7 @@ from bucky.index.rows import (
     DeliveryState,
     IndexedInstance,
     InstanceRow,
+    KnownInstance,
     Routed,
     RoutingVersion,
     SeriesRow,
@@ -93,6 +94,40 @@ class Index:
     def finish_reindex(self, started_at: datetime, *, prune: bool = False) -> list[str]:
         """End the reindexing; return the digests of rows whose whole study is not in the bucket."""
         return self._db.write(rebuild.finish, started_at, prune=prune)
+
+    # Reconciling
+
+    def known_instances(self, study_uids: Sequence[str]) -> list[KnownInstance]:
+        """Return what the index has of these studies' instances."""
+        return self._db.read(gaps.known, study_uids)
+
+    def study_uids(self, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Return a page of the studies' UIDs, in order."""
+        return self._db.read(gaps.study_uids, after, limit)
+
+    def decided(self, digests: Iterable[str]) -> set[str]:
+        """Return those of these instances that the rules were asked about."""
+        return self._db.read(gaps.decided, digests)
+
+    def not_routed(self, before: datetime, *, after: str = "", limit: int = 500) -> list[InstanceRow]:
+        """Return a page of instances indexed before a time that the rules were never asked about."""
+        return self._db.read(routings.not_routed, before, after, limit)
+
+    def unsettled_deliveries(self, before: datetime, *, after: str = "", limit: int = 500) -> list[DeliveryRow]:
+        """Return a page of deliveries that are neither delivered nor dead, and changed before a time."""
+        return self._db.read(gaps.unsettled, before, after, limit)
+
+    def miscounted_studies(self) -> list[str]:
+        """Return the studies whose counts are not those of their instances."""
+        return self._db.read(gaps.miscounted)
+
+    def recount(self, study_uids: Sequence[str]) -> None:
+        """Make the counts of these studies those of their instances."""
+        self._db.write(gaps.recount, study_uids)
+
+    def restore_instances(self, batch: Sequence[IndexedInstance]) -> None:
+        """Index instances that the rules decided on before their rows were lost."""
+        self._db.write(gaps.restore, batch, utc_now())
 
     # Studies
 

@@ -40,8 +40,10 @@ _RECEIVED = (
 _ONLY_EVENTS_KNOW = ("calling_aet", "called_aet", "source_address", "association_id", "received_at")
 
 
-def upsert(connection: Connection, batch: Sequence[IndexedInstance], now: datetime) -> list[UpsertResult]:
-    """Index a batch; return one result for each instance, in the batch's order."""
+def upsert(
+    connection: Connection, batch: Sequence[IndexedInstance], now: datetime, *, news: bool = True
+) -> list[UpsertResult]:
+    """Index a batch; return one result for each instance, in the batch's order. `news` opens their studies."""
     if not batch:
         return []
     by_digest = {one.received.sha256: one for one in reversed(batch)}  # the first of equals
@@ -56,6 +58,7 @@ def upsert(connection: Connection, batch: Sequence[IndexedInstance], now: dateti
         current=[one for one in ordered if one.received.sha256 in current],
         quarantined=[one for one in ordered if one.received.sha256 in quarantined],
         now=now,
+        news=news,
     )
     holders = _holders(connection, {one.received.sop_instance_uid for one in ordered})
     return [_result(one, holders, current) for one in batch]

@@ -44,6 +44,8 @@ def record_arrivals(
     current: Sequence[IndexedInstance],
     quarantined: Sequence[IndexedInstance],
     now: datetime,
+    *,
+    news: bool,
 ) -> None:
     """Make, complete and count the series and studies of instances just inserted.
 
@@ -78,7 +80,8 @@ def record_arrivals(
             for one, header, _ in came
         ],
     )
-    _upsert(connection, arrivals, [row for one in in_order for row in _arrived(one, now)])
+    if news:
+        _upsert(connection, arrivals, [row for one in in_order for row in _arrived(one, now)])
 
 
 def _arrived(one: IndexedInstance, now: datetime) -> list[dict[str, Any]]:

@@ -203,7 +203,7 @@ def _write_instances(connection: Connection, part: StudyPart, now: datetime) -> 
     for row in changes:
         values = {name: value for name, value in row.items() if name not in PROVENANCE}
         connection.execute(update(instances).where(instances.c.sha256 == row["sha256"]).values(values))
-    _count_as_routed(connection, sorted(current), now)
+    count_as_routed(connection, sorted(current), now)
     current |= {digest for digest, row in known.items() if not row["quarantined"]}
     for one in part.instances:
         if one.instance["sha256"] in current:
@@ -235,7 +235,7 @@ def _make_parents(connection: Connection, part: StudyPart, now: datetime) -> Non
     connection.execute(insert_into(connection, arrivals).on_conflict_do_nothing(), arrived)
 
 
-def _count_as_routed(connection: Connection, digests: Sequence[str], now: datetime) -> None:
+def count_as_routed(connection: Connection, digests: Sequence[str], now: datetime) -> None:
     """Note that the rules need not be asked: rebuilding sends nothing again."""
     rows = [{"sha256": one, "rule_version": 0, "destinations": 0, "routed_at": now} for one in digests]
     if rows:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bucky.events import ReceivedInstance, utc_now
+from bucky.events import DeliveryRequested, ReceivedInstance, utc_now
 from bucky.routing import Routing
 
 
@@ -142,6 +142,17 @@ class Routed:
     destinations: int
 
 
+@dataclass(frozen=True, slots=True)
+class KnownInstance:
+    """What the index has of an instance's object."""
+
+    study_instance_uid: str
+    sha256: str
+    key: str
+    size: int
+    indexed_at: datetime
+
+
 class DeliveryState(StrEnum):
     """Where a delivery stands; see `deliveries.COMES_FROM` for what may follow what."""
 
@@ -193,6 +204,16 @@ class DeliveryRow:
     updated_at: datetime
     completed_at: datetime | None
     trace_id: str | None
+
+    def request(self, instance: ReceivedInstance) -> DeliveryRequested:
+        """Return the request that this delivery began with."""
+        return DeliveryRequested(
+            delivery_id=self.delivery_id,
+            destination=self.destination,
+            rule=self.rule,
+            rule_version=self.rule_version,
+            instance=instance,
+        )
 
 
 @dataclass(frozen=True, slots=True)
