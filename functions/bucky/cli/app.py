@@ -14,6 +14,7 @@ import typer
 from bucky.cli.dead_letters import dead_letters
 from bucky.cli.routing import destinations, routing, rules
 from bucky.cli.send import send_command
+from bucky.cli.timeline import timeline
 from bucky.cli.views import deliveries, status, studies
 from bucky.errors import BuckyError
 from bucky.settings import Settings, markdown_table
@@ -44,7 +45,7 @@ def settings(
 
 
 app.command(name="send")(send_command)
-for command in (status, studies, deliveries, destinations, rules):
+for command in (status, studies, timeline, deliveries, destinations, rules):
     app.command()(command)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(routing, name="routing")

@@ -20,6 +20,7 @@ from bucky.index.rows import (
     SeriesRow,
     StudyQuery,
     StudyRow,
+    TimelineStep,
     UpsertOutcome,
     UpsertResult,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "StudyPart",
     "StudyQuery",
     "StudyRow",
+    "TimelineStep",
     "UpsertOutcome",
     "UpsertResult",
 ]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
-from bucky.index import deliveries, gaps, instances, migrate, rebuild, routing_versions, routings, studies
+from bucky.index import deliveries, gaps, instances, migrate, rebuild, routing_versions, routings, studies, timeline
 from bucky.index.database import Database
 from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
@@ -25,6 +25,7 @@ from bucky.index.rows import (
     SeriesRow,
     StudyQuery,
     StudyRow,
+    TimelineStep,
     UpsertResult,
 )
 from bucky.routing import Routing
@@ -206,6 +207,10 @@ class Index:
     def delivery_counts(self) -> list[DeliveryCount]:
         """Return how many deliveries to each destination are in each state."""
         return self._db.read(deliveries.counts)
+
+    def timeline(self, of: str, *, each: bool = False, limit: int = 1000, offset: int = 0) -> list[TimelineStep]:
+        """Return a page of what happened to a study (its UID) or an instance (its UID or digest), in time's order."""
+        return self._db.read(timeline.steps, of, each=each, limit=limit, offset=offset)
 
     # Routing
 

@@ -217,6 +217,30 @@ class DeliveryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
+
+    `step` is received, stored, indexed, routed, requested, retrying, failed, dead_letter, redriven, delivered or
+    stable. UIDs and digest are there when they are the same for all it stands for.
+    """
+
+    step: str
+    at: datetime
+    until: datetime
+    instances: int
+    times: int
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    sha256: str | None
+    destination: str | None
+    rule: str | None
+    rule_version: int | None
+    revision: int | None
+    detail: str | None
+    trace_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryCount:
     """How many deliveries to one destination are in one state."""
 
