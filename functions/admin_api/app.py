@@ -15,6 +15,7 @@ from admin_api import (
     routing_routes,
     rules_routes,
     study_routes,
+    timeline_routes,
 )
 from admin_api.authentication import Authenticator, Gate
 from admin_api.broker_link import BrokerLink
@@ -70,6 +71,7 @@ def create_app(
     for part in (
         health_routes,
         study_routes,
+        timeline_routes,
         delivery_routes,
         queue_routes,
         routing_routes,

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from admin_api.dead_letters import DeadLetter, DeadLetterBox, Filter
 from bucky.errors import BuckyError, Permanent
-from bucky.events import CloudEvent, DeliveryRequested
+from bucky.events import CloudEvent
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
-from bucky.trace import child_of
+from bucky.trace import within
 
 SOURCE = "/bucky/admin-api"
 STUCK = {DeliveryState.FAILED, DeliveryState.DEAD_LETTER}
@@ -88,14 +88,5 @@ async def _letter_of(box: DeadLetterBox, row: DeliveryRow) -> DeadLetter | None:
 
 
 def _requested(index: Index, row: DeliveryRow) -> CloudEvent:
-    payload = DeliveryRequested(
-        delivery_id=row.delivery_id,
-        destination=row.destination,
-        rule=row.rule,
-        rule_version=row.rule_version,
-        instance=index.instance(row.sha256).received(),
-        priority=row.priority,
-        morph_sha256=row.morph_sha256,
-    )
-    traceparent = child_of(f"00-{row.trace_id}-{'0' * 16}-01" if row.trace_id else None)
-    return CloudEvent.of(payload, source=SOURCE, traceparent=traceparent)
+    payload = row.request(index.instance(row.sha256).received())
+    return CloudEvent.of(payload, source=SOURCE, traceparent=within(row.trace_id))

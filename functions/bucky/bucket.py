@@ -1,4 +1,4 @@
-"""The bucket itself, through the `minio` client: made, checked, listed, and proven to verify checksums."""
+"""The bucket itself, through the `minio` client: made, checked, and proven to verify checksums."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,12 +56,6 @@ class Bucket:
         with _translating():
             if not self._client.bucket_exists(self._name):
                 raise StoreUnavailable(f"the bucket {self._name!r} does not exist; create it or set BUCKY_STORE_BUCKET")
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Iterate over the keys with a prefix."""
-        with _translating():
-            for entry in self._client.list_objects(self._name, prefix=prefix, recursive=True):
-                yield str(entry.object_name)
 
     def prove_checksums(self) -> None:
         """Raise unless the server refuses bytes whose checksum is wrong.

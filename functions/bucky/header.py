@@ -3,14 +3,16 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from bucky.dicom_json import quietly
+from bucky.dicom_json import attributes, quietly
 from bucky.elements import Element, MalformedDataSet, Source, Walk
+from bucky.errors import InvalidInstance
 from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from bucky.objects import ObjectStore
 from bucky.part10 import FileMeta, split
@@ -20,6 +22,7 @@ MAX_READ_BYTES = 4 * 1024 * 1024
 MAX_READS = 200
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+_SHOWN_TAGS = 10
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
@@ -43,6 +46,32 @@ def read_header(objects: ObjectStore, key: str, size: int) -> Header:
     meta, start = split(stored.at(0, 4096))
     dataset, problem = read_data_set(stored, start, meta.transfer_syntax_uid)
     return Header(meta, dataset, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAttributes:
+    """What the index keeps of a header: a DICOM JSON model object, and what could not be read of it.
+
+    `meta` is None when the object is no DICOM file.
+    """
+
+    model: dict[str, Any]
+    problem: str | None
+    meta: FileMeta | None
+
+
+def read_attributes(objects: ObjectStore, key: str, size: int) -> ReadAttributes:
+    """Read as much of a header as can be read; raise only what the object store raises."""
+    try:
+        header = read_header(objects, key, size)
+    except InvalidInstance as error:
+        return ReadAttributes({}, str(error), None)
+    decoded = attributes(header.dataset)
+    problems = [header.problem] if header.problem else []
+    if decoded.undecodable:
+        more = " and more" if len(decoded.undecodable) > _SHOWN_TAGS else ""
+        problems.append("not decodable: " + ", ".join(decoded.undecodable[:_SHOWN_TAGS]) + more)
+    return ReadAttributes(decoded.model, "; ".join(problems) or None, header.meta)
 
 
 def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple[Dataset, str | None]:

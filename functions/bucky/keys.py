@@ -1,6 +1,12 @@
 """Where an instance is in the bucket."""
 
+import re
+from typing import NamedTuple
+
 from bucky.uids import checked_uid
+
+_UID = r"(?!\.{1,2}/)[0-9.]{1,64}"
+_KEY = re.compile(rf"studies/({_UID})/({_UID})/({_UID})/([0-9a-f]{{64}})\.dcm")
 
 
 def object_key(study: str, series: str, instance: str, sha256: str) -> str:
@@ -14,3 +20,18 @@ def object_key(study: str, series: str, instance: str, sha256: str) -> str:
             f"{sha256}.dcm",
         )
     )
+
+
+class KeyParts(NamedTuple):
+    """What a key says of its instance."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sha256: str
+
+
+def key_parts(key: str) -> KeyParts | None:
+    """Return what a key says, or None when it is not the key of an instance."""
+    match = _KEY.fullmatch(key)
+    return KeyParts(*match.groups()) if match else None

@@ -7,7 +7,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -17,6 +18,7 @@ from obstore.store import S3Store
 
 from bucky.bucket import Bucket, failure
 from bucky.errors import NotFound, StoreUnavailable
+from bucky.events import utc_now
 from bucky.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,8 +32,18 @@ CONNECT_SECONDS = 5.0
 # From the beginning of a request to its answer, and between two reads of an answer.
 ANSWER_SECONDS = 120.0
 _PIECE_BYTES = 1024 * 1024
+_LISTED_AT_ONCE = 1000
 _ATTRIBUTES: "Attributes" = {"Content-Type": "application/dicom"}
 _ANSWERED = re.compile(r"status code: (\d+)(?:.*?<Code>(\w+)</Code>)?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing shows it: its size in bytes, and when it was last put."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class ObjectStore(Protocol):
@@ -54,6 +66,9 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes."""
+
+    def listing(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Iterate over the objects whose keys begin with a prefix."""
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys with a prefix."""
@@ -144,9 +159,16 @@ class S3ObjectStore:
         with _translating(key):
             return obstore.head(self._store, key)["size"]
 
+    def listing(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Iterate over the objects whose keys begin with a prefix, which the client takes as whole path parts."""
+        with _translating(prefix):
+            for page in obstore.list(self._store, prefix=prefix or None, chunk_size=_LISTED_AT_ONCE):
+                for one in page:
+                    yield StoredObject(one["path"], one["size"], one["last_modified"])
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys with a prefix."""
-        return self._bucket.keys(prefix)
+        return (one.key for one in self.listing(prefix))
 
     def check(self) -> None:
         """Raise unless the bucket can be reached."""
@@ -182,6 +204,7 @@ class MemoryObjectStore:
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
+        self._modified: dict[str, datetime] = {}
 
     def ensure_bucket(self) -> None:
         """Do nothing: there is always room."""
@@ -192,6 +215,7 @@ class MemoryObjectStore:
         if len(data) != size:
             raise StoreUnavailable("fewer bytes were given than promised")
         self._objects[key] = data
+        self._modified[key] = utc_now()
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
         """Return part of an object."""
@@ -206,9 +230,14 @@ class MemoryObjectStore:
         """Return the object's size in bytes."""
         return len(self._found(key))
 
+    def listing(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Iterate over the objects whose keys begin with a prefix, in order."""
+        for key in sorted(key for key in self._objects if key.startswith(prefix)):
+            yield StoredObject(key, len(self._objects[key]), self._modified[key])
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the keys with a prefix, in order."""
-        return iter(sorted(key for key in self._objects if key.startswith(prefix)))
+        return (one.key for one in self.listing(prefix))
 
     def check(self) -> None:
         """Do nothing: memory is always there."""

@@ -171,6 +171,13 @@ class Settings(BaseModel):
     edge_health_url: str = Field("http://127.0.0.1:8104/health", description="URL of the edge's health page.")
     connector_health_url: str = Field("http://127.0.0.1:8102/health", description="URL of the connector's health page.")
 
+    reconcile_seconds: float = Field(
+        3600.0, ge=0, description="How often bucket, index, streams and deliveries are compared; 0 is never."
+    )
+    reconcile_grace_seconds: float = Field(
+        900.0, ge=0, description="What is younger is on its way, and not yet looked for by reconciling."
+    )
+
     handler: str = Field("", description="Module that `bucky.serve` serves, such as `parse_instance.handler`.")
     serve_host: str = Field("127.0.0.1", description="Address `bucky.serve` listens on.")
     serve_port: int = Field(8082, ge=0, le=65535, description="Port `bucky.serve` listens on.")

@@ -12,6 +12,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 
 DAY = 24 * 3600.0
+DUPLICATE_WINDOW = 600.0
 
 STREAMS: tuple[StreamConfig, ...] = (
     StreamConfig(
@@ -19,7 +20,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         description="What was stored and indexed",
         subjects=["dicom.instance.>", "dicom.series.>", "dicom.study.>"],
         max_age=14 * DAY,
-        duplicate_window=600.0,
+        duplicate_window=DUPLICATE_WINDOW,
         allow_atomic=True,
     ),
     StreamConfig(
@@ -27,7 +28,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         description="What is to be delivered, and what was",
         subjects=["dicom.delivery.>"],
         max_age=14 * DAY,
-        duplicate_window=600.0,
+        duplicate_window=DUPLICATE_WINDOW,
         allow_atomic=True,
     ),
     StreamConfig(
@@ -35,7 +36,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         description="Events a function could not process, with the reason",
         subjects=["deadletter.>"],
         max_age=90 * DAY,
-        duplicate_window=600.0,
+        duplicate_window=DUPLICATE_WINDOW,
         allow_atomic=True,
         # The admin API reads hundreds at once.
         allow_direct=True,

@@ -16,6 +16,11 @@ def child_of(traceparent: str | None) -> str:
     return f"00-{parts[1]}-{secrets.token_hex(8)}-{parts[3]}"
 
 
+def within(known_trace_id: str | None) -> str:
+    """Return a new span in the trace with this id, or in a new trace when none is known."""
+    return child_of(f"00-{known_trace_id}-{'0' * 16}-01" if known_trace_id else None)
+
+
 def trace_id(traceparent: str | None) -> str | None:
     """Return the 32 hex digits that name the trace."""
     parts = (traceparent or "").split("-")

@@ -10,17 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bucky.contract import BatchResult, ItemFailure
-from bucky.dicom_json import attributes
-from bucky.errors import InvalidInstance, Permanent, Retriable, StoreUnavailable
+from bucky.errors import Permanent, Retriable, StoreUnavailable
 from bucky.events import CloudEvent, InstanceConflicted, InstanceIndexed, InstanceStored, Payload
 from bucky.handlers import Context, failure_of
-from bucky.header import read_header
+from bucky.header import read_attributes
 from bucky.index import Index, IndexedInstance, UpsertResult
 from bucky.objects import ObjectStore
 from bucky.trace import trace_id
 
 READS_AT_ONCE = 8
-_SHOWN_TAGS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, objects: ObjectStor
 
 def _read(event: CloudEvent, objects: ObjectStore) -> _Read:
     try:
-        return _Read(event, instance=_parsed(_stored(event), trace_id(event.traceparent), objects))
+        return _Read(event, instance=_parsed(event, _stored(event), objects))
     except (Permanent, Retriable) as error:
         return _Read(event, failure=failure_of(event.id, error))
 
@@ -70,21 +68,14 @@ def _stored(event: CloudEvent) -> InstanceStored:
     return payload
 
 
-def _parsed(stored: InstanceStored, trace: str | None, objects: ObjectStore) -> IndexedInstance:
+def _parsed(event: CloudEvent, stored: InstanceStored, objects: ObjectStore) -> IndexedInstance:
     """Return the instance with as much of its header as can be read."""
     try:
-        header = read_header(objects, stored.key, stored.size)
-    except InvalidInstance as error:
-        return IndexedInstance(stored, {}, header_error=str(error), trace_id=trace)
+        read = read_attributes(objects, stored.key, stored.size)
     except Permanent as error:
         # Never the instance's fault: an object that the store lost comes again from the spool.
         raise StoreUnavailable(f"the object cannot be read, although it was stored: {error}") from error
-    decoded = attributes(header.dataset)
-    problems = [header.problem] if header.problem else []
-    if decoded.undecodable:
-        more = " and more" if len(decoded.undecodable) > _SHOWN_TAGS else ""
-        problems.append("not decodable: " + ", ".join(decoded.undecodable[:_SHOWN_TAGS]) + more)
-    return IndexedInstance(stored, decoded.model, header_error="; ".join(problems) or None, trace_id=trace)
+    return IndexedInstance(stored, read.model, read.problem, trace_id(event.traceparent), stored_at=event.time)
 
 
 def _indexed(instance: IndexedInstance, result: UpsertResult) -> Payload:

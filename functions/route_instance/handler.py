@@ -14,7 +14,7 @@ from bucky.decisions import facts_of, requests_of, to_request
 from bucky.errors import Permanent, Retriable
 from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
 from bucky.handlers import Context, failure_of
-from bucky.index import Index, InstanceRow, RoutingVersion
+from bucky.index import Index, InstanceRow, Routed, RoutingVersion
 from bucky.trace import trace_id
 
 
@@ -39,6 +39,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
     rows = index.instances_by_digest({one.instance.sha256 for one in indexed})
     causes: dict[str, CloudEvent] = {}
     requests: dict[str, DeliveryRequested] = {}
+    routed: list[Routed] = []
     for one in indexed:
         try:
             decided = _decided(one.instance, rows.get(one.instance.sha256), routing)
@@ -47,8 +48,10 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
             continue
         causes[one.instance.sha256] = one.event
         requests.update({request.delivery_id: request for request in decided})
+        routed.append(Routed(one.instance.sha256, routing.version, len(decided)))
         _log(ctx, one, decided, routing)
-    return BatchResult(failures=tuple(failures), events=_requested(list(requests.values()), causes, ctx, index))
+    requested = _requested(list(requests.values()), routed, causes, ctx, index)
+    return BatchResult(failures=tuple(failures), events=requested)
 
 
 def _instance(event: CloudEvent) -> InstanceIndexed:
@@ -66,14 +69,17 @@ def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: Routin
 
 
 def _requested(
-    requests: Sequence[DeliveryRequested], causes: Mapping[str, CloudEvent], ctx: Context, index: Index
+    requests: Sequence[DeliveryRequested],
+    routed: Sequence[Routed],
+    causes: Mapping[str, CloudEvent],
+    ctx: Context,
+    index: Index,
 ) -> tuple[CloudEvent, ...]:
     """Record the decisions; return an event for each delivery that is still to be done."""
     wanted = {request.delivery_id: request for request in to_request(index, requests)}
     traces = {name: trace_id(causes[request.instance.sha256].traceparent) for name, request in wanted.items()}
-    pending = index.request_deliveries(
-        list(wanted.values()), {name: trace for name, trace in traces.items() if trace is not None}
-    )
+    known = {name: trace for name, trace in traces.items() if trace is not None}
+    pending = index.request_deliveries(list(wanted.values()), known, routed)
     return tuple(ctx.event(wanted[name], causes[wanted[name].instance.sha256]) for name in pending)
 
 

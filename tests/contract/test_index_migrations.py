@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 from bucky.errors import IndexUnavailable, SettingsError
+from bucky.events import utc_now
 from bucky.index import Counts, Index
 from bucky.index.database import Database
 from bucky.index.schema import metadata
 from local_stack.servers import free_port
-from tests.index_rows import indexed
+from tests.index_rows import digest, indexed
 
 MIGRATE = """
 import sys
@@ -148,3 +150,22 @@ def test_closing_closes_what_a_thread_still_uses(index_url: str) -> None:
     database.read(work)
     with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError)):
         used[0].execute("SELECT 1")
+
+
+def test_what_was_there_before_counts_as_routed(index_url: str) -> None:
+    """Bringing an index up to date makes no reconciling send anything again."""
+    index = Index.open(index_url)
+    index.migrate()
+    index.upsert_instances([indexed("a")])
+    engine = create_engine(index_url)
+    with engine.begin() as connection:
+        for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("ALTER TABLE instances DROP COLUMN stored_at"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    engine.dispose()
+    index.migrate()
+    assert index.not_routed(utc_now() + timedelta(seconds=60)) == []
+    index.upsert_instances([indexed("b")])
+    assert [row.sha256 for row in index.not_routed(utc_now() + timedelta(seconds=60))] == [digest("b")]
+    index.close()

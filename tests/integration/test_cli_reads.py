@@ -50,6 +50,25 @@ def test_deliveries_show_state_and_reason(home: Path) -> None:
     assert rest["next"] is None
 
 
+def test_a_timeline_is_found_by_study_by_instance_and_by_digest(home: Path) -> None:
+    """Whatever name support people have, they see the steps, the rule and the reason."""
+    study = output(home, "timeline", STUDY)["items"]
+    assert [(one["step"], one["instances"]) for one in study if one["step"] in ("received", "failed")] == [
+        ("received", 3),
+        ("failed", 1),
+    ]
+    failed = next(one for one in study if one["step"] == "failed")
+    assert (failed["detail"], failed["rule"], failed["rule_version"]) == ("0xA900", "all", 1)
+    one = output(home, "timeline", failed["sop_instance_uid"])
+    assert one == output(home, "timeline", failed["sha256"])
+    assert one["items"][-1]["step"] == "failed"
+    lines = bucky(home, "timeline", STUDY, "--each").stdout.splitlines()
+    assert sum("\treceived\t" in line for line in lines) == 3
+    assert bucky(home, "timeline", "1.9.9").exception is not None
+    page = output(home, "timeline", STUDY, "--limit", "1")
+    assert (page["items"], page["next"]) == (study[:1], 1)
+
+
 def test_status_names_what_is_down_and_says_so_to_a_script(home: Path) -> None:
     """A part that is down must show, and the exit code must tell a script."""
     result = bucky(home, "status", "--json")

@@ -4,6 +4,7 @@ Everything about instances can be rebuilt from the objects. Open it with `Index.
 """
 
 from bucky.index.api import Index
+from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
 from bucky.index.rows import (
     AttemptOutcome,
     Counts,
@@ -13,10 +14,13 @@ from bucky.index.rows import (
     DeliveryState,
     IndexedInstance,
     InstanceRow,
+    KnownInstance,
+    Routed,
     RoutingVersion,
     SeriesRow,
     StudyQuery,
     StudyRow,
+    TimelineStep,
     UpsertOutcome,
     UpsertResult,
 )
@@ -28,13 +32,20 @@ __all__ = [
     "DeliveryCount",
     "DeliveryRow",
     "DeliveryState",
+    "Gathered",
     "Index",
     "IndexedInstance",
     "InstanceRow",
+    "InstanceRows",
+    "KnownInstance",
+    "Rebuilt",
+    "Routed",
     "RoutingVersion",
     "SeriesRow",
+    "StudyPart",
     "StudyQuery",
     "StudyRow",
+    "TimelineStep",
     "UpsertOutcome",
     "UpsertResult",
 ]

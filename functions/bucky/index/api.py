@@ -9,8 +9,20 @@ from datetime import datetime
 from typing import Self
 
 from bucky.events import DeliveryRequested, utc_now
-from bucky.index import bandwidth, deliveries, instances, migrate, routing_versions, studies
+from bucky.index import (
+    bandwidth,
+    deliveries,
+    gaps,
+    instances,
+    migrate,
+    rebuild,
+    routing_versions,
+    routings,
+    studies,
+    timeline,
+)
 from bucky.index.database import Database
+from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
     Counts,
     DeliveryAttempt,
@@ -19,10 +31,13 @@ from bucky.index.rows import (
     DeliveryState,
     IndexedInstance,
     InstanceRow,
+    KnownInstance,
+    Routed,
     RoutingVersion,
     SeriesRow,
     StudyQuery,
     StudyRow,
+    TimelineStep,
     UpsertResult,
 )
 from bucky.routing import Routing
@@ -87,6 +102,58 @@ class Index:
         """Return a page of a study's, or one series', current instances, with headers; `after` is the last digest."""
         return self._db.read(instances.headers_of_study, study_uid, series_uid, after, limit)
 
+    # Rebuilding
+
+    def begin_reindex(self, bucket: str, *, restart: bool = False) -> tuple[datetime, set[str]]:
+        """Return when the reindexing under way began and the studies it has done, or begin one."""
+        return self._db.write(rebuild.begin, bucket, utc_now(), restart=restart)
+
+    def received_times(self, study_uids: Sequence[str]) -> dict[str, datetime]:
+        """Return when each known instance of these studies was received, by digest."""
+        return self._db.read(rebuild.received_times, study_uids)
+
+    def rebuild(self, parts: Sequence[StudyPart], started_at: datetime, *, prune: bool = False) -> Rebuilt:
+        """Make the rows of these instances, studies and series what their objects say, in one transaction."""
+        return self._db.write(rebuild.write, parts, started_at, utc_now(), prune=prune)
+
+    def finish_reindex(self, started_at: datetime, *, prune: bool = False) -> list[str]:
+        """End the reindexing; return the digests of rows whose whole study is not in the bucket."""
+        return self._db.write(rebuild.finish, started_at, prune=prune)
+
+    # Reconciling
+
+    def known_instances(self, study_uids: Sequence[str]) -> list[KnownInstance]:
+        """Return what the index has of these studies' instances."""
+        return self._db.read(gaps.known, study_uids)
+
+    def study_uids(self, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Return a page of the studies' UIDs, in order."""
+        return self._db.read(gaps.study_uids, after, limit)
+
+    def decided(self, digests: Iterable[str]) -> set[str]:
+        """Return those of these instances that the rules were asked about."""
+        return self._db.read(gaps.decided, digests)
+
+    def not_routed(self, before: datetime, *, after: str = "", limit: int = 500) -> list[InstanceRow]:
+        """Return a page of instances indexed before a time that the rules were never asked about."""
+        return self._db.read(routings.not_routed, before, after, limit)
+
+    def unsettled_deliveries(self, before: datetime, *, after: str = "", limit: int = 500) -> list[DeliveryRow]:
+        """Return a page of deliveries that are neither delivered nor dead, and changed before a time."""
+        return self._db.read(gaps.unsettled, before, after, limit)
+
+    def miscounted_studies(self) -> list[str]:
+        """Return the studies whose counts are not those of their instances."""
+        return self._db.read(gaps.miscounted)
+
+    def recount(self, study_uids: Sequence[str]) -> None:
+        """Make the counts of these studies those of their instances."""
+        self._db.write(gaps.recount, study_uids)
+
+    def restore_instances(self, batch: Sequence[IndexedInstance]) -> None:
+        """Index instances that the rules decided on before their rows were lost."""
+        self._db.write(gaps.restore, batch, utc_now())
+
     # Studies
 
     def search_studies(self, query: StudyQuery) -> list[StudyRow]:
@@ -112,13 +179,17 @@ class Index:
     # Deliveries
 
     def request_deliveries(
-        self, requests: Sequence[DeliveryRequested], traces: Mapping[str, str] | None = None
+        self,
+        requests: Sequence[DeliveryRequested],
+        traces: Mapping[str, str] | None = None,
+        routed: Sequence[Routed] = (),
     ) -> list[str]:
         """Record deliveries, with the trace id of each where known; return the ids of those still to be done.
 
         A delivery already recorded keeps its state. Delivered, failed and dead ones are not to be done.
+        `routed` are the instances that the rules were asked about to decide them.
         """
-        return self._db.write(deliveries.request, requests, traces or {}, utc_now())
+        return self._db.write(deliveries.request, requests, traces or {}, routed, utc_now())
 
     def delivery_attempted(self, attempts: Sequence[DeliveryAttempt]) -> None:
         """Record the outcome of attempts, in one transaction; `COMES_FROM` says what may follow what."""
@@ -172,6 +243,10 @@ class Index:
     def delivery_counts(self) -> list[DeliveryCount]:
         """Return how many deliveries to each destination are in each state."""
         return self._db.read(deliveries.counts)
+
+    def timeline(self, of: str, *, each: bool = False, limit: int = 1000, offset: int = 0) -> list[TimelineStep]:
+        """Return a page of what happened to a study (its UID) or an instance (its UID or digest), in time's order."""
+        return self._db.read(timeline.steps, of, each=each, limit=limit, offset=offset)
 
     # Routing
 

@@ -37,6 +37,8 @@ _INSTANCE_NUMBERS = {
 _STUDY_DATE = "00080020"
 _SERIES_DATE = "00080021"
 _SERIES_NUMBER = "00200011"
+# Number of Study, and of Series, Related Instances: what the sender means to send, where it says so.
+_EXPECTED = ("00201208", "00201209")
 
 # PostgreSQL refuses an index entry over about 2,700 bytes; the header keeps the whole value.
 _MAX_TEXT = 500
@@ -67,6 +69,12 @@ def series_attributes(header: Header) -> dict[str, Any]:
 def instance_attributes(header: Header) -> dict[str, Any]:
     """Return the columns of `instances` that come from a header."""
     return {name: _number(header, tag) for name, tag in _INSTANCE_NUMBERS.items()}
+
+
+def expected_counts(header: Header) -> tuple[int | None, int | None]:
+    """Return how many instances the study and the series should have, by this header."""
+    of_study, of_series = (_number(header, tag) for tag in _EXPECTED)
+    return of_study, of_series
 
 
 def name_key(name: str) -> str:

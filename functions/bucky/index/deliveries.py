@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, 
 
 from bucky.errors import NotFound
 from bucky.events import DeliveryRequested
+from bucky.index import delivery_steps, routings
 from bucky.index.database import insert_into
-from bucky.index.rows import DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState
+from bucky.index.rows import DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
 from bucky.index.schema import deliveries
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
@@ -25,9 +26,14 @@ PENDING = (DeliveryState.REQUESTED, DeliveryState.RETRYING)
 
 
 def request(
-    connection: Connection, requests: Sequence[DeliveryRequested], traces: Mapping[str, str], now: datetime
+    connection: Connection,
+    requests: Sequence[DeliveryRequested],
+    traces: Mapping[str, str],
+    routed: Sequence[Routed],
+    now: datetime,
 ) -> list[str]:
     """Record what is not yet recorded; return the ids, in order, of the deliveries still to be done."""
+    routings.record(connection, routed, now)
     if not requests:
         return []
     rows = {one.delivery_id: _row(one, traces.get(one.delivery_id), now) for one in requests}
@@ -43,18 +49,21 @@ def request(
 def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
     for one in sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at)):
-        to = DeliveryState(one.outcome)
-        _move(
+        to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
+        moved = _move(
             connection,
             one.delivery_id,
             to,
             one.at,
             attempts=deliveries.c.attempts + int(one.tried),
-            reason=_text(one.reason),
-            detail=_text(one.detail),
+            reason=reason,
+            detail=detail,
             completed_at=one.at if to is DeliveryState.DELIVERED else None,
             sent_sha256=one.sent_sha256,
         )
+        # The row itself says when it was delivered; what it will forget is recorded.
+        if moved and to is not DeliveryState.DELIVERED:
+            delivery_steps.record(connection, one.delivery_id, to, one.at, reason, detail)
 
 
 def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts: int, at: datetime) -> bool:
@@ -62,7 +71,7 @@ def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts:
     not_redriven = or_(deliveries.c.redriven_at.is_(None), deliveries.c.redriven_at <= at)
     # The broker may have counted more attempts than were recorded: the function can have died in one.
     counted = case((deliveries.c.attempts > attempts, deliveries.c.attempts), else_=attempts)
-    return _move(
+    moved = _move(
         connection,
         delivery_id,
         DeliveryState.DEAD_LETTER,
@@ -71,15 +80,23 @@ def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts:
         reason=_text(reason),
         attempts=counted,
     )
+    if moved:
+        delivery_steps.record(connection, delivery_id, DeliveryState.DEAD_LETTER, at, _text(reason))
+    return moved
 
 
 def redriven(connection: Connection, delivery_ids: Iterable[str], now: datetime) -> list[str]:
     """Set deliveries, delivered ones too, to be done again; return the ids there are."""
-    return [
+    wanted = sorted(set(delivery_ids))
+    delivery_steps.keep_successes(connection, wanted)
+    moved = [
         delivery_id
-        for delivery_id in sorted(set(delivery_ids))
+        for delivery_id in wanted
         if _move(connection, delivery_id, DeliveryState.REQUESTED, now, redriven_at=now, completed_at=None)
     ]
+    for delivery_id in moved:
+        delivery_steps.record(connection, delivery_id, delivery_steps.REDRIVEN, now)
+    return moved
 
 
 def one(connection: Connection, delivery_id: str) -> DeliveryRow:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, or_, select
+from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
 from bucky.errors import NotFound
 from bucky.index.attributes import decode_header, encode_header, instance_attributes
@@ -38,23 +38,28 @@ _RECEIVED = (
     "received_at",
     "listener",
 )
+_ONLY_EVENTS_KNOW = ("calling_aet", "called_aet", "source_address", "association_id", "received_at", "listener")
 
 
-def upsert(connection: Connection, batch: Sequence[IndexedInstance], now: datetime) -> list[UpsertResult]:
-    """Index a batch; return one result for each instance, in the batch's order."""
+def upsert(
+    connection: Connection, batch: Sequence[IndexedInstance], now: datetime, *, news: bool = True
+) -> list[UpsertResult]:
+    """Index a batch; return one result for each instance, in the batch's order. `news` opens their studies."""
     if not batch:
         return []
     by_digest = {one.received.sha256: one for one in reversed(batch)}  # the first of equals
     ordered = sorted(by_digest.values(), key=_first_come)
-    rows = {one.received.sha256: _row(one, now) for one in ordered}
-    current = _insert(connection, [row | {"quarantined": False} for row in rows.values()])
+    rows = {one.received.sha256: instance_row(one, now) for one in ordered}
+    current = insert(connection, [row | {"quarantined": False} for row in rows.values()])
     others = [row | {"quarantined": True} for digest, row in rows.items() if digest not in current]
-    quarantined = _insert(connection, others)
+    quarantined = insert(connection, others)
+    _complete(connection, [row for digest, row in rows.items() if digest not in current | quarantined])
     record_arrivals(
         connection,
         current=[one for one in ordered if one.received.sha256 in current],
         quarantined=[one for one in ordered if one.received.sha256 in quarantined],
         now=now,
+        news=news,
     )
     holders = _holders(connection, {one.received.sop_instance_uid for one in ordered})
     return [_result(one, holders, current) for one in batch]
@@ -134,7 +139,8 @@ def _first_come(one: IndexedInstance) -> tuple[str, datetime, str]:
     return one.received.sop_instance_uid, one.received.received_at, one.received.sha256
 
 
-def _row(one: IndexedInstance, now: datetime) -> dict[str, Any]:
+def instance_row(one: IndexedInstance, now: datetime) -> dict[str, Any]:
+    """Return the row of an instance, but for whether it is quarantined."""
     return {
         **{name: getattr(one.received, name) for name in _RECEIVED},
         **instance_attributes(one.header),
@@ -142,15 +148,24 @@ def _row(one: IndexedInstance, now: datetime) -> dict[str, Any]:
         "header": encode_header(one.header),
         "header_error": one.header_error,
         "trace_id": one.trace_id,
+        "stored_at": one.stored_at,
     }
 
 
-def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> set[str]:
+def insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> set[str]:
     """Insert what meets no conflict, waiting for concurrent batches; return the digests inserted."""
     if not rows:
         return set()
-    insert = insert_into(connection, instances).on_conflict_do_nothing()
-    return set(connection.execute(insert.returning(instances.c.sha256), rows).scalars())
+    statement = insert_into(connection, instances).on_conflict_do_nothing()
+    return set(connection.execute(statement.returning(instances.c.sha256), rows).scalars())
+
+
+def _complete(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Tell the rows that were rebuilt from an object what only the event knows."""
+    names = (*_ONLY_EVENTS_KNOW, "trace_id", "stored_at")
+    for row in rows:
+        rebuilt = (instances.c.sha256 == row["sha256"]) & (instances.c.association_id == "")
+        connection.execute(update(instances).where(rebuilt).values({name: row[name] for name in names}))
 
 
 def _holders(connection: Connection, sop_instance_uids: Iterable[str]) -> dict[str, str]:

@@ -10,12 +10,21 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, func
 
-from bucky.index.attributes import series_attributes, study_attributes
+from bucky.index.attributes import expected_counts, series_attributes, study_attributes
 from bucky.index.database import insert_into
 from bucky.index.rows import IndexedInstance
-from bucky.index.schema import series, studies
+from bucky.index.schema import arrivals, series, studies
 
 Column = ColumnElement[Any]
+
+
+def _old(old: Any, _new: Any) -> Any:
+    return old
+
+
+def _new(_old: Any, new: Any) -> Any:
+    return new
+
 
 # Column: how to merge in Python, how to merge in SQL. Any other keeps the first value that is not null.
 _MERGE: Mapping[str, tuple[Callable[[Any, Any], Any], Callable[[Column, Column], Column]]] = {
@@ -23,6 +32,10 @@ _MERGE: Mapping[str, tuple[Callable[[Any, Any], Any], Callable[[Column, Column],
     "last_instance_at": (max, lambda old, new: case((old >= new, old), else_=new)),
     "instance_count": (add, add),
     "quarantined_count": (add, add),
+    # What arrives opens a study and its series again, and keeps its count of revisions.
+    "open": (_new, _new),
+    "quiet_seconds": (_new, _new),
+    "revision": (_old, _old),
 }
 
 
@@ -31,12 +44,15 @@ def record_arrivals(
     current: Sequence[IndexedInstance],
     quarantined: Sequence[IndexedInstance],
     now: datetime,
+    *,
+    news: bool,
 ) -> None:
     """Make, complete and count the series and studies of instances just inserted.
 
-    What is quarantined is counted, but its attributes change nothing.
+    What is quarantined is counted, but its attributes change nothing, and it is no news of the study.
     """
-    arrivals = [(one, one.header, True) for one in current] + [(one, {}, False) for one in quarantined]
+    in_order = sorted(current, key=lambda one: (one.received.received_at, one.received.sha256))
+    came = [(one, one.header, True) for one in in_order] + [(one, {}, False) for one in quarantined]
     _upsert(
         connection,
         series,
@@ -48,7 +64,7 @@ def record_arrivals(
                 "instance_count": int(is_current),
                 "quarantined_count": int(not is_current),
             }
-            for one, header, is_current in arrivals
+            for one, header, is_current in came
         ],
     )
     _upsert(
@@ -61,9 +77,21 @@ def record_arrivals(
                 "first_received_at": one.received.received_at,
                 "last_instance_at": now,
             }
-            for one, header, _ in arrivals
+            for one, header, _ in came
         ],
     )
+    if news:
+        _upsert(connection, arrivals, [row for one in in_order for row in _arrived(one, now)])
+
+
+def _arrived(one: IndexedInstance, now: datetime) -> list[dict[str, Any]]:
+    of_study, of_series = expected_counts(one.header)
+    news = {"last_instance_at": now, "revision": 0, "quiet_seconds": 0.0, "open": True}
+    study_uid, series_uid = one.received.study_instance_uid, one.received.series_instance_uid
+    return [
+        {"study_instance_uid": study_uid, "series_instance_uid": "", "expected_count": of_study, **news},
+        {"study_instance_uid": study_uid, "series_instance_uid": series_uid, "expected_count": of_series, **news},
+    ]
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bucky.events import Priority, ReceivedInstance, utc_now
+from bucky.events import DeliveryRequested, Priority, ReceivedInstance, utc_now
 from bucky.routing import Routing
 
 
@@ -20,6 +20,7 @@ class IndexedInstance:
     header: dict[str, Any]
     header_error: str | None = None
     trace_id: str | None = None
+    stored_at: datetime | None = None
 
 
 class UpsertOutcome(StrEnum):
@@ -123,6 +124,7 @@ class InstanceRow:
     header_error: str | None
     trace_id: str | None
     listener: str = ""
+    stored_at: datetime | None = None
     header: dict[str, Any] | None = None
 
     def received(self) -> ReceivedInstance:
@@ -130,6 +132,26 @@ class InstanceRow:
         return ReceivedInstance(
             **{name: getattr(self, name) for name in ReceivedInstance.model_fields},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the rules of a version made of an instance: how many destinations."""
+
+    sha256: str
+    rule_version: int
+    destinations: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInstance:
+    """What the index has of an instance's object."""
+
+    study_instance_uid: str
+    sha256: str
+    key: str
+    size: int
+    indexed_at: datetime
 
 
 class DeliveryState(StrEnum):
@@ -192,6 +214,42 @@ class DeliveryRow:
     priority: Priority = "routine"
     morph_sha256: str | None = None
     sent_sha256: str | None = None
+
+    def request(self, instance: ReceivedInstance) -> DeliveryRequested:
+        """Return the request that this delivery began with."""
+        return DeliveryRequested(
+            delivery_id=self.delivery_id,
+            destination=self.destination,
+            rule=self.rule,
+            rule_version=self.rule_version,
+            instance=instance,
+            priority=self.priority,
+            morph_sha256=self.morph_sha256,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
+
+    `step` is received, stored, indexed, routed, requested, retrying, failed, dead_letter, redriven, delivered or
+    stable. UIDs and digest are there when they are the same for all it stands for.
+    """
+
+    step: str
+    at: datetime
+    until: datetime
+    instances: int
+    times: int
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    sha256: str | None
+    destination: str | None
+    rule: str | None
+    rule_version: int | None
+    revision: int | None
+    detail: str | None
+    trace_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

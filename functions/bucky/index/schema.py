@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -126,6 +127,7 @@ instances = Table(
     Column("header_error", Text),
     Column("trace_id", String(32)),
     Column("listener", Text, nullable=False, server_default=""),
+    Column("stored_at", UtcDateTime),  # when the store had it; unknown for what was indexed before this was kept
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],
@@ -180,6 +182,84 @@ deliveries = Table(
     Index("deliveries_destination", "destination", "state"),
     Index("deliveries_study", "study_instance_uid"),
     Index("deliveries_sha256", "sha256"),
+)
+
+# What became of a delivery before what its row says now; repetitions of one failure are one row, counted.
+delivery_steps = Table(
+    "delivery_steps",
+    metadata,
+    Column("step_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("delivery_id", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("times", Integer, nullable=False),
+    Index("delivery_steps_delivery", "delivery_id", "step_id"),
+)
+
+# Which instances the rules have been asked about; version 0 is for those from before this was kept.
+routings = Table(
+    "routings",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("rule_version", Integer, nullable=False),
+    Column("destinations", Integer, nullable=False),
+    Column("routed_at", UtcDateTime, nullable=False),
+)
+
+# One row for each study, with an empty series UID, and one for each series: whether it is still arriving.
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("last_instance_at", UtcDateTime, nullable=False),
+    Column("expected_count", BigInteger),  # (0020,1208) or (0020,1209), where a sender says so
+    Column("revision", Integer, nullable=False),  # how often it was stable
+    Column("quiet_seconds", Float, nullable=False),  # the longest quiet told of since the last instance, or 0
+    Column("open", Boolean, nullable=False),  # whether a longer quiet is still waited for
+)
+Index(
+    "arrivals_open",
+    arrivals.c.last_instance_at,
+    sqlite_where=text('"open" = 1'),
+    postgresql_where=text('"open"'),
+)
+
+# Each time a study or series was stable; `published_at` is empty until the broker has the event.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("quiet_seconds", Float, primary_key=True),
+    Column("stable_at", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("event", JSON, nullable=False),
+    Column("trace_id", String(32)),
+    Column("published_at", UtcDateTime),
+)
+Index(
+    "revisions_unpublished",
+    revisions.c.stable_at,
+    sqlite_where=text("published_at IS NULL"),
+    postgresql_where=text("published_at IS NULL"),
+)
+
+# How far `bucky reindex` has come, so that it goes on after it was killed.
+reindexings = Table(
+    "reindexings",
+    metadata,
+    Column("bucket", Text, primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+)
+reindexed_studies = Table(
+    "reindexed_studies",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
 )
 
 # Append-only: the row with the greatest version is in force.

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from bucky.stack_settings import noted_settings
 from local_stack.layout import CannotStart, Home
 from local_stack.process import ProcessFailed, Program, kill_session, start, stop, wait_ready
 from local_stack.provision import deploy_functions, provision
@@ -127,6 +128,7 @@ class Supervisor:
                 "ready": self._ready,
                 "ports": asdict(self._stack.ports),
                 "public_url": self._stack.settings.public_url,
+                **noted_settings(self._stack.settings),
                 "processes": {
                     entry.program.name: {"pid": entry.process.pid, "started": start_time(entry.process.pid)}
                     for entry in self._supervised

@@ -1,0 +1,1 @@
+"""Keeps the promise over time: stable studies, reconciling, and rebuilding the index."""

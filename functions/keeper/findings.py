@@ -1,0 +1,112 @@
+"""What a reconciler can find, what each means for the data, and what it did about it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MOST_KEPT = 100
+
+
+class Kind(StrEnum):
+    """What was found; `MEANING` says it for people."""
+
+    OBJECT_NOT_INDEXED = "object_not_indexed"
+    OBJECT_MISSING = "object_missing"
+    OBJECT_DIFFERS = "object_differs"
+    OBJECT_UNREADABLE = "object_unreadable"
+    OBJECT_FOREIGN = "object_foreign"
+    COUNTS_DIFFER = "counts_differ"
+    NOT_ROUTED = "not_routed"
+    REQUEST_LOST = "request_lost"
+    DEAD_LETTER_NOT_RECORDED = "dead_letter_not_recorded"
+    FAILURE_WITHOUT_LETTER = "failure_without_letter"
+    DELIVERY_WITHOUT_INSTANCE = "delivery_without_instance"
+
+
+MEANING = {
+    Kind.OBJECT_NOT_INDEXED: "in the bucket, not in the index",
+    Kind.OBJECT_MISSING: "in the index, not in the bucket: the instance is lost; find it in a backup or at its sender",
+    Kind.OBJECT_DIFFERS: "the object's size is not the recorded one: it may be damaged",
+    Kind.OBJECT_UNREADABLE: "under an instance's key, but no DICOM file",
+    Kind.OBJECT_FOREIGN: "not Bucky's; left alone",
+    Kind.COUNTS_DIFFER: "a study's counts are not those of its instances",
+    Kind.NOT_ROUTED: "indexed, but the rules were never asked",
+    Kind.REQUEST_LOST: "a delivery is to be done, but nobody was told",
+    Kind.DEAD_LETTER_NOT_RECORDED: "a dead letter is there, but its delivery does not say so",
+    Kind.FAILURE_WITHOUT_LETTER: "refused for good, but there is no dead letter",
+    Kind.DELIVERY_WITHOUT_INSTANCE: "a delivery is to be done of an instance that is lost",
+}
+NOT_REPAIRABLE = {
+    Kind.OBJECT_MISSING,
+    Kind.OBJECT_DIFFERS,
+    Kind.OBJECT_UNREADABLE,
+    Kind.DELIVERY_WITHOUT_INSTANCE,
+}
+
+
+class Did(StrEnum):
+    """What was done about a finding."""
+
+    PUBLISHED = "published again"
+    INDEXED = "indexed"
+    RECORDED = "recorded"
+    COUNTED = "counted"
+    NOTHING = "reported"
+
+
+@dataclass(slots=True)
+class Found:
+    """The findings of one kind: how many, what was done, and the first of them."""
+
+    count: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    first: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run looked at and found; digests, keys and UIDs only. `dry_run`: what would be done."""
+
+    dry_run: bool
+    objects: int = 0
+    instances: int = 0
+    deliveries: int = 0
+    seconds: float = 0.0
+    found: dict[Kind, Found] = field(default_factory=dict)
+
+    def add(self, kind: Kind, subject: str, did: Did = Did.NOTHING) -> None:
+        """Note a finding."""
+        found = self.found.setdefault(kind, Found())
+        found.count += 1
+        found.done[did] += 1
+        if len(found.first) < MOST_KEPT:
+            found.first.append(subject)
+
+    def count(self, kind: Kind) -> int:
+        """Return how many of a kind were found."""
+        return self.found[kind].count if kind in self.found else 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something is wrong that this run did not put right."""
+        unrepaired = {kind for kind in self.found if self.dry_run and kind is not Kind.OBJECT_FOREIGN}
+        return bool(unrepaired | (NOT_REPAIRABLE & self.found.keys()))
+
+    def as_data(self) -> dict[str, Any]:
+        """Return plain data for `--json`."""
+        return {
+            "dry_run": self.dry_run,
+            "wrong": self.wrong,
+            "looked_at": {"objects": self.objects, "instances": self.instances, "deliveries": self.deliveries},
+            "seconds": round(self.seconds, 3),
+            "found": {
+                kind.value: {
+                    "meaning": MEANING[kind],
+                    "count": found.count,
+                    "done": dict(found.done),
+                    "first": found.first,
+                }
+                for kind, found in self.found.items()
+            },
+        }

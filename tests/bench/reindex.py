@@ -1,0 +1,150 @@
+"""Measure `bucky reindex` on many objects: `python -m tests.bench.reindex --help`.
+
+Fills a fresh store with CT images (SeaweedFS from its wheel), each with UIDs of its own, in studies of 200,
+then rebuilds an empty index from them, and once more an index that is right. The rate is for the whole: the
+listing, the ranged reads, the parsing and the transactions. The store shares the machine.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bucky import log
+from bucky.index import Index
+from bucky.objects import S3ObjectStore
+from bucky.settings import Settings
+from keeper.readers import PROCESSES, THREADS, DirectReader, ProcessReader, Reader
+from keeper.reindex import Reindex, ReindexReport
+from local_stack.process import stop
+from local_stack.servers import free_port, postgresql
+from tests.conftest import make_store, run
+from tests.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, store_samples
+
+STUDY_SIZE = 200
+
+
+def main() -> None:
+    """Measure and show."""
+    options = _options()
+    log.configure("error")
+    console = Console(stderr=True, width=120)
+    results = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, _filled(Path(folder), options, console) as settings:
+        for kind in options.index:
+            for reads in options.reads:
+                with _index(kind, Path(folder)) as url:
+                    results += _measured(kind, reads, url, settings, options.check)
+                    _show(results[-2:], console)
+    json.dump(results, sys.stdout, indent=2)
+    print()  # noqa: T201 - the figures are this program's output
+
+
+def _measured(kind: str, reads: str, url: str, settings: Settings, check: bool) -> list[dict[str, object]]:
+    index, tables = Index.open(url), Tables(url)
+    index.migrate()
+    found = []
+    with contextlib.closing(index), contextlib.closing(tables):
+        for what in ("an empty index", "an index that is right"):
+            cpu = _cpu_seconds()
+            with _reader(reads, settings) as reader:
+                report = Reindex(S3ObjectStore(settings), index, settings.store_bucket, reader).run()
+            found.append(_figures(kind, what, reads, report, _cpu_seconds() - cpu))
+            if what == "an empty index":
+                first = tables.rows(without=ONLY_THE_INDEX_KNOWS) if check else None
+        if check and first != tables.rows(without=ONLY_THE_INDEX_KNOWS):
+            sys.exit("the second rebuilding made other rows than the first")
+    return found
+
+
+def _reader(reads: str, settings: Settings) -> Reader:
+    processes, threads = (int(number) for number in reads.split("x"))
+    if not processes:
+        return DirectReader(S3ObjectStore(settings), settings.store_bucket, threads)
+    return ProcessReader(settings, processes, threads)
+
+
+def _cpu_seconds() -> float:
+    """Return what this process and the readers that have ended took."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _figures(kind: str, what: str, reads: str, report: ReindexReport, cpu: float) -> dict[str, object]:
+    return {
+        "index": kind,
+        "rebuilding": what,
+        "reads_at_once": reads,
+        "objects": report.objects,
+        "seconds": round(report.seconds, 1),
+        "objects_per_second": round(report.rate),
+        "cpu_ms_per_object": round(cpu * 1000 / max(report.objects, 1), 3),
+    }
+
+
+def _show(results: list[dict[str, object]], console: Console) -> None:
+    table = Table(*results[0], box=None, header_style="bold")
+    for one in results:
+        table.add_row(*map(str, one.values()))
+    console.print(table)
+
+
+@contextlib.contextmanager
+def _filled(folder: Path, options: argparse.Namespace, console: Console) -> Iterator[Settings]:
+    server, settings = make_store(folder)
+    try:
+        objects = S3ObjectStore(settings)
+        objects.ensure_bucket()
+        studies = [f"1.2.3.{number}" for number in range(-(-options.objects // STUDY_SIZE))]
+        with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(8) as pool:
+            task = progress.add_task("filling the store", total=len(studies))
+            for _ in pool.map(lambda study: store_samples(objects, study, STUDY_SIZE), studies):
+                progress.advance(task)
+        yield settings
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _index(kind: str, folder: Path) -> Iterator[str]:
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            yield f"sqlite:///{own}/index.db"
+        return
+    # PostgreSQL does not run as root, and must get as far as its folder.
+    with tempfile.TemporaryDirectory(prefix="bucky-bench-") as own:
+        Path(own).chmod(0o755)
+        port, password = free_port(), "benchmark"
+        server = run(postgresql(Path(own) / "data", port, password), Path(own))
+        try:
+            yield f"postgresql+psycopg://bucky:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            stop(server.process, 10)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.reindex", description=__doc__)
+    parser.add_argument("--objects", type=int, default=100_000, help="how many, in studies of 200")
+    parser.add_argument(
+        "--reads",
+        nargs="+",
+        default=[f"{PROCESSES}x{THREADS}"],
+        help="PROCESSESxTHREADS; 0x8: 8 threads of this process",
+    )
+    parser.add_argument("--index", nargs="+", default=["sqlite", "postgresql"], choices=["sqlite", "postgresql"])
+    parser.add_argument("--folder", type=Path, help="where the store keeps its bytes: 40 KB for each object")
+    parser.add_argument("--check", action="store_true", help="compare the rows of both rebuildings")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
