@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from bucky.morph.splice import Wanted, morphed
 from bucky.objects import ObjectStore
 from bucky.part10 import split
 from bucky.routing import Routing
+from bucky.scu import Outgoing
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096
@@ -25,7 +27,10 @@ Content = io.BytesIO | io.BufferedReader
 
 
 class Contents:
-    """Opens what is sent for each delivery of a batch; `sent` has the digest of what a rule has changed."""
+    """What is sent for each delivery of a batch; `sent` has the digest of what a rule has changed.
+
+    This is the one place where what is sent becomes another than what was received.
+    """
 
     def __init__(self, objects: ObjectStore, index: Index, crosswalks: Crosswalks) -> None:
         self.sent: dict[str, str] = {}
@@ -33,6 +38,16 @@ class Contents:
         self._index = index
         self._crosswalks = crosswalks
         self._documents: dict[int, Routing] = {}
+
+    def prepared(self, delivery: DeliveryRequested) -> Outgoing:
+        """Return the instance as it goes out; its content is opened, and may fail, when its turn comes."""
+        instance = delivery.instance
+        return Outgoing(
+            instance.sop_class_uid,
+            instance.sop_instance_uid,
+            instance.transfer_syntax_uid,
+            partial(self.open, delivery),
+        )
 
     def open(self, delivery: DeliveryRequested) -> BinaryIO:
         """Return a stream of the data set to send; the caller closes it.
@@ -44,14 +59,15 @@ class Contents:
         content = data_set_of(self._objects, delivery.instance)
         if wanted is None:
             return content
+        changed: BinaryIO = content
         try:
-            changed = morphed(content, delivery.instance.transfer_syntax_uid, wanted)
+            changed, changes = morphed(content, delivery.instance.transfer_syntax_uid, wanted)
+            if changes:
+                self.sent[delivery.delivery_id] = _digest(changed)
         except BaseException:
-            content.close()
+            changed.close()
             raise
-        if changed.changes:
-            self.sent[delivery.delivery_id] = _digest(changed.content)
-        return changed.content
+        return changed
 
     def _wanted(self, delivery: DeliveryRequested) -> Wanted:
         """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""

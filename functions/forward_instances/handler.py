@@ -15,7 +15,6 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
@@ -25,7 +24,7 @@ from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliverySt
 from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 from bucky.routing import Destination
-from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
+from bucky.scu import Outcome, Peer, StoreResult, store_all
 from bucky.trace import trace_id
 from forward_instances.content import Contents
 
@@ -120,18 +119,8 @@ def _sent(requests: Sequence[_Request], contents: Contents, destination: Destina
         timeout=destination.timeout_seconds,
         tls_ca_file=destination.tls_ca_file,
     )
-    items = [_outgoing(request.delivery, contents) for request in requests]
+    items = [contents.prepared(request.delivery) for request in requests]
     return store_all(peer, items, associations=destination.max_associations, seconds=BATCH_SECONDS)
-
-
-def _outgoing(delivery: DeliveryRequested, contents: Contents) -> Outgoing:
-    instance = delivery.instance
-    return Outgoing(
-        instance.sop_class_uid,
-        instance.sop_instance_uid,
-        instance.transfer_syntax_uid,
-        partial(contents.open, delivery),
-    )
 
 
 def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
