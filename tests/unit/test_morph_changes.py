@@ -170,6 +170,14 @@ def test_original_attributes_are_recorded() -> None:
     assert second.ModifiedAttributesSequence[0].PatientID == "X"
 
 
+def test_removing_an_earlier_record_leaves_none() -> None:
+    """A rule that takes out the record of earlier changes does not write one about that."""
+    recorded = read(morph(encoded(sample()), EXPLICIT, {"delete": "PatientName"}))
+    result = decoded(read(morph(recorded, EXPLICIT, {"delete": "OriginalAttributesSequence"})))
+    assert "OriginalAttributesSequence" not in result
+    assert "PatientName" not in result
+
+
 def test_what_changes_nothing_is_sent_as_it_came() -> None:
     """A rule that finds nothing to change leaves every byte alone and records nothing."""
     content = encoded(sample())

@@ -53,7 +53,7 @@ def change(dataset: Dataset, wanted: Wanted) -> Changing:
     changing = Changing(dataset, wanted.look_up)
     try:
         changing.carry_out(wanted.actions)
-        if changing.changes and wanted.modification is not None:
+        if changing.tags - {ORIGINAL_ATTRIBUTES} and wanted.modification is not None:
             with quietly():
                 record(dataset, before, changing.tags, wanted.modification)
             changing.tags.add(ORIGINAL_ATTRIBUTES)
