@@ -33,7 +33,7 @@ def find_rule(routing: Routing, name: str) -> Rule:
 def with_destination(routing: Routing, name: str, destination: Destination) -> Routing:
     """Replace the destination of that name in its place, or add it at the end."""
     _same_name(name, destination.name)
-    return _valid(_put(routing.destinations, destination), routing.rules)
+    return _valid(routing, _put(routing.destinations, destination), routing.rules)
 
 
 def without_destination(routing: Routing, name: str) -> Routing:
@@ -42,19 +42,19 @@ def without_destination(routing: Routing, name: str) -> Routing:
     users = [rule.name for rule in routing.rules if name in rule.destinations]
     if users:
         raise InUse(f"The destination {name!r} is named by the rules {', '.join(users)}; change those first.")
-    return _valid(tuple(one for one in routing.destinations if one.name != name), routing.rules)
+    return _valid(routing, tuple(one for one in routing.destinations if one.name != name), routing.rules)
 
 
 def with_rule(routing: Routing, name: str, rule: Rule) -> Routing:
     """Replace the rule of that name in its place, or add it at the end."""
     _same_name(name, rule.name)
-    return _valid(routing.destinations, _put(routing.rules, rule))
+    return _valid(routing, routing.destinations, _put(routing.rules, rule))
 
 
 def without_rule(routing: Routing, name: str) -> Routing:
     """Remove a rule."""
     find_rule(routing, name)
-    return _valid(routing.destinations, tuple(one for one in routing.rules if one.name != name))
+    return _valid(routing, routing.destinations, tuple(one for one in routing.rules if one.name != name))
 
 
 def _put(existing: tuple[Any, ...], new: Any) -> tuple[Any, ...]:
@@ -68,8 +68,8 @@ def _same_name(asked: str, given: str) -> None:
         raise InvalidRouting(f"The address names {asked!r} but the body names {given!r}.")
 
 
-def _valid(destinations: tuple[Destination, ...], rules: tuple[Rule, ...]) -> Routing:
+def _valid(routing: Routing, destinations: tuple[Destination, ...], rules: tuple[Rule, ...]) -> Routing:
     try:
-        return Routing(destinations=destinations, rules=rules)
+        return routing.changed(destinations=destinations, rules=rules)
     except ValidationError as error:
         raise InvalidRouting(error.errors(include_input=False, include_url=False)[0]["msg"]) from None

@@ -14,6 +14,7 @@ those requested before are still carried out.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import yaml
@@ -65,6 +66,11 @@ class Routing(_Model):
     def destination(self, name: str) -> Destination | None:
         """Return the destination with this name."""
         return next((one for one in self.destinations if one.name == name), None)
+
+    def changed(self, destinations: Sequence[Destination], rules: Sequence[Rule]) -> Self:
+        """Return this routing with other destinations and rules; raise `ValidationError` when they do not fit."""
+        everything = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**everything, "destinations": tuple(destinations), "rules": tuple(rules)})
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule with this name."""

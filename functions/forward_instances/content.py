@@ -63,14 +63,15 @@ class Contents:
         content = data_set_of(self._objects, delivery.instance)
         if wanted is None:
             return content
+        changed: BinaryIO = content
         try:
-            changed = morphed(content, delivery.instance.transfer_syntax_uid, wanted)
+            changed, changes = morphed(content, delivery.instance.transfer_syntax_uid, wanted)
+            if changes:
+                self.sent[delivery.delivery_id] = _digest(changed)
         except BaseException:
-            content.close()
+            changed.close()
             raise
-        if changed.changes:
-            self.sent[delivery.delivery_id] = _digest(changed.content)
-        return changed.content
+        return changed
 
     def _wanted(self, delivery: DeliveryRequested) -> Wanted:
         """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""

@@ -50,6 +50,21 @@ async def test_destinations_and_rules_are_made_changed_and_removed(here: World) 
     assert (await here.api.get("/api/rules")).json() == (await here.api.get("/api/routing")).json()["document"]["rules"]
 
 
+async def test_changing_one_rule_leaves_the_rest_as_it_is(here: World) -> None:
+    """What is edited alone must not take the crosswalks, or the way rules are matched, with it."""
+    whole = {
+        "destinations": [PACS],
+        "crosswalks": [{"name": "ids", "type": "csv", "file": "ids.csv", "key": "key", "value": "value"}],
+        "match": "first",
+        "rules": [{"name": "mr", "morph": [{"crosswalk": "PatientID", "table": "ids"}], "destinations": ["pacs"]}],
+    }
+    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1})
+    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2})
+    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3})
+    document = (await here.api.get("/api/routing")).json()["document"]
+    assert (document["crosswalks"], document["match"]) == (whole["crosswalks"], "first")
+
+
 async def test_a_change_must_say_what_it_changes(here: World) -> None:
     """Without If-Match, or with one that is no version, nothing may be written."""
     assert (await here.api.put("/api/destinations/pacs", json=PACS)).status_code == 428

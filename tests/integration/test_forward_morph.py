@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from bucky.contract import BatchResult
 from bucky.decisions import facts_of, requests_of
-from bucky.events import CloudEvent, DeliveryCompleted, ReceivedInstance, utc_now
+from bucky.events import CloudEvent, DeliveryCompleted
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.keys import object_key
@@ -22,6 +22,7 @@ from bucky.routing import Routing
 from bucky.trace import new_traceparent
 from local_stack.destination import Destination
 from tests.forwarding_world import forward
+from tests.index_rows import received
 
 SENDERS = Senders(Secrets(Path("/nonexistent")))
 ROUTING = """
@@ -73,7 +74,8 @@ class Sender:
         digest, stored = hashlib.sha256(data_set).hexdigest(), file_header(meta) + data_set
         key = object_key(study, series, meta.sop_instance_uid, digest)
         put_bytes(self.objects, key, stored)
-        instance = ReceivedInstance(
+        instance = received(
+            "ct",
             study_instance_uid=study,
             series_instance_uid=series,
             sop_instance_uid=meta.sop_instance_uid,
@@ -81,13 +83,7 @@ class Sender:
             transfer_syntax_uid=meta.transfer_syntax_uid,
             sha256=digest,
             size=len(stored),
-            bucket="bucky",
             key=key,
-            calling_aet="CT1",
-            called_aet="BUCKY",
-            source_address="127.0.0.1",
-            association_id="a",
-            received_at=utc_now(),
         )
         (request,) = requests_of(instance, facts_of(instance, {}), self.index.routing())
         return CloudEvent.of(request, source="/test", traceparent=new_traceparent())

@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import httpx
+import pydicom
 import pytest
 
 from bucky.index import DeliveryState, StudyQuery, StudyRow
@@ -88,6 +90,30 @@ def test_sending_again_changes_nothing(stack: RunningStack) -> None:
         )
     assert len(stack.instances(study)) == len(sent)
     assert len(list(stack.store.keys(f"studies/{study}/"))) == len(sent)
+
+
+def test_a_rule_changes_what_is_sent_until_it_is_rolled_back(stack: RunningStack) -> None:
+    """Applied, a rule changes the copies that go out and nothing that is kept; a rollback is one action."""
+    (stack.home.crosswalks / "ids.csv").write_text("key,value\n1CT1,H-0815\n")
+    before = stack.api.get("/api/routing")
+    document = deepcopy(before["document"])
+    document["crosswalks"] = [{"name": "ids", "type": "csv", "file": "ids.csv"}]
+    document["rules"][0]["morph"] = [{"crosswalk": "PatientID", "table": "ids"}]
+    version = stack.api.put("/api/routing", document, before["version"])["version"]
+    (sent,) = samples(1)
+    assert store_all(_edge(stack), [sent.outgoing])[0].outcome is Outcome.STORED
+    eventually(
+        lambda: len(stack.deliveries(sent.study_instance_uid, DeliveryState.DELIVERED)) == 1, 60, "it is delivered"
+    )
+    (row,) = stack.deliveries(sent.study_instance_uid, DeliveryState.DELIVERED)
+    assert (row.sha256, row.rule_version) == (sent.sha256, version)
+    arrived = received(stack.home.destination)[str(row.sent_sha256)]
+    assert pydicom.dcmread(arrived).PatientID == "H-0815"
+    (kept,) = stack.store.keys(f"studies/{sent.study_instance_uid}/")
+    content = stack.store.get(kept)
+    assert hashlib.sha256(content[split(content)[1] :]).hexdigest() == sent.sha256
+    stack.api.post("/api/routing/rollback", {"version": before["version"]}, version)
+    assert stack.api.get("/api/routing")["document"] == before["document"]
 
 
 def test_nothing_is_reachable_without_credentials(stack: RunningStack) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_original_attributes_are_recorded() -> None:
     assert second.ModifiedAttributesSequence[0].PatientID == "X"
 
 
+def test_removing_an_earlier_record_leaves_none() -> None:
+    """A rule that takes out the record of earlier changes does not write one about that."""
+    recorded = read(morph(encoded(sample()), EXPLICIT, {"delete": "PatientName"}))
+    result = decoded(read(morph(recorded, EXPLICIT, {"delete": "OriginalAttributesSequence"})))
+    assert "OriginalAttributesSequence" not in result
+    assert "PatientName" not in result
+
+
 def test_what_changes_nothing_is_sent_as_it_came() -> None:
     """A rule that finds nothing to change leaves every byte alone and records nothing."""
     content = encoded(sample())
@@ -265,6 +274,17 @@ def test_text_that_needs_a_character_set_gets_one() -> None:
     undeclared = encoded(sample()).replace(b"Thorax routine", b"Th\xf6rax routine")
     with pytest.raises(Permanent, match="does not name"):
         morph(undeclared, EXPLICIT, action)
+
+
+def test_an_instance_with_a_broken_part_stops_alone() -> None:
+    """What cannot be decoded although a change needs it stops this instance with a reason, not the whole batch."""
+    endless = struct.pack("<HH2sHI", 0x0400, 0x0550, b"SQ", 0, 0xFFFFFFFF)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(endless)) + endless
+    broken = struct.pack("<HH2sHI", 0x0400, 0x0561, b"SQ", 0, len(item)) + item
+    content = encoded(sample()).replace(b"\xe0\x7f\x10\x00OB", broken + b"\xe0\x7f\x10\x00OB")
+    with pytest.raises(Permanent, match="cannot be decoded"):
+        morph(content, EXPLICIT, {"delete": "PatientName"})
+    assert read(morph(content, EXPLICIT, {"delete": "PatientName"}, record=False)).count(broken) == 1
 
 
 @pytest.mark.parametrize(

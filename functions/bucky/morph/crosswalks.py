@@ -114,11 +114,11 @@ class Crosswalks:
         try:
             with self._engine(url).connect() as connection:
                 rows = connection.execute(text(crosswalk.query), {"value": value}).fetchmany(2)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ImportError) as error:
             # Not its message: it may quote the value.
             raise CrosswalkUnavailable(
                 f"the database of crosswalk {crosswalk.name!r} did not answer ({type(error).__name__}): the "
-                "instance waits, put right its URL or query"
+                "instance waits, put right its URL, its driver or the query"
             ) from None
         if len(rows) > 1:
             raise Permanent(

@@ -51,11 +51,15 @@ def change(dataset: Dataset, wanted: Wanted) -> Changing:
     """Carry out the changes on a header and record what was there before."""
     before = dict(dataset.items())
     changing = Changing(dataset, wanted.look_up)
-    changing.carry_out(wanted.actions)
-    if changing.changes and wanted.modification is not None:
-        with quietly():
-            record(dataset, before, changing.tags, wanted.modification)
-        changing.tags.add(ORIGINAL_ATTRIBUTES)
+    try:
+        changing.carry_out(wanted.actions)
+        if changing.tags - {ORIGINAL_ATTRIBUTES} and wanted.modification is not None:
+            with quietly():
+                record(dataset, before, changing.tags, wanted.modification)
+            changing.tags.add(ORIGINAL_ATTRIBUTES)
+    except UNDECODABLE as error:
+        why = f"an element that is needed for it cannot be decoded ({type(error).__name__})"
+        raise Unchangeable("the instance", why) from None
     return changing
 
 

@@ -30,7 +30,7 @@ def with_demo(document: Routing, port: int) -> Routing:
             "destinations": [DESTINATION],
         }
     )
-    return Routing(
+    return document.changed(
         destinations=(*(one for one in document.destinations if one.name != DESTINATION), destination),
         rules=(*(one for one in document.rules if one.name != RULE), rule),
     )
