@@ -11,6 +11,8 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.delivery.requested.<destination>    a rule decided that it goes there
     dicom.delivery.completed.<destination>    the destination itself answered success
     dicom.delivery.failed.<destination>       it will not be tried again by itself
+    dicom.series.stable                       nothing came for the series for so long
+    dicom.study.stable                        nothing came for the study for so long
     deadletter.<function>                     a function could not process an event
 
 Ids are deterministic, so publishing the same fact twice is one message (`Nats-Msg-Id`).
@@ -141,6 +143,70 @@ class DeliveryFailed(Delivery):
     reason: str
 
 
+class StableSeries(BaseModel):
+    """A series that changed since the study was stable last: its instances now, and how many of them are new."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    series_instance_uid: str = Uid
+    modality: str | None
+    instance_count: int
+    added: int
+
+
+class Stable(Payload):
+    """Nothing came for `quiet_seconds`; `reason` says on what evidence.
+
+    A later instance begins a new revision, which is told of in its turn; `added` are the instances since the
+    revision before. Each quiet time that a rule asks for has an event of its own; `is_default` marks the one for
+    rules that ask for none.
+    """
+
+    study_instance_uid: str = Uid
+    revision: int
+    quiet_seconds: float
+    is_default: bool
+    stable_at: AwareDatetime
+    last_instance_at: AwareDatetime
+    reason: str
+    instance_count: int
+    added: int
+
+    def event_id(self) -> str:
+        """Return a hash of what is stable, in which revision, for which quiet and when that was declared."""
+        parts = (self.study_instance_uid, self.series_uid(), self.revision, self.quiet_seconds, self.stable_at)
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+    def series_uid(self) -> str:
+        """Return the series' UID, empty for a study."""
+        return ""
+
+    def is_for(self, quiet_seconds: float | None) -> bool:
+        """Return whether this is what a rule with that quiet time waits for."""
+        return self.is_default if quiet_seconds is None else self.quiet_seconds == quiet_seconds
+
+
+class StudyStable(Stable):
+    """The study is stable; `changed_series` (at most 500) changed since the revision before."""
+
+    TYPE: ClassVar[str] = "dicom.study.stable"
+    modalities: tuple[str, ...]
+    series_count: int
+    quarantined_count: int
+    changed_series: tuple[StableSeries, ...]
+
+
+class SeriesStable(Stable):
+    """One series of the study is stable."""
+
+    TYPE: ClassVar[str] = "dicom.series.stable"
+    series_instance_uid: str = Uid
+    modality: str | None
+
+    def series_uid(self) -> str:
+        """Return the series' UID."""
+        return self.series_instance_uid
+
+
 class DeadLettered(Payload):
     """A function could not process an event; `event` is that event, whole, `headers` its NATS headers."""
 
@@ -176,6 +242,8 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         DeliveryRequested,
         DeliveryCompleted,
         DeliveryFailed,
+        SeriesStable,
+        StudyStable,
         DeadLettered,
     )
 }

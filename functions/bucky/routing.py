@@ -177,6 +177,13 @@ class Rule(_Model):
     name: str = Field(pattern=NAME_PATTERN)
     enabled: bool = True
     trigger: Literal["instance"] = "instance"
+    quiet_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=7 * 86400,
+        description="How long nothing must have come for a series or study to be stable for this rule; without it, "
+        "`BUCKY_STUDY_QUIET_SECONDS`.",
+    )
     when: Condition = Always()
     destinations: tuple[str, ...] = Field(min_length=1)
 
