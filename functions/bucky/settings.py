@@ -171,6 +171,16 @@ class Settings(BaseModel):
     edge_health_url: str = Field("http://127.0.0.1:8104/health", description="URL of the edge's health page.")
     connector_health_url: str = Field("http://127.0.0.1:8102/health", description="URL of the connector's health page.")
 
+    keeper_http_port: int = Field(8106, ge=0, le=65535, description="Port of the keeper's health page, on loopback.")
+    keeper_health_url: str = Field("http://127.0.0.1:8106/health", description="URL of the keeper's health page.")
+    study_quiet_seconds: float = Field(
+        60.0, ge=1, description="A study or series that got nothing for so long is stable; rules may say otherwise."
+    )
+    study_hold_seconds: float = Field(
+        600.0,
+        ge=0,
+        description="How much longer a quiet study is held while instances may still be on their way to the index.",
+    )
     reconcile_seconds: float = Field(
         3600.0, ge=0, description="How often bucket, index, streams and deliveries are compared; 0 is never."
     )

@@ -33,6 +33,7 @@ PROCESSES = (
     "nats-server",
     "object-store",
     "connector",
+    "keeper",
     "provider",
     "parse-instance",
     "route-instance",

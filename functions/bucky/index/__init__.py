@@ -8,6 +8,7 @@ from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
 from bucky.index.rows import (
     AttemptOutcome,
     Counts,
+    Declaration,
     DeliveryAttempt,
     DeliveryCount,
     DeliveryRow,
@@ -28,6 +29,7 @@ from bucky.index.rows import (
 __all__ = [
     "AttemptOutcome",
     "Counts",
+    "Declaration",
     "DeliveryAttempt",
     "DeliveryCount",
     "DeliveryRow",

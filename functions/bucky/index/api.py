@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
-from bucky.events import DeliveryRequested, utc_now
+from bucky.completeness import Arrival
+from bucky.events import CloudEvent, DeliveryRequested, utc_now
 from bucky.index import (
     bandwidth,
+    completeness,
     deliveries,
     gaps,
     instances,
@@ -25,6 +27,7 @@ from bucky.index.database import Database
 from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
     Counts,
+    Declaration,
     DeliveryAttempt,
     DeliveryCount,
     DeliveryRow,
@@ -175,6 +178,28 @@ class Index:
     def counts(self) -> Counts:
         """Return how much there is."""
         return self._db.read(studies.counts)
+
+    # Completeness
+
+    def still_arriving(self, quiet_since: datetime, *, after: Arrival | None = None, limit: int = 500) -> list[Arrival]:
+        """Return a page of the studies and series that wait to be stable and got nothing since a time."""
+        return self._db.read(completeness.still_open, quiet_since, after, limit)
+
+    def declare_stable(self, declaration: Declaration) -> bool:
+        """Record that a study or series is stable, and its event; False when something came meanwhile."""
+        return self._db.write(completeness.declare, declaration, utc_now())
+
+    def close_arrival(self, arrival: Arrival) -> None:
+        """Record that nobody waits for a longer quiet of this."""
+        self._db.write(completeness.close, arrival)
+
+    def unpublished_declarations(self, *, limit: int = 500) -> list[CloudEvent]:
+        """Return the events of declarations that the broker may not have."""
+        return self._db.read(completeness.unpublished, limit)
+
+    def declarations_published(self, events: Sequence[CloudEvent]) -> None:
+        """Record that the broker has these events."""
+        self._db.write(completeness.published, events, utc_now())
 
     # Deliveries
 

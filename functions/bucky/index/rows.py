@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from bucky.completeness import Arrival
 from bucky.events import DeliveryRequested, Priority, ReceivedInstance, utc_now
 from bucky.routing import Routing
 
@@ -229,11 +230,25 @@ class DeliveryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Declaration:
+    """What is to be declared stable as it was seen, for which quiet time, and why.
+
+    `is_longest`: nobody waits for a longer quiet. `is_default`: rules that name no quiet time wait for this one.
+    """
+
+    arrival: Arrival
+    quiet_seconds: float
+    reason: str
+    is_longest: bool
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineStep:
     """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
 
-    `step` is received, stored, indexed, routed, requested, retrying, failed, dead_letter, redriven, delivered or
-    stable. UIDs and digest are there when they are the same for all it stands for.
+    `step` is received, stored, indexed, routed, requested, retrying, failed, dead_letter, redriven, delivered,
+    series_stable or study_stable. UIDs and digest are there when they are the same for all it stands for.
     """
 
     step: str

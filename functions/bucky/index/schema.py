@@ -239,6 +239,7 @@ revisions = Table(
     Column("stable_at", UtcDateTime, nullable=False),
     Column("reason", Text, nullable=False),
     Column("event", JSON, nullable=False),
+    Column("counts", JSON, nullable=False),  # instances by series UID, for what changes next
     Column("trace_id", String(32)),
     Column("published_at", UtcDateTime),
 )

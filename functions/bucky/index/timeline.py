@@ -136,7 +136,7 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
         ),
         _step(
             7,
-            literal("stable"),
+            case((v.series_instance_uid == "", literal("study_stable")), else_=literal("series_stable")),
             v.stable_at,
             series_instance_uid=func.nullif(v.series_instance_uid, ""),
             revision=v.revision,

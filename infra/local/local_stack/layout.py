@@ -30,6 +30,7 @@ class Ports:
     connector: int = 8102
     admin: int = 8103
     edge_health: int = 8104
+    keeper: int = 8106
     dicom: int = 11112
     destination: int = 11113
     nats: int = 4222

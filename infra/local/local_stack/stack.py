@@ -62,6 +62,8 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
         "BUCKY_GATEWAY_URL": f"http://{HOST}:{ports.provider}",
         "BUCKY_CONNECTOR_HTTP_PORT": str(ports.connector),
         "BUCKY_CONNECTOR_HEALTH_URL": f"http://{HOST}:{ports.connector}/health",
+        "BUCKY_KEEPER_HTTP_PORT": str(ports.keeper),
+        "BUCKY_KEEPER_HEALTH_URL": f"http://{HOST}:{ports.keeper}/health",
         "BUCKY_PROVIDER_PORT": str(ports.provider),
         "BUCKY_PROVIDER_DIR": str(home.provider),
         "BUCKY_ADMIN_PORT": str(ports.admin),
@@ -112,6 +114,7 @@ def _services(home: Home, ports: Ports, env: Mapping[str, str], settings: Settin
         ),
         _python("admin-api", "admin_api", env, f"http://{HOST}:{ports.admin}", "/health", any_status=True),
         _python("connector", "jetstream_connector", env, f"http://{HOST}:{ports.connector}", "/health"),
+        _python("keeper", "keeper", env, f"http://{HOST}:{ports.keeper}", "/health"),
         Program(
             name="edge",
             argv=(sys.executable, "-m", "edge_scp"),

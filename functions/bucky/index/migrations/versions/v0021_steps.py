@@ -91,6 +91,7 @@ def _revisions() -> None:
         sa.Column("stable_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("event", sa.JSON(), nullable=False),
+        sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("trace_id", sa.String(length=32)),
         sa.Column("published_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("study_instance_uid", "series_instance_uid", "revision", "quiet_seconds"),

@@ -1,0 +1,73 @@
+"""The keeper's own page: `/health` for people and probes, `/metrics` for Prometheus."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from keeper.findings import Kind, Report
+from keeper.sweep import Swept
+
+# A sweep comes each second; without one for so long the keeper is not well.
+SILENT_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class KeeperState:
+    """What the keeper did last, and the trouble it has, by what it does."""
+
+    swept: Swept | None = None
+    swept_at: float = field(default_factory=time.monotonic)
+    report: Report | None = None
+    trouble: dict[str, str] = field(default_factory=dict)
+
+
+class Page:
+    """The page, and the measurements on it."""
+
+    def __init__(self, state: KeeperState) -> None:
+        self._state = state
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self._declared = Counter("bucky_keeper_declared_total", "Stable studies and series declared", registry=registry)
+        self._waiting = Gauge("bucky_keeper_waiting", "Quiet studies and series not yet declared", registry=registry)
+        self._found = Gauge("bucky_keeper_found", "Found by the last reconciling, by kind", ["kind"], registry=registry)
+        self._reconciled = Gauge("bucky_keeper_reconciled_timestamp_seconds", "When that ended", registry=registry)
+        self.asgi = Starlette(routes=[Route("/health", self._health), Route("/metrics", self._metrics)])
+
+    def swept(self, swept: Swept) -> None:
+        """Note a sweep."""
+        self._state.swept, self._state.swept_at = swept, time.monotonic()
+        self._declared.inc(swept.declared)
+        self._waiting.set(swept.waiting)
+
+    def reconciled(self, report: Report) -> None:
+        """Note a reconciling."""
+        self._state.report = report
+        self._reconciled.set_to_current_time()
+        for kind in Kind:
+            self._found.labels(kind.value).set(report.count(kind))
+
+    async def _health(self, _request: Request) -> Response:
+        state = self._state
+        silent = time.monotonic() - state.swept_at > SILENT_SECONDS
+        report = state.report
+        body: dict[str, Any] = {
+            "status": "stalled" if silent else "ok",
+            "sweep": asdict(state.swept) if state.swept else None,
+            "reconcile": None if report is None else {"wrong": report.wrong, "found": _counts(report)},
+            "trouble": state.trouble,
+        }
+        return JSONResponse(body, 503 if silent else 200)
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _counts(report: Report) -> dict[str, int]:
+    return {kind.value: found.count for kind, found in report.found.items()}
