@@ -4,10 +4,12 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from bucky.errors import Permanent, Retriable
-from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File
+from bucky.forwarding.part10_file import Part10File
 from bucky.outgoing import Outgoing, StoreResult, not_sent
 
 ACCEPT = "application/dicom+json"
+# Small, so that a capped line is never silent for long.
+PIECE_BYTES = 64 * 1024
 
 
 class NothingToSend(Exception):
@@ -42,8 +44,8 @@ class MultipartBody:
                 continue
             with file:
                 yield f"--{self._boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
             yield b"\r\n"
             self.sent.append(index)
         if not self.sent:
