@@ -3,9 +3,10 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 import pytest
@@ -17,7 +18,7 @@ from bucky.forwarding import Secrets, Senders, transcoder
 from bucky.forwarding.dimse import DimseSender
 from bucky.index import Index
 from bucky.objects import MemoryObjectStore
-from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.outgoing import Opener, Outcome, Outgoing, StoreResult
 from local_stack.destination import Destination
 from tests.forwarding_world import forward, request, save_destination
 from tests.sample_instances import SAMPLE
@@ -70,6 +71,28 @@ def test_what_a_node_accepts_goes_byte_for_byte(tmp_path: Path) -> None:
         kept = destination.received().keys()
     assert [result.transfer_syntax_uid for result in results] == ["", EXPLICIT, ""]
     assert {hashlib.sha256(items[n].content().read()).hexdigest() for n in (0, 2)} <= kept
+
+
+def test_a_destination_s_pace_holds_for_what_goes_out(tmp_path: Path) -> None:
+    """A cap on bandwidth counts the bytes of a converted image as they are sent, not as they are kept."""
+    sizes: list[int] = []
+
+    def through(fetch: Opener) -> Opener:
+        def opened() -> BinaryIO:
+            with fetch() as stream:
+                content = stream.read()
+            sizes.append(len(content))
+            return io.BytesIO(content)
+
+        return opened
+
+    items = [replace(instance(COMPRESSED[0], 1), through=through), replace(instance(PLAIN, 2), through=through)]
+    with Destination(tmp_path, transfer_syntaxes=[EXPLICIT]) as destination:
+        results = send(destination, items, max_associations=1)
+        arrived = [received.size for received in destination.requests]
+    assert [result.outcome for result in results] == [Outcome.STORED] * 2
+    assert sizes == arrived
+    assert sizes[0] > len(items[0].content().read())
 
 
 def test_never_means_never(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Forwarding what a rule changes on the way: a real SCP gets it changed, and the kept object stays as it was."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,21 @@ def test_the_destination_gets_it_changed_and_the_kept_object_stays(index: Index,
     (key,) = sender.objects.keys()
     stored = sender.objects.get(key)
     assert hashlib.sha256(stored[split(stored)[1] :]).hexdigest() == row.sha256
+
+
+def test_any_kind_of_destination_gets_it_changed_at_its_pace(index: Index, ids: Path, tmp_path: Path) -> None:
+    """A rule's changes do not depend on how the copy travels; what is on record is what lies there."""
+    sender = Sender(index, ids.parent)
+    (tmp_path / "folder").mkdir()
+    dimse = "type: dimse, aet: DEMO, host: 127.0.0.1, port: 104"
+    route(index, 104, dimse, f"type: folder, folder: {tmp_path / 'folder'}, max_bytes_per_second: 50000")
+    event, began = sender.decide(), time.monotonic()
+    assert sender.send(event).failures == ()
+    assert time.monotonic() - began > 0.2
+    (path,) = (tmp_path / "folder").rglob("*.dcm")
+    content = path.read_bytes()
+    assert pydicom.dcmread(path).PatientID == "H-0815"
+    assert sender.row(event).sent_sha256 == hashlib.sha256(content[split(content)[1] :]).hexdigest()
 
 
 def test_trying_again_sends_the_same_bytes(index: Index, ids: Path, tmp_path: Path) -> None:
