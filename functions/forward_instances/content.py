@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bucky.errors import Permanent
-from bucky.events import DeliveryRequested, Instance
+from bucky.events import DeliveryRequested, Instance, delivery_id
 from bucky.forwarding.part10_file import sha256_of
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
@@ -59,6 +59,7 @@ class Contents:
         Raises what `data_set_of` does, `Permanent` when it cannot be changed as the rule wants, and `Retriable`
         while the index or a crosswalk is away.
         """
+        _check_whole(delivery)
         wanted = self._wanted(delivery) if delivery.morph_sha256 is not None else None
         content = data_set_of(self._objects, delivery.instance)
         if wanted is None:
@@ -90,6 +91,16 @@ class Contents:
             decided_at = self._index.delivery(delivery.delivery_id).requested_at
             modification = Modification(f"BUCKY {rule.name} v{version}", delivery.instance.calling_aet, decided_at)
         return Wanted(rule.morph, self._crosswalks.among(routing.crosswalks), modification)
+
+
+def _check_whole(delivery: DeliveryRequested) -> None:
+    """Refuse a request that lost what is to be changed: its id was made with that."""
+    instance, version = delivery.instance, delivery.rule_version
+    if delivery.delivery_id != delivery_id(instance.sha256, delivery.destination, version, delivery.morph_sha256):
+        raise Permanent(
+            "the request and its id do not agree on what is to be sent, where, and with which changes: the instance "
+            "was not sent; replay it"
+        )
 
 
 def data_set_of(objects: ObjectStore, instance: Instance) -> Content:

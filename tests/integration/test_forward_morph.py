@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import create_engine, text
 
 from bucky.contract import BatchResult
 from bucky.decisions import facts_of, requests_of
-from bucky.events import CloudEvent, DeliveryCompleted
+from bucky.events import CloudEvent, DeliveryCompleted, delivery_id
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.keys import object_key
@@ -212,13 +213,18 @@ def test_a_crosswalk_can_be_a_database(index: Index, tmp_path: Path) -> None:
     sender.crosswalks.close()
 
 
-def test_without_the_rule_that_decided_nothing_is_sent(index: Index, ids: Path, tmp_path: Path) -> None:
-    """An instance that was to be changed never goes unchanged because its rule cannot be found any more."""
+def test_without_what_is_to_be_changed_nothing_is_sent(index: Index, ids: Path, tmp_path: Path) -> None:
+    """An instance that was to be changed never goes unchanged because its request or its rule lost what to change."""
     sender = Sender(index, ids.parent)
     with Destination(tmp_path / "received") as destination:
         route(index, destination.port)
         event = sender.decide()
-        lost = event.model_copy(update={"data": event.data | {"morph_sha256": "0" * 64}})
+        data: dict[str, Any] = event.data
+        lost = event.model_copy(update={"data": data | {"morph_sha256": None}})
         (failure,) = sender.send(lost).failures
-        assert (failure.retryable, destination.count) == (False, 0)
-    assert "not known any more" in failure.reason
+        assert "do not agree" in failure.reason
+        other = delivery_id(data["instance"]["sha256"], "pacs", 1, "0" * 64)
+        unknown = {**data, "morph_sha256": "0" * 64, "delivery_id": other}
+        (second,) = sender.send(event.model_copy(update={"id": other, "data": unknown})).failures
+        assert "not known any more" in second.reason
+        assert (failure.retryable, second.retryable, destination.count) == (False, False, 0)
