@@ -146,7 +146,7 @@ class DeliveryRequested(Delivery):
 class DeliveryCompleted(Delivery):
     """The destination itself answered success, or a warning named in `detail`, for this instance.
 
-    `sent_sha256` is of the data set bytes that went, where the rule had changed them.
+    `sent_sha256` is of the data set as the rule had changed it, where it had, before any conversion.
     """
 
     TYPE: ClassVar[str] = "dicom.delivery.completed"

@@ -178,7 +178,7 @@ class DeliveryAttempt:
     """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered.
 
     `tried` is false when the destination was not even given it, which is not counted as an attempt.
-    `sent_sha256` is of the data set bytes that went, where a rule had changed them.
+    `sent_sha256` is of the data set as a rule had changed it, where one had, before any conversion.
     """
 
     delivery_id: str
