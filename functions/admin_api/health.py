@@ -117,9 +117,10 @@ def checks_of(
         "broker": link.check,
         "functions": page_check(http, settings.gateway_url.rstrip("/") + "/healthz"),
         "connector": page_check(http, settings.connector_health_url),
-        "edge": page_check(http, settings.edge_health_url),
         "keeper": page_check(http, settings.keeper_health_url),
     }
+    if settings.edge_health_url:
+        checks["edge"] = page_check(http, settings.edge_health_url)
     if settings.traefik_health_url:
         checks["gateway"] = page_check(http, settings.traefik_health_url)
     return checks

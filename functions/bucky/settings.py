@@ -168,7 +168,9 @@ class Settings(BaseModel):
     api_key: SecretStr = Field(SecretStr(""), description="Key that opens the admin API and the functions.")
     public_url: str = Field("https://localhost:8443", description="Address users see, for links.")
     traefik_health_url: str = Field("", description="URL of Traefik's ping page, shown on the health page.")
-    edge_health_url: str = Field("http://127.0.0.1:8104/health", description="URL of the edge's health page.")
+    edge_health_url: str = Field(
+        "http://127.0.0.1:8104/health", description="URL of the edge's health page; empty where there is none."
+    )
     connector_health_url: str = Field("http://127.0.0.1:8102/health", description="URL of the connector's health page.")
 
     keeper_http_port: int = Field(8106, ge=0, le=65535, description="Port of the keeper's health page, on loopback.")

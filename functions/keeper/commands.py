@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,17 +39,13 @@ def reindex(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the whole index from the bucket alone; it can be used meanwhile, and goes on where it was stopped."""
-    settings = stack_settings(os.environ, home)
-    objects = S3ObjectStore(settings)
-    objects.check()
-    index = Index.open(settings.index_url.get_secret_value())
-    try:
-        index.migrate()
-        with ProcessReader(settings) as reader, _progress("Reindexing", objects) as advance:
-            work = Reindex(objects, index, settings.store_bucket, reader, restart=restart, prune=prune)
-            report = work.run(advance)
-    finally:
-        index.close()
+    with (
+        _opened(home) as (settings, objects, index),
+        ProcessReader(settings) as reader,
+        _progress("Reindexing", objects) as advance,
+    ):
+        work = Reindex(objects, index, settings.store_bucket, reader, restart=restart, prune=prune)
+        report = work.run(advance)
     if as_json:
         print_json(report.as_data())
     else:
@@ -63,21 +60,28 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Compare bucket, index, streams and deliveries, and repair what can be; exit code 2 when something stays wrong."""
-    settings = stack_settings(os.environ, home)
-    objects = S3ObjectStore(settings)
-    objects.check()
-    index = Index.open(settings.index_url.get_secret_value())
-    try:
-        index.migrate()
+    with _opened(home) as (settings, objects, index):
         report = asyncio.run(_reconciled(settings, objects, index, dry_run=dry_run))
-    finally:
-        index.close()
     if as_json:
         print_json(report.as_data())
     else:
         _show_reconcile(report)
     if report.wrong:
         raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def _opened(home: Path | None) -> Iterator[tuple[Settings, ObjectStore, Index]]:
+    """Open what the commands work on, and see that it is there before anything is begun."""
+    settings = stack_settings(os.environ, home)
+    objects = S3ObjectStore(settings)
+    objects.check()
+    index = Index.open(settings.index_url.get_secret_value())
+    try:
+        index.migrate()
+        yield settings, objects, index
+    finally:
+        index.close()
 
 
 async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *, dry_run: bool) -> Report:

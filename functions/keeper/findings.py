@@ -11,6 +11,8 @@ MOST_KEPT = 100
 class Kind(StrEnum):
     """What was found; `MEANING` says it for people."""
 
+    REINDEXING = "reindexing"
+    INDEX_LOST = "index_lost"
     OBJECT_NOT_INDEXED = "object_not_indexed"
     OBJECT_MISSING = "object_missing"
     OBJECT_DIFFERS = "object_differs"
@@ -25,6 +27,8 @@ class Kind(StrEnum):
 
 
 MEANING = {
+    Kind.REINDEXING: "a reindexing is under way, or was stopped; nothing was compared: finish it with `bucky reindex`",
+    Kind.INDEX_LOST: "too much is not in the index: nothing was published; run `bucky reindex`, which sends nothing",
     Kind.OBJECT_NOT_INDEXED: "in the bucket, not in the index",
     Kind.OBJECT_MISSING: "in the index, not in the bucket: the instance is lost; find it in a backup or at its sender",
     Kind.OBJECT_DIFFERS: "the object's size is not the recorded one: it may be damaged",
@@ -38,6 +42,8 @@ MEANING = {
     Kind.DELIVERY_WITHOUT_INSTANCE: "a delivery is to be done of an instance that is lost",
 }
 NOT_REPAIRABLE = {
+    Kind.REINDEXING,
+    Kind.INDEX_LOST,
     Kind.OBJECT_MISSING,
     Kind.OBJECT_DIFFERS,
     Kind.OBJECT_UNREADABLE,

@@ -29,6 +29,9 @@ from keeper.republisher import SOURCE, Republisher
 from keeper.waiting import last_told, waiting_ids
 
 STUDIES_AT_ONCE = 100
+# When the index lacks more than this share of the bucket, it was lost: publishing all again would send all again.
+LOST_SHARE = 0.1
+LOST_LEAST = 1000
 # An instance is stored before its event is published: so much earlier its event cannot be.
 EARLIER = timedelta(hours=1)
 
@@ -48,6 +51,11 @@ class Reconcile:
         """Compare and repair; return what was found."""
         began, report = time.monotonic(), Report(self.dry_run)
         before = utc_now() - timedelta(seconds=self.grace)
+        since = await asyncio.to_thread(self.index.reindexing_since)
+        if since is not None:
+            # What it has not come to yet would be taken for lost, and be sent again.
+            report.add(Kind.REINDEXING, since.isoformat())
+            return report
         not_indexed = await asyncio.to_thread(self._compare_objects, report, before)
         await self._index(not_indexed, report)
         await self._route(report, before)
@@ -108,6 +116,9 @@ class Reconcile:
             return
         waiting = await waiting_ids(self.publisher.js, "INSTANCES", InstanceStored.TYPE, "parse-instance")
         missing = [one for one in missing if one.parts.sha256 not in waiting]
+        if len(missing) > max(LOST_LEAST, report.objects * LOST_SHARE):
+            report.add(Kind.INDEX_LOST, f"{len(missing)} of {report.objects} objects")
+            return
         decided = await asyncio.to_thread(self.index.decided, [one.parts.sha256 for one in missing])
         since = min((one.object.modified for one in missing), default=utc_now()) - EARLIER
         told = await last_told(

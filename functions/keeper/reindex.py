@@ -8,11 +8,12 @@ run that was killed goes on where it was.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
+from bucky.errors import Retriable
 from bucky.index import Gathered, Index, InstanceRows, Rebuilt, StudyPart
 from bucky.objects import ObjectStore
 from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects
@@ -146,7 +147,7 @@ class Reindex:
         return work
 
     def _read(self, work: _Work, report: ReindexReport) -> list[StudyPart]:
-        reads = chain.from_iterable(future.result() for future in work.reads)
+        reads = chain.from_iterable(_result(future) for future in work.reads)
         for part, some in work.parts:
             found = [(one, next(reads)) for one in some]
             part.instances = [read for _, read in found if read is not None]
@@ -158,6 +159,16 @@ class Reindex:
         report.changed += done.changed
         report.same += done.same
         report.missing += done.missing
+
+
+def _result(future: Future[list[InstanceRows | None]]) -> list[InstanceRows | None]:
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise Retriable(
+            "a process that read headers ended, perhaps for want of memory; what was written stays: run it again, "
+            "and it goes on where it was"
+        ) from None
 
 
 def _batches(studies: Iterator[StudyObjects]) -> Iterator[list[StudyObjects]]:

@@ -23,7 +23,9 @@ from bucky.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from keeper.findings import Did, Kind, Report
+from keeper.readers import DirectReader
 from keeper.reconcile import Reconcile
+from keeper.reindex import Reindex
 from keeper.republisher import Republisher
 from tests.integration.test_keeper_commands import bucky, environment
 from tests.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, indexed, store_samples, stored_event
@@ -154,6 +156,21 @@ async def test_a_lost_row_comes_back_and_is_not_sent_again(world: World) -> None
     assert not any(row["open"] for row in world.tables.rows(arrivals)["arrivals"])
     assert await _nothing_waits(world)
     assert not (await world.reconcile()).found
+
+
+async def test_a_lost_index_is_not_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the rows and the decisions gone, nothing is published: a reindexing is asked for, and waited for."""
+    monkeypatch.setattr("keeper.reconcile.LOST_LEAST", 3)
+    world.tables.empty()
+    report = await world.reconcile()
+    assert report.found.keys() == {Kind.INDEX_LOST}
+    assert (report.found[Kind.INDEX_LOST].first, report.wrong) == (["5 of 5 objects"], True)
+    world.index.begin_reindex("bucky")
+    assert (await world.reconcile()).found.keys() == {Kind.REINDEXING}
+    assert await _nothing_waits(world)
+    Reindex(world.objects, world.index, "bucky", DirectReader(world.objects, "bucky")).run()
+    assert (await world.reconcile()).found == {}
+    assert await _nothing_waits(world)
 
 
 async def test_a_lost_stored_event_is_published_again(world: World) -> None:

@@ -111,6 +111,10 @@ class Index:
         """Return when the reindexing under way began and the studies it has done, or begin one."""
         return self._db.write(rebuild.begin, bucket, utc_now(), restart=restart)
 
+    def reindexing_since(self) -> datetime | None:
+        """Return when a reindexing was begun that has not ended, or None."""
+        return self._db.read(rebuild.under_way)
+
     def received_times(self, study_uids: Sequence[str]) -> dict[str, datetime]:
         """Return when each known instance of these studies was received, by digest."""
         return self._db.read(rebuild.received_times, study_uids)

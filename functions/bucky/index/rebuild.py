@@ -105,6 +105,12 @@ def begin(connection: Connection, bucket: str, now: datetime, *, restart: bool) 
     return started, set(connection.execute(select(reindexed_studies.c.study_instance_uid)).scalars())
 
 
+def under_way(connection: Connection) -> datetime | None:
+    """Return when a reindexing was begun that has not ended."""
+    started: datetime | None = connection.execute(select(func.min(reindexings.c.started_at))).scalar()
+    return started
+
+
 def received_times(connection: Connection, study_uids: Sequence[str]) -> dict[str, datetime]:
     """Return when each known instance of these studies was received, by digest."""
     c = instances.c
@@ -154,7 +160,15 @@ def finish(connection: Connection, started_at: datetime, *, prune: bool) -> list
 
 def recount(connection: Connection, study_uid: str) -> None:
     """Make a study's counts and times those of its instances; remove what has none left."""
-    c = instances.c
+    c, of_study, its_study = (
+        instances.c,
+        series.c.study_instance_uid == study_uid,
+        studies.c.study_instance_uid == study_uid,
+    )
+    # Who indexes an instance of it now waits here, or is waited for: what is counted next is what there is.
+    locked = select(series.c.series_instance_uid).where(of_study).order_by(series.c.series_instance_uid)
+    connection.execute(locked.with_for_update()).all()
+    connection.execute(select(studies.c.study_instance_uid).where(its_study).with_for_update()).all()
     counted = (
         select(
             c.series_instance_uid,
@@ -168,14 +182,14 @@ def recount(connection: Connection, study_uid: str) -> None:
         .order_by(c.series_instance_uid)
     )
     rows = connection.execute(counted).mappings().all()
-    of_study = series.c.study_instance_uid == study_uid
     for row in rows:
         counts = {name: int(row[name]) for name in _NO_COUNTS}
         one = and_(of_study, series.c.series_instance_uid == row["series_instance_uid"])
         connection.execute(update(series).where(one).values(counts))
-    kept = [row["series_instance_uid"] for row in rows]
-    connection.execute(delete(series).where(of_study, series.c.series_instance_uid.not_in(kept)))
-    its_study = studies.c.study_instance_uid == study_uid
+    still_there = select(c.sha256).where(
+        c.study_instance_uid == study_uid, c.series_instance_uid == series.c.series_instance_uid
+    )
+    connection.execute(delete(series).where(of_study, ~still_there.exists()))
     if not rows:
         connection.execute(delete(arrivals).where(arrivals.c.study_instance_uid == study_uid))
         connection.execute(delete(studies).where(its_study))
