@@ -62,7 +62,7 @@ class RedriveOrder(BaseModel):
 
 
 class Summary(BaseModel):
-    """Dead letters by function, destination and reason; `complete` unless there are too many reasons."""
+    """Dead letters by function, destination and reason; `complete` unless there are too many to look at."""
 
     groups: list[Group]
     complete: bool

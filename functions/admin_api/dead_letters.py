@@ -17,6 +17,8 @@ STREAM = "DEADLETTERS"
 READ_AT_ONCE = 500
 # One request looks at no more letters than this, whether they match or not.
 SCAN_LIMIT = 5_000
+# A summary looks at a hundred thousand.
+SUMMARY_PAGES = 20
 NOT_OURS = "This message is not a dead letter as Bucky writes them."
 
 
@@ -96,10 +98,6 @@ class Group:
     first_at: datetime
     last_at: datetime
 
-    def with_one_more(self, letter: DeadLetter) -> "Group":
-        """Return the group with an older letter in it."""
-        return replace(self, count=self.count + 1, first_at=letter.recorded_at)
-
 
 @dataclass(frozen=True)
 class Page:
@@ -151,25 +149,18 @@ class DeadLetterBox:
         groups: dict[tuple[str, str, str], Group] = {}
         before: int | None = None
         complete = True
-        while True:
+        for _ in range(SUMMARY_PAGES):
             page = await self.page(wanted, SCAN_LIMIT, before)
             for letter in page.letters:
-                delivery, content = letter.delivery, letter.content
-                key = (
-                    content.function if content else "",
-                    delivery.destination if delivery else "",
-                    content.reason if content else NOT_OURS,
-                )
-                group = groups.get(key)
-                if group is None and len(groups) == most:
+                key = _group_of(letter)
+                if key not in groups and len(groups) == most:
                     complete = False
-                    continue
-                groups[key] = (
-                    group.with_one_more(letter) if group else Group(*key, 1, letter.recorded_at, letter.recorded_at)
-                )
+                else:
+                    groups[key] = _with(groups.get(key), key, letter)
             before = page.before
             if before is None:
-                return sorted(groups.values(), key=lambda group: -group.count), complete
+                break
+        return sorted(groups.values(), key=lambda group: -group.count), complete and before is None
 
     async def _newest_first(self, wanted: Filter, before: int | None) -> AsyncIterator[_Span]:
         """Yield what there is in spans of sequences, from the top down, until `SCAN_LIMIT` letters were read.
@@ -243,6 +234,19 @@ class _Translating:
             raise BrokerUnavailable(
                 f"NATS JetStream did not answer ({type(error).__name__}); nothing was changed, try again."
             ) from error
+
+
+def _group_of(letter: DeadLetter) -> tuple[str, str, str]:
+    delivery, content = letter.delivery, letter.content
+    destination = delivery.destination if delivery else ""
+    return (content.function, destination, content.reason) if content else ("", destination, NOT_OURS)
+
+
+def _with(group: Group | None, key: tuple[str, str, str], letter: DeadLetter) -> Group:
+    """Return the group with one more letter, which is older than those in it."""
+    if group is None:
+        return Group(*key, 1, letter.recorded_at, letter.recorded_at)
+    return replace(group, count=group.count + 1, first_at=letter.recorded_at)
 
 
 def dead_letter(message: StoredMessage) -> DeadLetter:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js import JetStreamContext
 
-from admin_api import dead_letters
+from admin_api import dead_letter_routes, dead_letters
 from bucky.broker import JetStreamPublisher
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent, DeadLettered, InstanceStored
@@ -134,6 +134,23 @@ async def test_many_are_sent_again_by_filter(here: World) -> None:
     assert sorted(answer["redriven"], key=int) == [str(one) for one in mine]
     left = (await here.api.get("/api/dead-letters")).json()["items"]
     assert [one["sequence"] for one in left] == sorted(others, reverse=True)
+
+
+async def test_a_summary_that_leaves_something_out_says_so(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is too low must not be taken for all there is, be it for too many reasons or too many letters."""
+    for number in (1, 2, 3):
+        await dies(here, number, reason=f"reason {number % 2}")
+    summary = (await here.api.get("/api/dead-letters/summary")).json()
+    assert [(group["reason"], group["count"]) for group in summary["groups"]] == [("reason 1", 2), ("reason 0", 1)]
+    assert summary["groups"][0]["first_at"] < summary["groups"][0]["last_at"]
+    assert summary["complete"] is True
+    with monkeypatch.context() as few_reasons:
+        few_reasons.setattr(dead_letter_routes, "MOST_GROUPS", 1)
+        assert (await here.api.get("/api/dead-letters/summary")).json()["complete"] is False
+    monkeypatch.setattr(dead_letters, "SCAN_LIMIT", 1)
+    monkeypatch.setattr(dead_letters, "READ_AT_ONCE", 1)
+    monkeypatch.setattr(dead_letters, "SUMMARY_PAGES", 2)
+    assert (await here.api.get("/api/dead-letters/summary")).json()["complete"] is False
 
 
 async def test_sending_everything_again_must_be_said(here: World) -> None:

@@ -98,7 +98,7 @@ def summary(
         return
     print_rows(found["groups"], GROUP_COLUMNS, "No dead letters.")
     if not found["complete"]:
-        typer.echo("There are more reasons than are shown: narrow it down with a filter.", err=True)
+        typer.echo("There are more than are counted here: narrow it down with a filter.", err=True)
 
 
 @dead_letters.command()
