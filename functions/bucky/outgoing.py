@@ -48,10 +48,10 @@ class Outgoing:
     transfer_syntax_uid: str
     content: Opener
     conversions: Mapping[str, Opener] = field(default_factory=dict)
-    through: Callable[[Opener], Opener] = _at_once
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     sha256: str = ""
+    through: Callable[[Opener], Opener] = _at_once
 
     def opened(self, transfer_syntax_uid: str = "") -> BinaryIO:
         """Open what goes out: the data set, or its conversion to another transfer syntax."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -92,3 +93,28 @@ def test_reindex_and_reconcile_find_the_stack(stack: RunningStack) -> None:
     found = _command(stack, "reconcile")
     assert not found["wrong"], found
     assert found["looked_at"]["objects"] == report["objects"]
+
+
+def test_a_rule_that_waits_for_the_study_gets_it_whole_and_later_only_the_rest(stack: RunningStack) -> None:
+    """What is stable goes where its rule says, all of it; a late instance goes by itself, and nothing twice."""
+    folder = stack.home.path / "whole"
+    folder.mkdir()
+    current = stack.api.get("/api/routing")
+    document = deepcopy(current["document"])
+    document["destinations"].append({"name": "whole", "type": "folder", "folder": str(folder)})
+    condition = {"study": "instance_count", "ge": 3}
+    rule = {"name": "whole-study", "trigger": "study_stable", "when": condition, "destinations": ["whole"]}
+    document["rules"].append({**rule, "priority": "urgent"})
+    stack.api.put("/api/routing", document, current["version"])
+    sent = samples(4)
+    study = sent[0].study_instance_uid
+    _send(stack, sent[:2])
+    eventually(lambda: _revisions(stack, study) == {1}, 60, "stable with two")
+    _send(stack, sent[2:3])
+    eventually(lambda: len(list(folder.rglob("*.dcm"))) == 3, 60, "three are there once there are three")
+    assert _revisions(stack, study) == {1, 2}
+    _send(stack, sent[3:])
+    eventually(lambda: len(list(folder.rglob("*.dcm"))) == 4, 60, "the late one is there too")
+    eventually(lambda: len(stack.deliveries(study, DeliveryState.DELIVERED)) == 8, 30, "both destinations have all")
+    made = [one for one in stack.deliveries(study) if one.destination == "whole"]
+    assert [(one.attempts, one.priority, one.rule) for one in made] == [(1, "urgent", "whole-study")] * 4

@@ -27,7 +27,7 @@ from bucky.streams import ensure_streams
 from jetstream_connector import gate, outcomes
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import free_port
-from tests.forwarding_world import request
+from tests.forwarding_world import forward, request
 from tests.integration.connector_stage import Batch, Stage, open_client, stage, until
 from tests.integration.test_forward_handler import SENDERS
 
@@ -97,12 +97,12 @@ async def deliveries(settings: Settings, index_url: str) -> AsyncIterator[Delive
     async with stage(settings, streams=False) as made:
         here = Deliveries(made, index)
 
-        async def forward(batch: Batch) -> Response:
+        async def answer(batch: Batch) -> Response:
             events = [CloudEvent.model_validate(event) for event in batch]
             result = await asyncio.to_thread(forward, events, here.objects, index, SENDERS)
             return Response(result.to_json(), media_type="application/json")
 
-        made.gateway.deploy("forward-instances", forward, **ANNOTATIONS)
+        made.gateway.deploy("forward-instances", answer, **ANNOTATIONS)
         yield here
     index.close()
 

@@ -285,5 +285,5 @@ async def test_the_evidence_is_what_stream_and_edge_say(world: World) -> None:
 
 def _routing(quiet: float) -> Routing:
     destination = {"name": "pacs", "type": "dimse", "aet": "P", "host": "h", "port": 104}
-    rule = {"name": "late", "destinations": ["pacs"], "quiet_seconds": quiet}
+    rule = {"name": "late", "trigger": "study_stable", "destinations": ["pacs"], "quiet_seconds": quiet}
     return Routing.model_validate({"destinations": [destination], "rules": [rule]})

@@ -70,10 +70,10 @@ def test_each_rule_has_its_quiet_time() -> None:
     """The default and those of enabled rules are waited for, each once; what was declared is not declared again."""
     to = {"destinations": [{"name": "pacs", "type": "dimse", "aet": "P", "host": "h", "port": 104}]}
     rules = [
-        {"name": "a", "destinations": ["pacs"], "quiet_seconds": 300},
-        {"name": "b", "destinations": ["pacs"], "quiet_seconds": 5},
-        {"name": "c", "destinations": ["pacs"], "quiet_seconds": 300},
-        {"name": "d", "destinations": ["pacs"], "quiet_seconds": 77, "enabled": False},
+        {"name": "a", "trigger": "study_stable", "destinations": ["pacs"], "quiet_seconds": 300},
+        {"name": "b", "trigger": "series", "destinations": ["pacs"], "quiet_seconds": 5},
+        {"name": "c", "trigger": "series", "destinations": ["pacs"], "quiet_seconds": 300},
+        {"name": "d", "trigger": "study_stable", "destinations": ["pacs"], "quiet_seconds": 77, "enabled": False},
         {"name": "e", "destinations": ["pacs"]},
     ]
     quiets = quiet_times(Routing.model_validate({**to, "rules": rules}), 60)

@@ -38,7 +38,18 @@ _RECEIVED = (
     "received_at",
     "listener",
 )
-_ONLY_EVENTS_KNOW = ("calling_aet", "called_aet", "source_address", "association_id", "received_at", "listener")
+# What the object itself says of its instance: all else that an event carries is kept from the first event.
+FROM_OBJECT = (
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "sha256",
+    "size",
+    "bucket",
+    "key",
+)
 
 
 def upsert(
@@ -162,7 +173,7 @@ def insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> set[str]:
 
 def _complete(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Tell the rows that were rebuilt from an object what only the event knows."""
-    names = (*_ONLY_EVENTS_KNOW, "trace_id", "stored_at")
+    names = (*(name for name in _RECEIVED if name not in FROM_OBJECT), "trace_id", "stored_at")
     for row in rows:
         rebuilt = (instances.c.sha256 == row["sha256"]) & (instances.c.association_id == "")
         connection.execute(update(instances).where(rebuilt).values({name: row[name] for name in names}))

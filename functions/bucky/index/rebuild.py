@@ -14,22 +14,12 @@ from sqlalchemy import Connection, RowMapping, and_, case, delete, func, select,
 
 from bucky.index.attributes import series_attributes, study_attributes
 from bucky.index.database import insert_into
-from bucky.index.instances import insert, instance_row
+from bucky.index.instances import FROM_OBJECT, insert, instance_row
 from bucky.index.rows import IndexedInstance
 from bucky.index.schema import arrivals, instances, reindexed_studies, reindexings, routings, series, studies
 
-# What the bucket cannot know: kept from the row there was.
-PROVENANCE = (
-    "calling_aet",
-    "called_aet",
-    "source_address",
-    "association_id",
-    "listener",
-    "received_at",
-    "indexed_at",
-    "trace_id",
-    "stored_at",
-)
+# What a row must say as its object does; anything else the bucket does not know, and it is kept.
+_COMPARED = (*FROM_OBJECT, "instance_number", "rows", "columns", "number_of_frames", "header", "header_error")
 _NO_COUNTS = {"instance_count": 0, "quarantined_count": 0}
 # PostgreSQL takes 65,535 parameters in a statement, SQLite 32,766.
 _AT_ONCE = 10_000
@@ -210,13 +200,13 @@ def _write_instances(connection: Connection, part: StudyPart, now: datetime) -> 
         row, old = one.instance | {"indexed_at": now}, known.get(one.instance["sha256"])
         if old is None:
             fresh.append(row)
-        elif any(old[name] != value for name, value in row.items() if name not in PROVENANCE):
+        elif any(old[name] != row[name] for name in _COMPARED):
             changes.append(row)
     _make_parents(connection, part, now)
     current = insert(connection, [row | {"quarantined": False} for row in fresh])
     insert(connection, [row | {"quarantined": True} for row in fresh if row["sha256"] not in current])
     for row in changes:
-        values = {name: value for name, value in row.items() if name not in PROVENANCE}
+        values = {name: row[name] for name in _COMPARED}
         connection.execute(update(instances).where(instances.c.sha256 == row["sha256"]).values(values))
     count_as_routed(connection, sorted(current), now)
     current |= {digest for digest, row in known.items() if not row["quarantined"]}
