@@ -162,7 +162,7 @@ def test_what_was_there_before_counts_as_routed(index_url: str) -> None:
         for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("ALTER TABLE instances DROP COLUMN stored_at"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0020'"))
     engine.dispose()
     index.migrate()
     assert index.not_routed(utc_now() + timedelta(seconds=60)) == []

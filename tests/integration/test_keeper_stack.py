@@ -109,6 +109,7 @@ def test_a_rule_that_waits_for_the_study_gets_it_whole_and_later_only_the_rest(s
     sent = samples(4)
     study = sent[0].study_instance_uid
     _send(stack, sent[:2])
+    eventually(lambda: len(stack.instances(study)) == 2, 60, "indexed")
     eventually(lambda: _revisions(stack, study) == {1}, 60, "stable with two")
     _send(stack, sent[2:3])
     eventually(lambda: len(list(folder.rglob("*.dcm"))) == 3, 60, "three are there once there are three")
