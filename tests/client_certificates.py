@@ -1,4 +1,4 @@
-"""TLS contexts of callers, for the tests of listeners."""
+"""TLS contexts of callers, and of a listener that asks who calls."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -40,4 +40,12 @@ def named_client(certificates: Certificates, folder: Path) -> ssl.SSLContext:
     )
     context = client(certificates)
     context.load_cert_chain(chain)
+    return context
+
+
+def asking_server(certificates: Certificates) -> ssl.SSLContext:
+    """Return the context of a listener that takes callers with a certificate of the authority only."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.cert, certificates.key)
+    context.verify_mode = ssl.CERT_REQUIRED
     return context

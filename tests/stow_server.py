@@ -3,14 +3,13 @@
 import json
 import re
 import ssl
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from bucky.part10 import split
+from tests.pausable_server import PausableServer
 
 _BOUNDARY = re.compile(r'multipart/related; type="application/dicom"; boundary=([\w-]+)')
 _PART = b"Content-Type: application/dicom\r\n\r\n"
@@ -34,61 +33,27 @@ class Request:
     uids: list[str] = field(default_factory=list)
 
 
-class StowServer:
+class StowServer(PausableServer):
     """Answers each request by its scripts; `failures` and `warnings` are by SOP Instance UID."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.kept: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.failures: dict[str, int] = {}
         self.warnings: dict[str, int] = {}
         self.unnamed: set[str] = set()
         self.whole: Callable[[Request], Whole | None] = lambda _request: None
-        self._tls = tls
-        self._port = 0
-        self._server: ThreadingHTTPServer | None = None
 
     @property
     def url(self) -> str:
         """Return the service's root."""
-        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/dicom-web"
-
-    def open(self) -> None:
-        """Listen, at the same address as before."""
-        stow = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 5
-
-            def do_POST(self) -> None:
-                with suppress(ConnectionError):  # some clients are meant to give up
-                    stow.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._server.daemon_threads = True
-        self._port = self._server.server_port
-        if self._tls is not None:
-            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        return f"{super().url}/dicom-web"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
         request = Request(handler.path, dict(handler.headers.items()))
         self.requests.append(request)
-        if self._server is None:
-            handler.close_connection = True
-            return
         files = _files(_chunked(handler), handler.headers["Content-Type"])
         request.uids += files
         whole = self.whole(request)

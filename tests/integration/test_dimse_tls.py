@@ -1,7 +1,6 @@
 """Sending to nodes over TLS that ask who we are."""
 
 import io
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bucky.outgoing import Outcome, Outgoing, StoreResult
 from local_stack.certificates import ensure_certificates
 from local_stack.destination import Destination
 from local_stack.servers import free_port
-from tests.client_certificates import named_client
+from tests.client_certificates import asking_server, named_client
 from tests.forwarding_world import CT, EXPLICIT
 
 
@@ -30,11 +29,8 @@ def test_a_node_that_asks_who_we_are_is_shown_our_certificate(tmp_path: Path, na
     certificates = ensure_certificates(tmp_path / "tls", ["127.0.0.1"])
     named_client(certificates, tmp_path)
     (tmp_path / "modality.pem").rename(tmp_path / "destination-identity")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
-    context.load_cert_chain(certificates.cert, certificates.key)
-    context.verify_mode = ssl.CERT_REQUIRED
     identity = {"tls_identity_secret": "destination-identity"} if named else {}
-    with Destination(tmp_path / "node", tls=context) as destination:
+    with Destination(tmp_path / "node", tls=asking_server(certificates)) as destination:
         (result,) = send(destination.port, tmp_path, tls_ca_file=str(certificates.ca), **identity)
         assert destination.count == named
     assert result.outcome is (Outcome.STORED if named else Outcome.UNAVAILABLE)

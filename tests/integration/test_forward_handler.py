@@ -9,7 +9,7 @@ import pytest
 
 from bucky.contract import BatchResult
 from bucky.destinations import DimseDestination
-from bucky.errors import IndexUnavailable, StoreUnavailable
+from bucky.errors import IndexUnavailable
 from bucky.events import (
     DeliveryCompleted,
     DeliveryFailed,
@@ -205,34 +205,6 @@ def test_changed_bytes_are_never_sent(tmp_path: Path, index: Index, objects: Mem
         assert destination.count == 0
     assert not failure.retryable
     assert "SHA-256 differs" in failure.reason
-
-
-class AwayStore(MemoryObjectStore):
-    """A store that does not answer for one key."""
-
-    away = ""
-
-    def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
-        """Return the object, unless it is the one."""
-        if key == self.away:
-            raise StoreUnavailable("the object store cannot be reached")
-        return super().get(key, offset, length)
-
-
-def test_an_object_the_store_cannot_give_now_is_tried_again(tmp_path: Path, index: Index) -> None:
-    """A store in trouble delays the instances it cannot give, and no others."""
-    store = AwayStore()
-    events = [request(store, number) for number in range(3)]
-    store.away = events[1].data["instance"]["key"]
-    with Destination(tmp_path) as destination:
-        route_to(index, destination.port)
-        (failure,) = forward(events, store, index, SENDERS).failures
-    assert (failure.item_identifier, failure.retryable) == (events[1].id, True)
-    assert [state(index, event) for event in events] == [
-        DeliveryState.DELIVERED,
-        DeliveryState.RETRYING,
-        DeliveryState.DELIVERED,
-    ]
 
 
 def test_a_large_instance_goes_through_a_file(

@@ -2,12 +2,12 @@
 
 import base64
 import io
-import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from bucky.forwarding.stow_answer import read_answer
 from bucky.outgoing import Outcome, Outgoing, StoreResult
 from local_stack.certificates import ensure_certificates
 from local_stack.servers import free_port
-from tests.client_certificates import named_client
+from tests.client_certificates import asking_server, named_client
 from tests.forwarding_world import CT, EXPLICIT
 from tests.stow_server import Request, StowServer, Whole
 
@@ -163,6 +163,24 @@ def test_an_instance_that_cannot_be_had_is_left_out_of_the_request(server: StowS
     assert [request.uids for request in server.requests[1:] if request.uids] == []
 
 
+def test_an_answer_that_comes_too_early_counts_for_nothing() -> None:
+    """A server cannot have stored what it did not wait for, whatever it says."""
+
+    class Hasty(httpx.BaseTransport):
+        def handle_request(self, _request: httpx.Request) -> httpx.Response:
+            document = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid(1)]}}]}}
+            return httpx.Response(200, json=document)
+
+    given = {"name": "a", "type": "stow", "url": "http://127.0.0.1"}
+    sender = StowSender(StowDestination.model_validate(given), Secrets(Path("/nowhere")))
+    sender.close()
+    sender._client = httpx.Client(transport=Hasty())
+    results = sender.send([instance(1), instance(2)], seconds=60)
+    sender.close()
+    assert outcomes(results) == [Outcome.UNAVAILABLE] * 2
+    assert "before the instance was sent" in results[0].reason
+
+
 def test_the_secrets_it_needs_go_with_each_request(server: StowServer, tmp_path: Path) -> None:
     """A server that asks who we are gets the password or the token that the secret holds."""
     (tmp_path / "destination-archive").write_text("s3cr:et\n")
@@ -192,10 +210,7 @@ def test_tls_is_used_and_both_certificates_are_checked(tmp_path: Path, trusted: 
     others = ensure_certificates(tmp_path / "others", ["127.0.0.1"])
     named_client(certificates, tmp_path)
     (tmp_path / "modality.pem").rename(tmp_path / "destination-identity")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
-    context.load_cert_chain(certificates.cert, certificates.key)
-    context.verify_mode = ssl.CERT_REQUIRED
-    server = StowServer(context)
+    server = StowServer(asking_server(certificates))
     server.open()
     ca = str((certificates if trusted else others).ca)
     identity = {"tls_identity_secret": "destination-identity"} if trusted else {}

@@ -18,7 +18,7 @@ from bucky.outgoing import Outcome, Outgoing, StoreResult
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
-ANSWER_FACTOR = 10
+ANSWER_FACTOR = 4
 """How much longer than a connection an answer may take: the server stores every instance before it answers."""
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, 503, HTTPStatus.GATEWAY_TIMEOUT})
 _MISCONFIGURED = frozenset({401, 403, 404, 405, 406, 407, 411, 501})
@@ -112,8 +112,12 @@ class StowSender:
         except OSError as error:  # only the contents raise it: the connection's are translated
             raise _FailedWhole(StoreResult(Outcome.UNAVAILABLE, "the data set could not be read to its end")) from error
         share = (time.monotonic() - started) / len(unit)
-        results = {index: answer.result(items[index].sop_instance_uid, response.status_code) for index in body.sent}
-        return {index: replace(result, seconds=share) for index, result in results.items()} | body.failed
+        early = StoreResult(Outcome.UNAVAILABLE, f"{where} answered before the instance was sent")
+        results = dict.fromkeys(unit, early) | body.failed
+        for index in body.sent:
+            result = answer.result(items[index].sop_instance_uid, response.status_code)
+            results[index] = replace(result, seconds=share)
+        return results
 
     def _answer(self, response: httpx.Response) -> StowAnswer:
         """Read an answer that speaks of instances; raise what any other one means."""
