@@ -18,6 +18,30 @@ async def test_a_missing_broker_is_reported_in_time(monkeypatch: pytest.MonkeyPa
         await asyncio.wait_for(broker.connect(NOBODY, "test"), 5)
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_connection_that_is_given_up_is_closed(cancelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that keeps trying a broker which accepts and says nothing must not run out of sockets."""
+    monkeypatch.setattr(broker, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    accepted, closed = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = Settings.load({"BUCKY_NATS_URL": f"nats://127.0.0.1:{port}"})
+        connecting = asyncio.create_task(broker.connect(settings, "test"))
+        await asyncio.wait_for(accepted.wait(), 5)
+        if cancelled:
+            connecting.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else BrokerUnavailable):
+            await connecting
+        await asyncio.wait_for(closed.wait(), 5)
+
+
 async def test_connecting_can_be_cancelled_at_any_moment() -> None:
     """A process that is told to end while the broker is away must end; the client loses cancellations."""
     for turns in range(60):
