@@ -2,8 +2,10 @@
 
 import errno
 import resource
+import shutil
 import socket
 import struct
+import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,8 +39,21 @@ from tests.lane_talk import (
 )
 from tests.raw_peer import ABORT, CT, EXPLICIT, IMPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, request, values
 
+OLDEST_CARGO = (1, 88)
+
+
+def cargo_version() -> tuple[int, ...]:
+    """Return the version of the cargo that is installed; nothing where there is none."""
+    if shutil.which("cargo") is None:
+        return ()
+    said = subprocess.run(["cargo", "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, said.split()[1].split("-")[0].split(".")))
+
+
+# Where it could have been built, its absence is a failure.
 pytestmark = pytest.mark.skipif(
-    express._express is None, reason="the express lane was not built: cargo is not installed, or too old"
+    express._express is None and cargo_version() < OLDEST_CARGO,
+    reason="the express lane was not built: cargo is not installed, or too old",
 )
 
 UID = "1.2.3.4"
@@ -140,6 +155,9 @@ def test_the_same_is_answered_and_kept(
 ) -> None:
     """A conversation ends the same with the lane and without: the same answers, the same files."""
     with_lane, without = (hold(alone, talk, chunk) for alone in both)
+    if with_lane != without:
+        # Was the machine too busy for an answer in time?
+        with_lane, without = (hold(alone, talk, chunk, quiet_seconds=1.0) for alone in both)
     assert with_lane == without
 
 
@@ -164,6 +182,9 @@ def test_damaged_conversations_end_the_same(
     chunk = data.draw(st.sampled_from([10**9, 4096, 333]))
     said = [*talk[:which], bytes(damaged), *talk[which + 1 :]]
     with_lane, without = (hold(alone, said, chunk) for alone in both)
+    if not with_lane.agrees_with(without):
+        # Was the machine too busy for an answer in time?
+        with_lane, without = (hold(alone, said, chunk, quiet_seconds=1.0) for alone in both)
     assert with_lane.agrees_with(without), (with_lane.answered, without.answered)
 
 
