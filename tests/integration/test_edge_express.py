@@ -39,6 +39,11 @@ from tests.lane_talk import (
 )
 from tests.raw_peer import ABORT, CT, EXPLICIT, IMPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, request, values
 
+try:
+    from edge_scp import _express as native
+except ImportError:
+    native = None  # type: ignore[assignment]
+
 OLDEST_CARGO = (1, 88)
 
 
@@ -52,7 +57,7 @@ def cargo_version() -> tuple[int, ...]:
 
 # Where it could have been built, its absence is a failure.
 pytestmark = pytest.mark.skipif(
-    express._express is None and cargo_version() < OLDEST_CARGO,
+    native is None and cargo_version() < OLDEST_CARGO,
     reason="the express lane was not built: cargo is not installed, or too old",
 )
 
@@ -207,7 +212,7 @@ some_elements = st.lists(
 def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
     """Where the lane finds UIDs in whatever bytes, they are those that Python finds."""
     data = data[: max(0, len(data) - cut)] if cut < len(data) else data
-    found = express._express.read_identity(data, implicit)
+    found = native.read_identity(data, implicit)
     if found is not None:
         assert tuple(found) == tuple(read_identity(data, IMPLICIT if implicit else EXPLICIT))
 
@@ -215,9 +220,9 @@ def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int)
 def test_it_finds_the_identity() -> None:
     """And it does find them where they are, after sequences too, and nothing in half of the bytes."""
     usual = data_set(UID, before=SEQUENCE)
-    assert express._express.read_identity(usual, False) == [CT, UID, "1.2.3", "1.2.3.1"]
-    assert express._express.read_identity(data_set(UID, implicit=True), True) == [CT, UID, "1.2.3", "1.2.3.1"]
-    assert express._express.read_identity(usual[:90], False) is None
+    assert native.read_identity(usual, False) == [CT, UID, "1.2.3", "1.2.3.1"]
+    assert native.read_identity(data_set(UID, implicit=True), True) == [CT, UID, "1.2.3", "1.2.3.1"]
+    assert native.read_identity(usual[:90], False) is None
     with pytest.raises(InvalidInstance):
         read_identity(usual[:90], EXPLICIT)
 
