@@ -39,6 +39,8 @@ lint: setup ## Check style and types
 	@$(RUN)/ruff check --no-cache .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
+	@if cargo fmt --version && cargo clippy --version; then cd edge-scp/express && cargo fmt --check && \
+		cargo clippy --quiet --locked --target-dir ../../.cache/express -- --deny warnings; fi >/dev/null
 
 test-peers: setup ## Install the peers that tests talk to (DCMTK, Orthanc: root and apt; faas-cli: Go)
 	@tools/install-peers dcmtk orthanc

@@ -21,8 +21,6 @@ CONTEXTS: Sequence[Context] = (
     (CT, DEFLATED),
 )
 EXPLICIT_ID, ECHO_ID, IMPLICIT_ID, BIG_ENDIAN_ID, DEFLATED_ID = 1, 3, 5, 7, 9
-# A receiver that has said nothing for so long says nothing more.
-_QUIET_SECONDS = 0.04
 
 
 def element(tag: int, vr: bytes, value: bytes, *, implicit: bool = False, length: int | None = None) -> bytes:
@@ -106,8 +104,11 @@ def _raced(one: list[bytes], another: list[bytes]) -> bool:
     return aborted and len(more) - len(fewer) == 1 and more[: len(fewer) - 1] == fewer[:-1]
 
 
-def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int) -> Outcome:
-    """Say one thing after the other in an association, in chunks, each when the last was answered; then close."""
+def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int, quiet_seconds: float = 0.04) -> Outcome:
+    """Say one thing after the other in an association, in chunks, each when the last was answered; then close.
+
+    A receiver that has said nothing for so long says nothing more.
+    """
     answered = []
     with RawPeer(alone.port) as peer:
         peer.send(request(contexts=CONTEXTS))
@@ -117,7 +118,7 @@ def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int) -> Outcome:
             with suppress(BrokenPipeError, ConnectionResetError):
                 for at in range(0, len(turn), chunk):
                     peer.send(turn[at : at + chunk])
-            answered.append(list(pdus(b"".join(_until_quiet(peer)))))
+            answered.append(list(pdus(b"".join(_until_quiet(peer, quiet_seconds)))))
     deadline = time.monotonic() + 5
     while alone.connections:
         assert time.monotonic() < deadline, "the connection is still served"
@@ -134,8 +135,8 @@ def pdus(data: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _until_quiet(peer: RawPeer) -> Iterator[bytes]:
-    while select.select([peer.socket], [], [], _QUIET_SECONDS)[0]:
+def _until_quiet(peer: RawPeer, seconds: float) -> Iterator[bytes]:
+    while select.select([peer.socket], [], [], seconds)[0]:
         try:
             received = peer.socket.recv(65536)
         except ConnectionResetError:

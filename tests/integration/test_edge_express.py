@@ -2,8 +2,10 @@
 
 import errno
 import resource
+import shutil
 import socket
 import struct
+import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,9 +39,26 @@ from tests.lane_talk import (
 )
 from tests.raw_peer import ABORT, CT, EXPLICIT, IMPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, request, values
 
-NATIVE: Any = vars(express)["_express"]
+try:
+    from edge_scp import _express as native
+except ImportError:
+    native = None  # type: ignore[assignment]
+
+OLDEST_CARGO = (1, 88)
+
+
+def cargo_version() -> tuple[int, ...]:
+    """Return the version of the cargo that is installed; nothing where there is none."""
+    if shutil.which("cargo") is None:
+        return ()
+    said = subprocess.run(["cargo", "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, said.split()[1].split("-")[0].split(".")))
+
+
+# Where it could have been built, its absence is a failure.
 pytestmark = pytest.mark.skipif(
-    NATIVE is None, reason="the express lane was not built: cargo is not installed, or too old"
+    native is None and cargo_version() < OLDEST_CARGO,
+    reason="the express lane was not built: cargo is not installed, or too old",
 )
 
 UID = "1.2.3.4"
@@ -141,6 +160,9 @@ def test_the_same_is_answered_and_kept(
 ) -> None:
     """A conversation ends the same with the lane and without: the same answers, the same files."""
     with_lane, without = (hold(alone, talk, chunk) for alone in both)
+    if with_lane != without:
+        # Was the machine too busy for an answer in time?
+        with_lane, without = (hold(alone, talk, chunk, quiet_seconds=1.0) for alone in both)
     assert with_lane == without
 
 
@@ -165,6 +187,9 @@ def test_damaged_conversations_end_the_same(
     chunk = data.draw(st.sampled_from([10**9, 4096, 333]))
     said = [*talk[:which], bytes(damaged), *talk[which + 1 :]]
     with_lane, without = (hold(alone, said, chunk) for alone in both)
+    if not with_lane.agrees_with(without):
+        # Was the machine too busy for an answer in time?
+        with_lane, without = (hold(alone, said, chunk, quiet_seconds=1.0) for alone in both)
     assert with_lane.agrees_with(without), (with_lane.answered, without.answered)
 
 
@@ -187,7 +212,7 @@ some_elements = st.lists(
 def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
     """Where the lane finds UIDs in whatever bytes, they are those that Python finds."""
     data = data[: max(0, len(data) - cut)] if cut < len(data) else data
-    found = NATIVE.read_identity(data, implicit)
+    found = native.read_identity(data, implicit)
     if found is not None:
         assert tuple(found) == tuple(read_identity(data, IMPLICIT if implicit else EXPLICIT))
 
@@ -195,9 +220,9 @@ def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int)
 def test_it_finds_the_identity() -> None:
     """And it does find them where they are, after sequences too, and nothing in half of the bytes."""
     usual = data_set(UID, before=SEQUENCE)
-    assert NATIVE.read_identity(usual, False) == [CT, UID, "1.2.3", "1.2.3.1"]
-    assert NATIVE.read_identity(data_set(UID, implicit=True), True) == [CT, UID, "1.2.3", "1.2.3.1"]
-    assert NATIVE.read_identity(usual[:90], False) is None
+    assert native.read_identity(usual, False) == [CT, UID, "1.2.3", "1.2.3.1"]
+    assert native.read_identity(data_set(UID, implicit=True), True) == [CT, UID, "1.2.3", "1.2.3.1"]
+    assert native.read_identity(usual[:90], False) is None
     with pytest.raises(InvalidInstance):
         read_identity(usual[:90], EXPLICIT)
 

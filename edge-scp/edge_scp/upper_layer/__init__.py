@@ -15,4 +15,5 @@ From the wire up, one file for each step:
     limits        what a connection may cost
 
 `boundaries` says what provider, user and transport expect of each other. Instances leave through `Sink`.
+Between two messages the express lane may have the connection, for as long as what comes is usual (`edge_scp.express`).
 """

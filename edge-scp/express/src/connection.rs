@@ -101,6 +101,8 @@ pub struct Connection {
     pub phase: Phase,
     /// When that began, by the monotonic clock.
     pub since: f64,
+    /// When a message began that is still held, because its data set has not said what it is.
+    pub begun: Option<f64>,
     /// Received, and not used yet; `looked` if more must come before it can be.
     pub held: Vec<u8>,
     pub looked: bool,

@@ -62,14 +62,17 @@ impl Lane {
         let first = first(pieces);
         let identity = match identity::read(&first, context.implicit) {
             Reading::Found(identity) if fits(&identity, &store) => identity,
-            Reading::Short if stop == Stop::Dry => return Self::wait(connection, data),
+            Reading::Short if stop == Stop::Dry => {
+                connection.begun.get_or_insert_with(socket::now);
+                return Self::wait(connection, data);
+            }
             _ => return Err(End::holding(data.to_vec())),
         };
         let epoch = self.board.as_ref().map_or(0, |board| board.dealt().1);
         let Some(file) = self.create(context.file_header(store.sop_instance)) else {
             return Err(End::holding(data.to_vec()));
         };
-        connection.since = socket::now();
+        connection.since = connection.begun.take().unwrap_or_else(socket::now);
         connection.phase = Phase::Receiving(Box::new(Arrival {
             request: Request::of(&store),
             context: Arc::clone(&context),

@@ -111,6 +111,7 @@ impl Lane {
             contexts: contexts.into_iter().map(|(id, context)| (id, Arc::clone(&context.0))).collect(),
             phase: Phase::Between,
             since: socket::now(),
+            begun: None,
             held: Vec::new(),
             looked: false,
             readable: false,
@@ -146,12 +147,13 @@ impl Lane {
     fn progress(&self, number: u64) -> PyResult<Option<(u8, f64, u64)>> {
         let lane = self.lane()?;
         let Some(connection) = lane.connections.get(&number) else { return Ok(None) };
-        let (phase, size) = match &connection.phase {
-            Phase::Between => (0, 0),
-            Phase::Receiving(arrival) => (1, arrival.size),
-            Phase::Answering => (2, 0),
-        };
-        Ok(Some((phase, connection.since, size)))
+        let since = connection.since;
+        Ok(Some(match (&connection.phase, connection.begun) {
+            (Phase::Between, None) => (0, since, 0),
+            (Phase::Between, Some(begun)) => (1, begun, connection.held.len() as u64),
+            (Phase::Receiving(arrival), _) => (1, since, arrival.size),
+            (Phase::Answering, _) => (2, since, 0),
+        }))
     }
 
     /// Wait for what is not durable yet.
