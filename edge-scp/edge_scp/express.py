@@ -204,6 +204,7 @@ def _part_of_record(caller: Caller) -> str:
         "called_aet": caller.called_aet,
         "source_address": caller.source_address,
         "association_id": caller.association_id,
+        "listener": caller.listener,
     }
     return orjson.dumps(fields)[1:-1].decode()
 

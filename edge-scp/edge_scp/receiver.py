@@ -278,6 +278,7 @@ class Arrival:
             association_id=self._caller.association_id,
             received_at=utc_now(),
             traceparent=child_of(self._caller.traceparent),
+            listener=self._caller.listener,
         )
 
     def _ended(self, commit: Commit) -> None:

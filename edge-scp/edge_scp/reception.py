@@ -21,6 +21,7 @@ class Caller:
     called_aet: str
     source_address: str
     traceparent: str
+    listener: str = ""
 
 
 @dataclass(frozen=True, slots=True)

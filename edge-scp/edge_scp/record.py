@@ -53,6 +53,7 @@ class Record:
     association_id: str
     received_at: AwareDatetime
     traceparent: str
+    listener: str = ""
 
     @property
     def key(self) -> str:

@@ -84,7 +84,7 @@ class Instance(Payload):
 
 
 class ReceivedInstance(Instance):
-    """An instance with the association that brought it; `listener` is empty where the edge did not name it."""
+    """An instance with the association that brought it; `listener` is empty where the edge did not tell."""
 
     calling_aet: str
     called_aet: str

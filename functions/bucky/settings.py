@@ -39,6 +39,12 @@ class Listener(BaseModel):
     allow_aets: tuple[str, ...] = ("*",)
     allow_networks: tuple[Network, ...] = LOOPBACK
     tls: ListenerTls | None = None
+    name: str = Field(default="", max_length=64)
+
+    @property
+    def label(self) -> str:
+        """Return what rules and events call it: its name, or its AE title and port."""
+        return self.name or f"{self.aet}:{self.port}"
 
 
 class Settings(BaseModel):
@@ -94,7 +100,7 @@ class Settings(BaseModel):
     edge_listeners: tuple[Listener, ...] = Field(
         (Listener(),),
         description=(
-            "DICOM listeners, a JSON list of `{aet, host, port, allow_aets, allow_networks, tls: {cert_file, "
+            "DICOM listeners, a JSON list of `{name, aet, host, port, allow_aets, allow_networks, tls: {cert_file, "
             "key_file, client_ca_file}}`. Callers outside `allow_networks` (default: loopback) are refused."
         ),
     )

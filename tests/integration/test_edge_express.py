@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from bucky.errors import InvalidInstance
 from bucky.identity import read_identity
 from bucky.scu.messages import MAX_RECEIVED
+from bucky.settings import Listener
 from edge_scp import express
 from edge_scp.receiver import Arrival
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone
@@ -225,6 +226,19 @@ def test_it_finds_the_identity() -> None:
     assert native.read_identity(usual[:90], False) is None
     with pytest.raises(InvalidInstance):
         read_identity(usual[:90], EXPLICIT)
+
+
+@pytest.mark.parametrize("in_lane", [True, False])
+def test_an_instance_says_by_which_listener_it_came(tmp_path: Path, in_lane: bool) -> None:
+    """Rules can tell listeners apart: by name, or else by AE title and port."""
+    for name, label in (("radiology", "radiology"), ("", "BUCKY:0")):
+        folder = tmp_path / label
+        folder.mkdir()
+        with listener_alone(folder, Listener(port=0, name=name), edge_express=in_lane) as alone:
+            with associated(alone) as peer:
+                peer.send(USUAL)
+                assert peer.status() == 0
+            assert [record.stored("bucket").listener for record, _ in alone.records()] == [label]
 
 
 def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,7 @@ class Association:
             called_aet=asked.called_aet,
             source_address=self._source_address,
             traceparent=new_traceparent(),
+            listener=self._service.listener.label,
         )
         rejection = self._refusal(asked)
         if rejection is None:
