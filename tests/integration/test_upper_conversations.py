@@ -225,12 +225,19 @@ def test_a_peer_that_never_waits_is_held_back(upper: Stage) -> None:
         assert [len(connection._held) <= 256 * 1024 for connection in upper.acceptor._open] == [True]
 
 
-def test_the_next_message_in_the_same_pdu_is_aborted(upper: Stage) -> None:
-    """Values of two messages in one PDU cannot wait for the first one's answer (PS3.8 §E.1)."""
+def test_the_next_message_in_the_same_pdu_waits(upper: Stage) -> None:
+    """A message that begins in the PDU in which another ends is served when that one was answered."""
     upper.sink.holding = True
     with RawPeer(upper.port).associate() as peer:
         peer.send(values((STORE_ID, 3, command_of(1)), (STORE_ID, 2, b"x"), (STORE_ID, 3, command_of(2))))
-        assert peer.receive() == USER_ABORT
+        peer.send(values((STORE_ID, 2, b"y")))
+        eventually(lambda: [one.finished for one in upper.sink.instances] == [True], "the first is complete")
+        upper.call(upper.sink.instances[0].answer)
+        assert peer.stored()[:2] == (1, 0)
+        eventually(lambda: [one.finished for one in upper.sink.instances] == [True, True], "the second is complete")
+        upper.call(upper.sink.instances[1].answer)
+        assert peer.stored()[:2] == (2, 0)
+        assert [bytes(one.data_set) for one in upper.sink.instances] == [b"x", b"y"]
 
 
 def test_a_release_during_an_operation_comes_after_its_response(upper: Stage) -> None:
