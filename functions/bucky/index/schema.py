@@ -176,7 +176,7 @@ deliveries = Table(
     Column("trace_id", String(32)),
     Column("priority", String(16), nullable=False, server_default="routine"),
     Column("morph_sha256", String(64)),  # of the changes that the rule asks for, if any
-    Column("sent_sha256", String(64)),  # of what went, where a rule had changed it
+    Column("sent_sha256", String(64)),  # of the data set as a rule changed it, before any conversion
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),
     Index("deliveries_destination", "destination", "state"),
