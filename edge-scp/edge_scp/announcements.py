@@ -58,7 +58,7 @@ class Announcer:
         text = b""
         for name, size in files:
             announced = self._ledger.announce(self._slot, size)
-            line = f"{name} {size} {self._slot} {announced.size} {announced.instances}\n".encode()
+            line = b"%s %d %d %d %d\n" % (name.encode(), size, self._slot, *announced)
             if len(text) + len(line) > select.PIPE_BUF:
                 self._send(text)
                 text = b""

@@ -19,7 +19,7 @@ from bucky.part10 import around_the_instance
 from bucky.settings import Settings
 from edge_scp.capacity import Capacity
 from edge_scp.disk import Disk
-from edge_scp.receiver import Acknowledged, Receiver
+from edge_scp.receiver import KeptInLane, Receiver
 from edge_scp.reception import Caller
 from edge_scp.spool_file import not_synced, refused
 from edge_scp.spool_folder import SpoolFolder
@@ -110,7 +110,7 @@ class Express:
         if not contexts or 0 < agreement.peer_max_pdu < _RESPONSE_BYTES:
             return
         _version, trace_id, _span, flags = caller.traceparent.split("-")
-        number = self._lane.enter(connection.lend(), caller, _part_of_record(caller), (trace_id, flags), contexts)
+        number = self._lane.enter(connection.lend(), _fields(caller), (trace_id, flags), contexts)
         self._rides[number] = ride = _Ride(self, number, association, connection)
         association.lane_entered(ride)
 
@@ -141,8 +141,8 @@ class Express:
         for each in left:
             self._left(each)
 
-    def _kept(self) -> list[Acknowledged]:
-        return [Acknowledged(*fields) for fields in self._lane.kept()]
+    def _kept(self) -> KeptInLane:
+        return KeptInLane(*self._lane.kept())
 
     def _left(self, left: "_express.LeftFields") -> None:
         number, answered, request, refusal, held, unsent, closed = left
@@ -197,16 +197,16 @@ def _context_of(
     return _express.Context(abstract_syntax_uid, transfer_syntax_uid, transfer_syntax_uid in IMPLICIT, before, after)
 
 
-def _part_of_record(caller: Caller) -> str:
-    """Return the part of a `Record`'s JSON that the instances of an association have in common."""
-    fields = {
-        "calling_aet": caller.calling_aet,
+def _fields(caller: Caller) -> tuple[str, str]:
+    """Return what the instances of an association have in common, as JSON: in a `Record`, and in the log."""
+    in_log = {"calling_aet": caller.calling_aet, "association_id": caller.association_id}
+    in_record = {
+        **in_log,
         "called_aet": caller.called_aet,
         "source_address": caller.source_address,
-        "association_id": caller.association_id,
         "listener": caller.listener,
     }
-    return orjson.dumps(fields)[1:-1].decode()
+    return orjson.dumps(in_record)[1:-1].decode(), orjson.dumps(in_log)[1:-1].decode()
 
 
 def _refusal(error: int, reason: str | None) -> Refusal:

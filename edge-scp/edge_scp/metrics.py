@@ -6,7 +6,7 @@ Each process has its own registry. The parent asks for their pages and shows the
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -35,13 +35,20 @@ class ReceiverMetrics:
             "bucky_edge_associations", "Association requests", ["outcome"], registry=self.registry
         )
 
-    def received(self, status: Status, size: int, seconds: float) -> None:
-        """Count one answered C-STORE."""
-        self.requests[status] += 1
-        self.latencies[bisect_left(_LATENCIES, seconds)] += 1
-        self.seconds += seconds
-        if status is Status.SUCCESS:
-            self.acknowledged_bytes += size
+    def kept(self, size: int, seconds: Sequence[float]) -> None:
+        """Count C-STOREs that were answered with success, after so many seconds each, with so many bytes in all."""
+        self.acknowledged_bytes += size
+        self._answered(Status.SUCCESS, seconds)
+
+    def refused(self, status: Status, seconds: float) -> None:
+        """Count one that was refused."""
+        self._answered(status, (seconds,))
+
+    def _answered(self, status: Status, seconds: Sequence[float]) -> None:
+        self.requests[status] += len(seconds)
+        self.seconds += sum(seconds)
+        for each in seconds:
+            self.latencies[bisect_left(_LATENCIES, each)] += 1
 
     def association(self, outcome: str) -> None:
         """Count one association: accepted, rejected, released or aborted."""

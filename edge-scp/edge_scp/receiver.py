@@ -6,15 +6,14 @@ the rest of it is counted and forgotten.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from operator import attrgetter
 from typing import NamedTuple
 
 from bucky.errors import Retriable
 from bucky.events import utc_now
 from bucky.identity import Identity, IdentityReader, Layouts
-from bucky.log import get_logger
+from bucky.log import get_logger, write_lines
 from bucky.part10 import FileMeta
 from bucky.trace import child_of
 from edge_scp.announcements import Announcer
@@ -36,6 +35,22 @@ SETTLE_SECONDS = 0.02
 
 
 _SUCCESS = Answer(Status.SUCCESS)
+
+
+class KeptInLane(NamedTuple):
+    """Instances that became durable in the express lane.
+
+    Names and sizes of their files, in the order they came; the bytes of all data sets; the seconds that each took;
+    lines for the log, as JSON.
+    """
+
+    files: Sequence[tuple[str, int]]
+    size: int
+    seconds: Sequence[float]
+    lines: bytes
+
+
+_NOTHING_KEPT = KeptInLane((), 0, (), b"")
 
 
 class Acknowledged(NamedTuple):
@@ -83,7 +98,7 @@ class Receiver:
         self._unsettled: list[tuple[SpoolFile, Acknowledged]] = []
         self._settling: asyncio.TimerHandle | None = None
         # What became durable in the express lane since it was asked last.
-        self.kept_in_lane: Callable[[], Iterable[Acknowledged]] = tuple
+        self.kept_in_lane: Callable[[], KeptInLane] = lambda: _NOTHING_KEPT
         self._committer = committer
         committer.deliver = self._committed
 
@@ -129,18 +144,19 @@ class Receiver:
         """Tell the uploader and the log of what is durable; should the process end before, the uploader looks."""
         self._settling = None
         unsettled, self._unsettled = self._unsettled, []
-        instances = [*(instance for _, instance in unsettled), *self.kept_in_lane()]
+        in_lane = self.kept_in_lane()
+        here = [(instance.name, instance.file_size) for _, instance in unsettled]
         # By name, and so in the order they came.
-        instances.sort(key=attrgetter("name"))
-        self._announcer.kept((instance.name, instance.file_size) for instance in instances)
-        for file, _ in unsettled:
+        self._announcer.kept(sorted([*here, *in_lane.files]) if here else in_lane.files)
+        self._metrics.kept(in_lane.size, in_lane.seconds)
+        write_lines(log, in_lane.lines)
+        for file, instance in unsettled:
             file.close()
-        for instance in instances:
             self._log_kept(instance)
 
     def _log_kept(self, instance: Acknowledged) -> None:
-        """Note that an instance was acknowledged: the canonical line."""
-        self._metrics.received(Status.SUCCESS, instance.size, instance.seconds)
+        """Note that an instance was acknowledged: the canonical line, which the express lane writes too."""
+        self._metrics.kept(instance.size, (instance.seconds,))
         log.info(
             "instance.acknowledged",
             study_instance_uid=instance.study_instance_uid,
@@ -159,7 +175,7 @@ class Receiver:
 
     def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
         """Note that an instance was refused: the canonical line."""
-        self._metrics.received(refusal.status, size, seconds)
+        self._metrics.refused(refusal.status, seconds)
         log.warning(
             "instance.refused",
             status=f"0x{refusal.status:04X}",

@@ -1,6 +1,7 @@
 """Structured logs: one canonical line per event; UIDs and digests only, never a patient value."""
 
 import logging
+import select
 import sys
 from datetime import UTC, datetime
 
@@ -53,3 +54,20 @@ def get_logger(component: str) -> FilteringBoundLogger:
     """Return the logger of one component."""
     logger: FilteringBoundLogger = structlog.get_logger(component=component)
     return logger
+
+
+def write_lines(logger: FilteringBoundLogger, lines: bytes) -> None:
+    """Log lines of level `info` that native code rendered, as a logger's own would be: JSON objects, a line each."""
+    if not lines or not logger.is_enabled_for(logging.INFO):
+        return
+    if structlog.get_config()["processors"] != [_json_line]:
+        for line in map(orjson.loads, lines.splitlines()):
+            own = ("component", "level", "timestamp")
+            logger.info(line.pop("event"), **{name: value for name, value in line.items() if name not in own})
+        return
+    while lines:
+        # As many whole lines as are written at once, so that those of processes that share stderr do not mix.
+        end = lines.rfind(b"\n", 0, select.PIPE_BUF) + 1 or lines.find(b"\n") + 1
+        sys.stderr.buffer.write(lines[:end])
+        sys.stderr.buffer.flush()
+        lines = lines[end:]

@@ -252,6 +252,20 @@ def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(hold(alone, TALKS["several"], 1000).kept) == 3
 
 
+def test_it_logs_what_python_logs(both: tuple[ListenerAlone, ListenerAlone]) -> None:
+    """The canonical line of an instance is the same, whoever writes it: names, types and all that does not vary."""
+    seen = []
+    for alone in both:
+        with structlog.testing.capture_logs() as lines:
+            assert len(hold(alone, [USUAL], 10**9).kept) == 1
+        (line,) = [line for line in lines if line["event"] == "instance.acknowledged"]
+        assert 0 <= line.pop("duration_ms") < 60_000
+        assert len(line.pop("association_id")) > 8
+        assert len(line.pop("traceparent")) == 55
+        seen.append(line)
+    assert seen[0] == seen[1]
+
+
 def test_without_the_lane_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the native code was not built, everything is served all the same."""
     monkeypatch.setattr(express, "_express", None)

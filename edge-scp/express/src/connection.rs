@@ -1,9 +1,8 @@
 //! One association in the lane: where its connection stands, and what is known of the instance in hand.
 
+use std::io::Write;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-
-use pyo3::{Py, PyAny};
 
 use crate::command::Store;
 use crate::file::SpoolFile;
@@ -41,8 +40,9 @@ impl Context {
 
 /// Who sends: what the log and the record of each instance say of the association.
 pub struct Caller {
-    pub object: Py<PyAny>,
+    /// Its fields as JSON has them, for records and for log lines.
     pub json: String,
+    pub line: String,
     /// The trace's id and flags (W3C Trace Context), between which each instance's own id goes.
     pub trace_id: String,
     pub trace_flags: String,
@@ -146,6 +146,24 @@ pub struct Kept {
     pub file: SpoolFile,
     /// When it was whole, and later how long it took from there to be durable.
     pub seconds: f64,
+}
+
+impl Kept {
+    /// Append the log's canonical line, as `edge_scp.receiver` has it; no UID, digest or trace needs escaping.
+    pub fn log(&self, lines: &mut Vec<u8>, timestamp: &str) {
+        let Self { caller, context, sop_instance, study, series, sha256, traceparent, data_set_size, .. } = self;
+        let (class, syntax, line, milliseconds) =
+            (&context.sop_class, &context.transfer_syntax, &caller.line, self.seconds * 1e3);
+        // Writing to a vector does not fail.
+        let _ = writeln!(
+            lines,
+            "{{\"component\":\"edge\",\"study_instance_uid\":\"{study}\",\"series_instance_uid\":\"{series}\",\
+             \"sop_instance_uid\":\"{sop_instance}\",\"sop_class_uid\":\"{class}\",\"transfer_syntax_uid\":\"{syntax}\",\
+             \"sha256\":\"{sha256}\",\"bytes\":{data_set_size},\"duration_ms\":{milliseconds:.2},\"status\":\"0x0000\",\
+             {line},\"traceparent\":\"{traceparent}\",\"event\":\"instance.acknowledged\",\"level\":\"info\",\
+             \"timestamp\":\"{timestamp}\"}}"
+        );
+    }
 }
 
 /// A connection that left the lane, and how it stood.

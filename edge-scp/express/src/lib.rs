@@ -20,7 +20,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use connection::{Caller, Connection, Kept, Left, Phase, Refusal};
+use connection::{Caller, Connection, Left, Phase, Refusal};
 use file::Folder;
 use room::Room;
 use shared::{Board, Page};
@@ -48,8 +48,8 @@ type LeftFields<'py> = (
     Option<i32>,
 );
 
-/// Caller; study, series, instance, class, transfer syntax; SHA-256, traceparent; data set's size, name, file's size, seconds.
-type KeptFields = (Py<PyAny>, String, String, String, String, String, String, String, u64, String, u64, f64);
+/// Names and sizes of the files; data sets' bytes in all, and how long each took in seconds; lines for the log.
+type KeptFields<'py> = (Vec<(String, u64)>, u64, Vec<f64>, Bound<'py, PyBytes>);
 
 /// The lane of one process; used from its event loop's thread only.
 #[pyclass(frozen)]
@@ -99,15 +99,14 @@ impl Lane {
     fn enter(
         &self,
         descriptor: RawFd,
-        caller: Py<PyAny>,
-        json: String,
+        caller: (String, String),
         trace: (String, String),
         contexts: Vec<(u8, PyRef<'_, Context>)>,
     ) -> PyResult<u64> {
-        let (trace_id, trace_flags) = trace;
+        let ((json, line), (trace_id, trace_flags)) = (caller, trace);
         Ok(self.lane()?.enter(Connection {
             descriptor,
-            caller: Arc::new(Caller { object: caller, json, trace_id, trace_flags }),
+            caller: Arc::new(Caller { json, line, trace_id, trace_flags }),
             contexts: contexts.into_iter().map(|(id, context)| (id, Arc::clone(&context.0))).collect(),
             phase: Phase::Between,
             since: socket::now(),
@@ -138,8 +137,14 @@ impl Lane {
     }
 
     /// Return what was kept since the last call.
-    fn kept(&self, py: Python<'_>) -> PyResult<Vec<KeptFields>> {
-        Ok(self.lane()?.kept().into_iter().map(|kept| kept_fields(py, kept)).collect())
+    fn kept<'py>(&self, py: Python<'py>) -> PyResult<KeptFields<'py>> {
+        let kept = self.lane()?.kept();
+        let (mut lines, timestamp) = (Vec::new(), record::timestamp(socket::now_ns()));
+        kept.iter().for_each(|each| each.log(&mut lines, &timestamp));
+        let size = kept.iter().map(|each| each.data_set_size).sum();
+        let seconds = kept.iter().map(|each| each.seconds).collect();
+        let files = kept.into_iter().map(|each| (each.name, each.file.taken)).collect();
+        Ok((files, size, seconds, PyBytes::new(py, &lines)))
     }
 
     /// Return where an association stands (0 between messages, 1 receiving, 2 answering), since when by the monotonic
@@ -172,14 +177,6 @@ fn left_fields(py: Python<'_>, left: Left) -> LeftFields<'_> {
         Refusal::NotSynced => (0, None),
     });
     (token, answered, request, refusal, PyBytes::new(py, &held), PyBytes::new(py, &unsent), closed)
-}
-
-fn kept_fields(py: Python<'_>, kept: Kept) -> KeptFields {
-    let Kept { caller, context, sop_instance, study, series, sha256, traceparent, data_set_size, name, file, seconds } =
-        kept;
-    let (class, syntax) = (context.sop_class.clone(), context.transfer_syntax.clone());
-    let caller = caller.object.clone_ref(py);
-    (caller, study, series, sop_instance, class, syntax, sha256, traceparent, data_set_size, name, file.taken, seconds)
 }
 
 /// Return the UIDs in a data set's first bytes as the lane finds them: SOP class, SOP instance, study, series; none

@@ -44,7 +44,7 @@ impl Record<'_> {
 }
 
 /// Return a time as ISO 8601 has it, in UTC and to the microsecond.
-fn timestamp(now_ns: u64) -> String {
+pub fn timestamp(now_ns: u64) -> String {
     let (seconds, micros) = ((now_ns / 1_000_000_000) as libc::time_t, now_ns / 1000 % 1_000_000);
     // SAFETY: gmtime_r fills in what it is given.
     let at = unsafe {
