@@ -1,7 +1,9 @@
 """A spool under test, with what a receiver and the uploader have of it, in one process."""
 
 import asyncio
+import io
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +19,12 @@ from edge_scp.committer import Commit, Committer, FileCommitter, GroupCommitter,
 from edge_scp.disk import Disk
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
-from edge_scp.record import Record
+from edge_scp.record import Record, verify
 from edge_scp.spool import Spool
 from edge_scp.spool_file import SpoolFile
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.syncer import Syncer
+from edge_scp.trays import LABEL_BYTES, TRAY_BYTES, Trays
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
 META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
@@ -60,6 +63,25 @@ class SyncingThread:
                 self._syncer.work()
 
 
+def verified(path: Path) -> Record:
+    """Return what a spool file holds, after checking its digest."""
+    with path.open("rb") as file:
+        return verify(file)
+
+
+def all_kept(spool: Path) -> list[tuple[Record, int]]:
+    """Return what is in a spool's files and trays, and its bytes, after checking digests; an edge may be using it."""
+    files = sorted((spool / "ready").iterdir())
+    kept = [(verified(file), file.stat().st_size) for file in files]
+    if (spool / "trays").exists():
+        content = (spool / "trays").read_bytes()
+        for start in range(0, len(content), TRAY_BYTES):
+            magic, _when, size, _checksum = struct.unpack_from("<8sQQI", content, start)
+            if magic == b"BUCKYTR1":
+                kept.append((verify(io.BytesIO(content[start + LABEL_BYTES :][:size])), size))
+    return kept
+
+
 class SpoolWorld:
     """One edge's spool from its start to `close`; `begin` to `keep` are a receiver's side, `spool` the uploader's."""
 
@@ -72,6 +94,7 @@ class SpoolWorld:
         min_free: int = 0,
         resume: float = 1.0,
         sync: SyncMode = "group",
+        trays: int = 0,
     ) -> None:
         self.disk = disk or Disk()
         self.folder = SpoolFolder(folder)
@@ -95,7 +118,10 @@ class SpoolWorld:
         self.committer = self._committer(sync)
         self.committer.deliver = self._ended.extend
         self.uploader_hangs = False
-        self.spool = Spool(self.folder, self.ledger, self.disk)
+        self.trays, self.trays_page = Trays.start(self.folder.trays, trays)
+        if self.trays is not None:
+            self.trays.prepare(trays, lambda: True)
+        self.spool = Spool(self.folder, self.ledger, self.disk, self.trays)
         self.spool.open()
 
     @property
@@ -186,6 +212,9 @@ class SpoolWorld:
         self._syncing.close()
         self._loop.close()
         self.disk.close(self.ready_descriptor)
+        os.close(self.trays_page)
+        if self.trays is not None:
+            self.trays.close()
 
     def _committer(self, sync: SyncMode) -> Committer:
         async def in_files() -> Committer:

@@ -110,6 +110,8 @@ def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int, quiet_seconds:
     A receiver that has said nothing for so long says nothing more.
     """
     answered = []
+    # What an earlier conversation left when it ended before it was answered is none of this one's.
+    alone.files()
     with RawPeer(alone.port) as peer:
         peer.send(request(contexts=CONTEXTS))
         assert peer.receive()[0] == 0x02

@@ -28,6 +28,7 @@ from edge_scp.spool import Spool
 from edge_scp.spool_alarm import watch_spool
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.tls import server_context
+from edge_scp.trays import Trays, wanted
 
 DRAIN_SECONDS = 10.0
 # Receivers end those of their associations that do not finish; this is for the last words.
@@ -47,10 +48,12 @@ async def serve(settings: Settings) -> None:
     lock = folder.lock()
     ledger, ledger_descriptor = Ledger.create()
     limits = Limits.of(settings, ledger)
-    resumed = Spool(folder, ledger).open()
+    trays, page = Trays.start(folder.trays, wanted(settings))
+    resumed = Spool(folder, ledger, trays=trays).open()
     arriving, announcing = open_pipe()
-    metrics = ParentMetrics(ledger)
-    shared = Shared(ledger_descriptor, lock, BoardDescriptors.create(2 * process_count(settings)), metrics)
+    metrics = ParentMetrics(ledger, trays)
+    board = BoardDescriptors.create(2 * process_count(settings))
+    shared = Shared(ledger_descriptor, lock, page, board, metrics)
     receivers = Receivers(settings, shared, ledger, announcing)
     uploader = Child(
         "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()
@@ -62,7 +65,7 @@ async def serve(settings: Settings) -> None:
     ]
     receivers.counts = [port.connections for port in ports]
     state = EdgeState(ports, receivers.children, uploader, committers, ledger, limits)
-    page = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
+    http = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
     children = (*receivers.children, uploader, *committers)
     working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(ledger, limits))
@@ -71,11 +74,11 @@ async def serve(settings: Settings) -> None:
         if not stop.is_set():
             for port in ports:
                 port.start()
-            await page.start()
+            await http.start()
             logger.info(
                 "edge.started",
                 listeners=[f"{port.listener.aet}:{port.port}" for port in ports],
-                http_port=page.port,
+                http_port=http.port,
                 receivers=len(receivers.children),
                 resumed=resumed,
             )
@@ -88,7 +91,7 @@ async def serve(settings: Settings) -> None:
             await child.stop({"stop": True}, EXIT_SECONDS)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        await page.stop()
+        await http.stop()
         logger.info("edge.stopped", drained=drained, spooled=ledger.instances)
 
 

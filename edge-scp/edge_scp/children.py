@@ -39,12 +39,13 @@ class Inherited:
     ledger: int
     announcements: int
     lock: int
+    trays: int
     board: BoardDescriptors
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors."""
-        return self.channel, self.ledger, self.announcements, self.lock, *self.board
+        return self.channel, self.ledger, self.announcements, self.lock, self.trays, *self.board
 
     def arguments(self) -> list[str]:
         """Return them as command line arguments."""
@@ -53,10 +54,10 @@ class Inherited:
     @classmethod
     def of(cls, arguments: list[str]) -> "Inherited":
         """Read them from command line arguments."""
-        if len(arguments) < 8:
+        if len(arguments) < 9:
             raise SettingsError("this process is started by `python -m edge_scp`, not by hand")
-        number, slot, channel, ledger, announcements, lock, *board = map(int, arguments)
-        return cls(number, slot, channel, ledger, announcements, lock, BoardDescriptors.of(board))
+        number, slot, channel, ledger, announcements, lock, trays, *board = map(int, arguments)
+        return cls(number, slot, channel, ledger, announcements, lock, trays, BoardDescriptors.of(board))
 
     def parent(self) -> socket.socket:
         """Return the child's end of its channel."""
@@ -69,6 +70,7 @@ class Shared:
 
     ledger: int
     lock: int
+    trays: int
     board: BoardDescriptors
     metrics: ParentMetrics
 
@@ -170,7 +172,8 @@ class Child:
         ours, theirs = channel_pair()
         shared = self._shared
         inherited = Inherited(
-            self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.board
+            *(self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.trays),
+            shared.board,
         )
         with theirs:
             self._process = await asyncio.create_subprocess_exec(

@@ -3,7 +3,9 @@
 import ctypes
 import errno
 import os
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
@@ -51,6 +53,13 @@ class Disk:
     def rename(self, source: Path, target: Path) -> None:
         """Move a file within the file system, in one step."""
         source.rename(target)
+
+    def copy(self, source: BinaryIO, target: Path) -> None:
+        """Write what is read to a file, and return when it is on the disk."""
+        with target.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def unlink(self, path: Path) -> None:
         """Remove a file; one that is gone already is no error."""

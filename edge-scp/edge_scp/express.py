@@ -6,9 +6,11 @@ Where the native code was not built, everything is.
 """
 
 import asyncio
+import os
 import selectors
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import orjson
 
@@ -52,6 +54,7 @@ def lane_of(
     *,
     ledger: int,
     asking: tuple[int, int, int, int, int],
+    trays: "TraysFor | None" = None,
 ) -> "Express | None":
     """Return the process's lane, served by the running loop's selector; None if settings or machine have none.
 
@@ -69,7 +72,37 @@ def lane_of(
         write_back=synced,
         digest=DIGEST,
     )
+    if synced and trays is not None and trays.any:
+        _use(lane, trays)
     return Express(lane, selector, receiver)
+
+
+@dataclass(frozen=True, slots=True)
+class TraysFor:
+    """The trays that one of so many receivers may take, by their page; `slot` is its slot in the ledger."""
+
+    path: Path
+    page: int
+    receiver: int
+    receivers: int
+    slot: int
+
+    @property
+    def any(self) -> bool:
+        """Tell whether there are trays."""
+        return os.fstat(self.page).st_size > 0
+
+
+def _use(lane: "_express.Lane", trays: TraysFor) -> None:
+    """Have instances kept in trays, unless this process may not write past the cache."""
+    try:
+        descriptor = os.open(trays.path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            lane.use_trays(descriptor, trays.page, trays.receiver, trays.receivers, trays.slot)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        log.warning("trays.unusable", error=str(error))
 
 
 class LaneSelector(selectors.EpollSelector):

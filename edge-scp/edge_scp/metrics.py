@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from edge_scp.capacity import Ledger
 from edge_scp.statuses import Status
+from edge_scp.trays import Trays
 
 RATE_SECONDS = 10.0
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -140,7 +141,7 @@ class UploaderMetrics:
 class ParentMetrics:
     """What the parent counts, and the shared state of the spool."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, trays: Trays | None = None) -> None:
         self.registry = CollectorRegistry()
         self._refused = Counter(
             "bucky_edge_connections_refused", "Connections not served", ["reason"], registry=self.registry
@@ -149,7 +150,7 @@ class ParentMetrics:
             "bucky_edge_process_restarts", "Processes that ended and were started again", ["process"],
             registry=self.registry,
         )  # fmt: skip
-        self.registry.register(_SpoolCollector(ledger))
+        self.registry.register(_SpoolCollector(ledger, trays))
 
     def refused(self, reason: str) -> None:
         """Count one connection that was not served."""
@@ -161,8 +162,8 @@ class ParentMetrics:
 
 
 class _SpoolCollector(Collector):
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, trays: Trays | None) -> None:
+        self._ledger, self._trays = ledger, trays
 
     def collect(self) -> Iterator[Metric]:
         """Measure the spool when somebody looks."""
@@ -173,5 +174,6 @@ class _SpoolCollector(Collector):
             ("oldest_seconds", "Age of the oldest instance in the spool", ledger.oldest_seconds),
             ("quarantined", "Instances set aside in the spool", ledger.quarantined),
             ("accepting", "Whether the spool takes another instance", float(not ledger.refusing)),
+            ("free_trays", "Trays in the spool that are free", self._trays.free if self._trays else 0),
         ):
             yield GaugeMetricFamily(f"bucky_edge_spool_{name}", text, value=value)

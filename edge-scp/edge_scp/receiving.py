@@ -24,9 +24,10 @@ from edge_scp.commit_board import CommitBoard
 from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
 from edge_scp.connections import Verdict
 from edge_scp.disk import Disk, UnhurriedDisk
-from edge_scp.express import LaneSelector, lane_of
+from edge_scp.express import LaneSelector, TraysFor, lane_of
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
+from edge_scp.receivers import process_count
 from edge_scp.reception import Sink
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.storage_syntaxes import Syntaxes
@@ -40,8 +41,9 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
     ledger = Ledger(inherited.ledger)
     metrics = ReceiverMetrics()
     capacity = Capacity(ledger, inherited.slot, Limits.of(settings, ledger))
+    folder = SpoolFolder(settings.spool_dir)
     receiver = Receiver(
-        SpoolFolder(settings.spool_dir),
+        folder,
         capacity,
         Announcer(inherited.announcements, ledger, inherited.slot),
         committer_of(settings, inherited),
@@ -49,7 +51,8 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
         UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
     asking = CommitBoard(inherited.board).lane(inherited.number)
-    lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking)
+    trays = TraysFor(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
+    lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
     log.get_logger("edge").info("receiver.started", express=lane is not None)
     acceptors = Acceptors(settings, receiver, metrics, lane)
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,6 @@ import hashlib
 import struct
 import zlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, BinaryIO, ClassVar
 
 import orjson
@@ -74,18 +73,17 @@ class Record:
 _RECORDS = TypeAdapter(Record)
 
 
-def read_record(path: Path) -> Record:
-    """Read a spool file's footer; raise `CorruptRecord` when the file is torn."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if size < _TRAILER.size:
-            raise CorruptRecord("the file is shorter than its trailer")
-        file.seek(size - _TRAILER.size)
-        length, checksum, magic = _TRAILER.unpack(file.read(_TRAILER.size))
-        if magic != MAGIC or length > min(MAX_FOOTER, size - _TRAILER.size):
-            raise CorruptRecord("the file has no trailer: it was cut short or overwritten")
-        file.seek(size - _TRAILER.size - length)
-        text = file.read(length)
+def read_record(file: BinaryIO) -> Record:
+    """Read a record's footer; raise `CorruptRecord` when it is torn."""
+    size = file.seek(0, 2)
+    if size < _TRAILER.size:
+        raise CorruptRecord("the file is shorter than its trailer")
+    file.seek(size - _TRAILER.size)
+    length, checksum, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+    if magic != MAGIC or length > min(MAX_FOOTER, size - _TRAILER.size):
+        raise CorruptRecord("the file has no trailer: it was cut short or overwritten")
+    file.seek(size - _TRAILER.size - length)
+    text = file.read(length)
     if zlib.crc32(text) != checksum:
         raise CorruptRecord("the footer's checksum is wrong")
     try:
@@ -97,12 +95,11 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def verify(path: Path) -> Record:
-    """Read a spool file's footer and check the data set bytes against their SHA-256."""
-    record = read_record(path)
-    with path.open("rb") as file:
-        file.seek(record.data_set_offset)
-        digest = _sha256(file, record.object_size - record.data_set_offset)
+def verify(file: BinaryIO) -> Record:
+    """Read a record's footer and check the data set bytes against their SHA-256."""
+    record = read_record(file)
+    file.seek(record.data_set_offset)
+    digest = _sha256(file, record.object_size - record.data_set_offset)
     if digest != record.sha256:
         raise CorruptRecord("the data set bytes are not those that were acknowledged (SHA-256)")
     return record

@@ -5,35 +5,24 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_scp.announcements import Ended, Kept
 from edge_scp.capacity import Announced, Ledger
 from edge_scp.disk import Disk
+from edge_scp.entry import Entry
 from edge_scp.spool_folder import SpoolFolder
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One acknowledged file; `size` is in bytes; `verified` is false for one found in the folder."""
-
-    name: str
-    size: int
-    verified: bool
-
-    @property
-    def received_ns(self) -> int:
-        """Return when it was received, in nanoseconds since 1970; 0 when the name does not say."""
-        when = self.name.partition("-")[0]
-        return int(when) if when.isdecimal() else 0
+from edge_scp.trays import SUFFIX, Trays
 
 
 class Spool:
-    """The entries of a spool folder; one process uses it, from any of its threads."""
+    """The entries of a spool, in files or trays; one process uses it, from any of its threads."""
 
-    def __init__(self, folder: SpoolFolder, ledger: Ledger, disk: Disk | None = None) -> None:
-        self._disk = disk or Disk()
+    def __init__(
+        self, folder: SpoolFolder, ledger: Ledger, disk: Disk | None = None, trays: Trays | None = None
+    ) -> None:
+        self._disk, self._trays = disk or Disk(), trays
         self._folder, self._ledger = folder, ledger
         self._guard = threading.Lock()
         self._entries: dict[str, Entry] = {}
@@ -55,6 +44,8 @@ class Spool:
         for announcement in announcements:
             if isinstance(announcement, Ended):
                 self._look()
+                if self._trays is not None:
+                    self._trays.reclaim(announcement.slot)
                 self._ledger.adopt_all(announcement.slot)
             else:
                 arrived.append(Entry(announcement.name, announcement.size, verified=True))
@@ -66,8 +57,13 @@ class Spool:
             self._look()
         self.on_ready()
 
+    def open_record(self, entry: Entry) -> BinaryIO:
+        """Return an entry's record, as a file."""
+        trays = self._trays_of(entry)
+        return self.path(entry).open("rb") if trays is None else trays.open(entry)
+
     def path(self, entry: Entry) -> Path:
-        """Return where an entry's file is."""
+        """Return where the file of an entry is that is in no tray."""
         return self._folder.ready / entry.name
 
     @property
@@ -87,7 +83,8 @@ class Spool:
 
     def give_back(self, entry: Entry) -> None:
         """Queue an entry again, behind those that wait."""
-        if not self.path(entry).exists():
+        trays = self._trays_of(entry)
+        if not (self.path(entry).exists() if trays is None else trays.holds(entry)):
             # Its sync failed after it was found in the folder; its sender was told to send it again.
             self._forget(entry)
             return
@@ -97,15 +94,26 @@ class Spool:
 
     def release(self, entry: Entry) -> None:
         """Delete an entry that is safe elsewhere."""
-        self._disk.unlink(self.path(entry))
+        trays = self._trays_of(entry)
+        if trays is None:
+            self._disk.unlink(self.path(entry))
+        else:
+            trays.release(entry)
         self._forget(entry)
 
     def set_aside(self, entry: Entry, reason: str) -> None:
         """Move an entry to the quarantine with the reason; nothing is deleted."""
-        target = self._folder.quarantine / entry.name
-        self._disk.rename(self.path(entry), target)
+        target = (self._folder.quarantine / entry.name).with_suffix(".dcm")
+        trays = self._trays_of(entry)
+        if trays is None:
+            self._disk.rename(self.path(entry), target)
+        else:
+            with trays.open(entry) as record:
+                self._disk.copy(record, target)
         target.with_suffix(".reason").write_text(reason + "\n", encoding="utf-8")
         self._folder.sync(self._folder.quarantine)
+        if trays is not None:
+            trays.release(entry)
         with self._guard:
             self._quarantined += 1
         self._forget(entry)
@@ -118,7 +126,12 @@ class Spool:
         for slot, announced in enumerate(slots):
             self._ledger.adopt(slot, announced)
 
+    def _trays_of(self, entry: Entry) -> Trays | None:
+        return self._trays if entry.name.endswith(SUFFIX) else None
+
     def _found(self) -> Iterator[Entry]:
+        if self._trays is not None:
+            yield from self._trays.found()
         with os.scandir(self._folder.ready) as files:
             for file in files:
                 if file.name.endswith(".dcm") and file.name not in self._entries:

@@ -21,9 +21,10 @@ from bucky.log import get_logger
 from bucky.objects import ObjectStore
 from edge_scp.barrier import Barrier
 from edge_scp.dependency import Dependency, Unavailable
+from edge_scp.entry import Entry
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.record import CorruptRecord, Record, read_record, verify
-from edge_scp.spool import Entry, Spool
+from edge_scp.spool import Spool
 
 SOURCE = "/bucky/edge"
 # What ended within this time of the oldest shares its barrier.
@@ -152,14 +153,18 @@ class Uploader:
                 return await self._broker.call(lambda: self._publisher.publish(event))
 
     async def _record(self, entry: Entry) -> Record:
-        path = self._spool.path(entry)
         if entry.verified:
             # A few hundred bytes just written: read sooner than a thread takes it up.
-            return read_record(path)
-        return await asyncio.to_thread(verify, path)
+            with self._spool.open_record(entry) as file:
+                return read_record(file)
+        return await asyncio.to_thread(self._verified, entry)
+
+    def _verified(self, entry: Entry) -> Record:
+        with self._spool.open_record(entry) as file:
+            return verify(file)
 
     def _put(self, entry: Entry, key: str, size: int) -> None:
-        with self._spool.path(entry).open("rb") as file:
+        with self._spool.open_record(entry) as file:
             self._objects.put(key, file, size)
 
     async def _set_aside(self, entry: Entry, reason: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from bucky.log import get_logger
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from edge_scp.announcements import Arrivals
@@ -22,10 +23,14 @@ from edge_scp.capacity import Ledger
 from edge_scp.channel import Channel, Message
 from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.dependency import Dependency, Unavailable
+from edge_scp.disk import Disk
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.spool import Spool
 from edge_scp.spool_folder import SpoolFolder
+from edge_scp.trays import Trays, wanted
 from edge_scp.uploader import Uploader
+
+log = get_logger("edge")
 
 CHECK_SECONDS = 10.0
 # With as many waiting, news of more is looked at less often: each look takes time from the receivers' cores.
@@ -37,7 +42,9 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     """Wire the process and work until the parent says to stop; what is not released then stays in the spool."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(settings.upload_concurrency + 8))
-    spool = Spool(SpoolFolder(settings.spool_dir), Ledger(inherited.ledger))
+    folder = SpoolFolder(settings.spool_dir)
+    trays = Trays.shared(folder.trays, inherited.trays)
+    spool = Spool(folder, Ledger(inherited.ledger), trays=trays)
     metrics = UploaderMetrics()
     objects = S3ObjectStore(settings)
     link = BrokerLink(settings)
@@ -79,6 +86,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     channel.send({"ready": True})
     working: asyncio.Future[Any] = asyncio.gather(
         uploader.run(),
+        asyncio.to_thread(_prepare, trays, settings),
         _watch(store, lambda: asyncio.to_thread(objects.check)),
         _watch(broker, link.check),
     )
@@ -89,6 +97,16 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     await link.close()
     # An upload under way may hang for long; its instance is in the spool.
     os._exit(0)
+
+
+def _prepare(trays: Trays | None, settings: Settings) -> None:
+    """Make the trays that are not there yet, as long as the disk has more than is to stay free."""
+    disk, least = Disk(), 2 * settings.spool_min_free_bytes
+    try:
+        if trays is not None:
+            trays.prepare(wanted(settings), lambda: disk.free_bytes(settings.spool_dir) > least)
+    except OSError as error:
+        log.warning("trays.unprepared", error=str(error))
 
 
 async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -> None:

@@ -154,6 +154,15 @@ class Settings(BaseModel):
             "to), `none` (not at all: **a power cut loses acknowledged instances**; for benchmarks only)."
         ),
     )
+    spool_trays: int = Field(
+        4096,
+        ge=0,
+        le=65536,
+        description=(
+            "Places of 1 MiB that the spool keeps prepared on the disk, within `BUCKY_SPOOL_MAX_BYTES`: an instance "
+            "that fits in one needs no new file. While all are in use, files are made."
+        ),
+    )
     upload_concurrency: int = Field(8, ge=1, le=256, description="Uploads in flight at once.")
 
     gateway_url: str = Field("http://127.0.0.1:8101", description="URL of the OpenFaaS gateway or provider.")

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bucky.settings import Settings
 from local_stack.servers import free_port
 from tests.bench.natives import Natives
 from tests.bench.network import listening
+from tests.bench.stored import TRAY_BYTES, TRAYS
 
 SYSTEM_PATH = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin"
 MAX_PDU = 131072
@@ -28,6 +30,8 @@ class Launch:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    # Beside its port being open.
+    ready: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,15 @@ class Running:
             launch.argv, env={**inherited, **launch.env}, stdout=self._log, stderr=self._log, cwd=folder.parent
         )
         try:
-            self._wait_until_ready()
+            self._wait_until_ready(launch.ready)
         except BaseException:
             # An interrupted benchmark leaves no receiver behind.
             self.stop()
             raise
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while not listening(self.port):
+        while not (listening(self.port) and ready()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 tail = Path(self._log.name).read_text(errors="replace")[-500:]
                 raise RuntimeError(f"{self.receiver.name} did not start: {tail}")
@@ -117,7 +121,10 @@ def _bare_bucky() -> Receiver:
 
 
 def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Launch:
-    """Return the edge as shipped, with neither store nor broker to be reached: it keeps what it receives."""
+    """Return the edge as shipped, with neither store nor broker to be reached: it keeps what it receives.
+
+    It has run before, so its trays are there.
+    """
     listener = {"port": port, "host": address, "allow_networks": ["127.0.0.0/8", "10.77.9.0/30"]}
     env = {
         "BUCKY_EDGE_LISTENERS": json.dumps([listener]),
@@ -126,7 +133,16 @@ def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Lau
         "BUCKY_STORE_ENDPOINT": "http://127.0.0.1:9",
         "BUCKY_NATS_URL": "nats://127.0.0.1:9",
     }
-    return Launch((sys.executable, "-m", "edge_scp"), {**env, **more})
+    trays = folder / TRAYS
+    bare = more.get("BUCKY_SPOOL_SYNC") == "none"
+    if (kept := folder.parent / TRAYS).exists() and not bare:
+        kept.rename(trays)
+    prepared = 0 if bare else Settings().spool_trays * TRAY_BYTES
+    return Launch(
+        (sys.executable, "-m", "edge_scp"),
+        {**env, **more},
+        ready=lambda: not prepared or (trays.exists() and trays.stat().st_size >= prepared),
+    )
 
 
 def _dcmtk(storescp: str) -> list[Receiver]:

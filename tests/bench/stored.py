@@ -3,12 +3,17 @@
 import mmap
 import os
 import re
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from tests.bench.cargo import UID_DIGITS, UID_ROOT, Cargo
 
+TRAYS = "trays"
+TRAY_BYTES, LABEL_BYTES = 1024 * 1024, 4096
+_LABEL = struct.Struct("<8sQQI")
 COMPARED_FILES = 6
 COMPARED_BYTES = 256 * 1024 * 1024
 # What a file may hold beside its data set: preamble, file meta information, a receiver's own record.
@@ -18,32 +23,73 @@ _NOT_INSTANCES = "index"
 _STEP = 1 << 22
 
 
-def files(folder: Path, cargo: Cargo) -> list[Path]:
-    """Return the files that can hold an instance of this cargo, wherever under the folder they are."""
-    found = (path for path, size in _walk(folder) if size >= cargo.data_set_bytes)
-    return [path for path in found if not path.name.startswith(_NOT_INSTANCES)]
+@dataclass(frozen=True)
+class Kept:
+    """Where an instance is kept: so many bytes of a file, with all that a receiver adds to a data set."""
+
+    path: Path
+    start: int
+    size: int
+
+
+def instances(folder: Path, cargo: Cargo) -> list[Kept]:
+    """Return what can hold an instance of this cargo, wherever under the folder it is."""
+    found = [kept for path, size in _walk(folder) for kept in _kept_in(path, size)]
+    return [kept for kept in found if kept.size >= cargo.data_set_bytes]
 
 
 def fault(folder: Path, cargo: Cargo, expected: int) -> str:
     """Return what is wrong with what was stored, or an empty string."""
-    kept = files(folder, cargo)
+    kept = instances(folder, cargo)
     if len(kept) != expected:
         return f"{expected} instances were acknowledged, {len(kept)} are stored"
-    for path in kept:
-        if path.stat().st_size > cargo.data_set_bytes + FILE_OVERHEAD_BYTES:
-            return "a stored file is longer than what was sent"
+    if any(each.size > cargo.data_set_bytes + FILE_OVERHEAD_BYTES for each in kept):
+        return "a stored file is longer than what was sent"
     budget = COMPARED_BYTES // cargo.data_set_bytes
-    for path in Random(0).sample(kept, min(len(kept), COMPARED_FILES, max(1, budget))):
-        if not _holds(path, cargo):
+    for each in Random(0).sample(kept, min(len(kept), COMPARED_FILES, max(1, budget))):
+        if not _holds(each, cargo):
             return "a stored data set differs from what was sent"
     return ""
 
 
 def empty(folder: Path) -> None:
-    """Truncate every file: deleting instead would change the file system under the next run."""
+    """Truncate every file: deleting instead would change the file system under the next run.
+
+    Bucky's trays are emptied as it does that itself, and kept beside the folder for its next run.
+    """
     for path, size in _walk(folder):
-        if size:
+        if path.name == TRAYS:
+            _empty_trays(path, size)
+            path.rename(folder.parent / TRAYS)
+        elif size:
             os.truncate(path, 0)
+
+
+def _kept_in(path: Path, size: int) -> Iterator[Kept]:
+    if path.name.startswith(_NOT_INSTANCES):
+        return
+    if path.name != TRAYS:
+        yield Kept(path, 0, size)
+        return
+    for start, label in _labels(path, size):
+        if any(label):
+            _magic, _when, length, _checksum = _LABEL.unpack_from(label)
+            yield Kept(path, start + LABEL_BYTES, length)
+
+
+def _empty_trays(path: Path, size: int) -> None:
+    used = [start for start, label in _labels(path, size) if any(label)]
+    with path.open("r+b", buffering=0) as file:
+        for start in used:
+            os.pwrite(file.fileno(), bytes(LABEL_BYTES), start)
+        os.fsync(file.fileno())
+
+
+def _labels(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for start in range(0, size - TRAY_BYTES + 1, TRAY_BYTES):
+            yield start, os.pread(file.fileno(), _LABEL.size, start)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -55,11 +101,14 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield Path(entry.path), entry.stat().st_size
 
 
-def _holds(path: Path, cargo: Cargo) -> bool:
-    """Tell whether a file holds a data set of this cargo, byte for byte."""
+def _holds(kept: Kept, cargo: Cargo) -> bool:
+    """Tell whether there is a data set of this cargo, byte for byte."""
     before_uid = cargo.head[: cargo.head_uid_at]
     pattern = re.compile(re.escape(before_uid) + rb"(\d{%d})" % UID_DIGITS)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        kept.path.open("rb") as file,
+        mmap.mmap(file.fileno(), kept.size, access=mmap.ACCESS_READ, offset=kept.start) as content,
+    ):
         match = pattern.search(content, 0, FILE_OVERHEAD_BYTES)
         if match is None:
             return False

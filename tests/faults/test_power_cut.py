@@ -21,7 +21,7 @@ import pytest
 from bucky.scu import Outcome, store_all
 from edge_scp.record import CorruptRecord, verify
 from tests.edge_world import SpoolWorld
-from tests.integration.edge_process import EdgeProcess, edge_process
+from tests.integration.edge_process import EdgeProcess, edge_process, eventually
 from tests.sample_instances import Sample, samples
 
 pytestmark = pytest.mark.skipif(
@@ -145,18 +145,23 @@ def survivors(image: Path, folder: Path, kind: str) -> set[str]:
         world = SpoolWorld(folder / "spool")
         while (entry := world.spool.take()) is not None:
             try:
-                whole.add(verify(world.spool.path(entry)).sha256)
+                with world.spool.open_record(entry) as record:
+                    whole.add(verify(record).sha256)
             except CorruptRecord as torn:
                 world.spool.set_aside(entry, str(torn))
         world.close()
     return whole
 
 
-def lost_in_cuts(disk: Disk, scratch: Path, sync: str, cuts: int) -> list[set[str]]:
+def lost_in_cuts(disk: Disk, scratch: Path, sync: str, cuts: int, trays: int = 0) -> list[set[str]]:
     """Cut the power several times, each while instances arrive; return what each cut cost of what was acknowledged."""
     spool, lost = disk.folder / "spool", []
     acknowledged: set[str] = set()
-    with edge_process(scratch, spool_dir=spool, spool_sync=sync) as edge, ThreadPoolExecutor(1) as pool:
+    with (
+        edge_process(scratch, spool_dir=spool, spool_sync=sync, spool_trays=trays) as edge,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        eventually(lambda: not trays or (spool / "trays").stat().st_size == trays * MEGABYTE, 30, "trays are there")
         for number in range(cuts):
             sent = samples(BATCH)
             sender, copy = Sender(sent), scratch / f"cut-{number}.img"
@@ -174,10 +179,12 @@ def lost_in_cuts(disk: Disk, scratch: Path, sync: str, cuts: int) -> list[set[st
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sync", ["group", "file"])
-def test_what_was_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path, sync: str) -> None:
+@pytest.mark.parametrize(
+    ("sync", "trays"), [("group", 0), ("group", 128), ("file", 0)], ids=["group", "trays", "each file"]
+)
+def test_what_was_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path, sync: str, trays: int) -> None:
     """Wherever in the load the power goes, every instance acknowledged before is there, byte for byte."""
-    assert lost_in_cuts(disk, tmp_path, sync, cuts=3) == [set(), set(), set()]
+    assert lost_in_cuts(disk, tmp_path, sync, cuts=3, trays=trays) == [set(), set(), set()]
 
 
 @pytest.mark.timeout(300)

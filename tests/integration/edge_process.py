@@ -23,14 +23,14 @@ from bucky.events import CloudEvent
 from bucky.scu import Peer
 from bucky.settings import Listener, Settings
 from edge_scp.connections import Verdict
-from edge_scp.express import LaneSelector, lane_of
+from edge_scp.express import LaneSelector, TraysFor, lane_of
 from edge_scp.listening import Port
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from local_stack.servers import free_port
-from tests.edge_world import SpoolWorld
+from tests.edge_world import SLOT, SpoolWorld
 
 NOWHERE = "127.0.0.1:9"
 
@@ -56,6 +56,7 @@ class EdgeProcess:
             "BUCKY_EDGE_HTTP_PORT": str(self.http_port),
             "BUCKY_SPOOL_DIR": str(self.spool),
             "BUCKY_SPOOL_MIN_FREE_BYTES": "0",
+            "BUCKY_SPOOL_TRAYS": "0",
             "BUCKY_STORE_BARRIER": "none",
             "BUCKY_STORE_ENDPOINT": f"http://{NOWHERE}",
             "BUCKY_NATS_URL": f"nats://{NOWHERE}",
@@ -177,8 +178,8 @@ async def stored_events(settings: Settings) -> list[CloudEvent]:
 class ListenerAlone:
     """A port, a receiver and a spool that nobody uploads, in an event loop of their own."""
 
-    def __init__(self, folder: Path, listener: Listener, settings: Settings) -> None:
-        self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes)
+    def __init__(self, folder: Path, listener: Listener, settings: Settings, trays: int = 0) -> None:
+        self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes, trays=trays)
         self._listener, self._settings = listener, settings
         self._selector = LaneSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
@@ -209,9 +210,10 @@ class ListenerAlone:
         self.world.spool.arrived(self.world.arrivals.read())
         found = []
         while (entry := self.world.spool.take()) is not None:
-            path = self.world.spool.path(entry)
-            record = verify(path)
-            found.append((record, path.read_bytes()[record.data_set_offset : record.object_size]))
+            with self.world.spool.open_record(entry) as file:
+                record = verify(file)
+                file.seek(record.data_set_offset)
+                found.append((record, file.read(record.object_size - record.data_set_offset)))
         return found
 
     def files(self) -> list[bytes]:
@@ -220,8 +222,10 @@ class ListenerAlone:
         self.world.spool.arrived(self.world.arrivals.read())
         found = []
         while (entry := self.world.spool.take()) is not None:
-            path = self.world.spool.path(entry)
-            found.append(path.read_bytes()[: verify(path).object_size])
+            with self.world.spool.open_record(entry) as file:
+                size = verify(file).object_size
+                file.seek(0)
+                found.append(file.read(size))
             self.world.spool.release(entry)
         return found
 
@@ -262,6 +266,7 @@ class ListenerAlone:
             self.world.capacity,
             ledger=self.world.ledger_descriptor,
             asking=self.world.lane_asks_by,
+            trays=TraysFor(self.world.folder.trays, self.world.trays_page, 0, 1, SLOT),
         )
         self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)
         self._port.start()
@@ -293,9 +298,11 @@ def standing_still(pid: int) -> Iterator[None]:
 
 
 @contextmanager
-def listener_alone(folder: Path, listener: Listener | None = None, **settings: Any) -> Iterator[ListenerAlone]:
+def listener_alone(
+    folder: Path, listener: Listener | None = None, *, trays: int = 0, **settings: Any
+) -> Iterator[ListenerAlone]:
     """Run a listener inside the test for the length of a block."""
-    alone = ListenerAlone(folder, listener or Listener(port=0), Settings(**settings))
+    alone = ListenerAlone(folder, listener or Listener(port=0), Settings(**settings), trays)
     try:
         alone.start()
         yield alone

@@ -165,7 +165,7 @@ def test_echo_and_a_private_class_and_syntax(tmp_path: Path) -> None:
         "edge_private_sop_classes": (private_class,),
         "edge_private_transfer_syntaxes": (private_syntax,),
     }
-    with listener_alone(tmp_path, None, **settings) as alone:
+    with listener_alone(tmp_path, None, trays=0, **settings) as alone:
         contexts = [build_context(private_class, private_syntax), build_context("1.2.840.10008.1.1")]
         association = associate(alone.port, contexts=contexts)
         assert len(association.accepted_contexts) == 2

@@ -72,13 +72,17 @@ SEQUENCE = element(0x00081115, b"SQ", b"", length=0xFFFFFFFF) + (
 PRIVATE = element(0x00090010, b"UN", bytes(70_000))
 
 
+Ways = tuple[ListenerAlone, ListenerAlone, ListenerAlone]
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ListenerAlone, ListenerAlone]]:
-    """One receiver with the lane, and one without."""
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    """A receiver with the lane, one whose lane has trays too, and one without."""
     structlog.configure(processors=[_drop])
     with ExitStack() as running:
         yield (
             running.enter_context(listener_alone(tmp_path_factory.mktemp("with"))),
+            running.enter_context(listener_alone(tmp_path_factory.mktemp("trays"), trays=16)),
             running.enter_context(listener_alone(tmp_path_factory.mktemp("without"), edge_express=False)),
         )
     structlog.reset_defaults()
@@ -102,6 +106,8 @@ TALKS = {
     "several": [USUAL, store(IMPLICIT_ID, data_set("1.2.5", implicit=True), "1.2.5", 2), USUAL],
     "with others between": [USUAL, echo(2), USUAL, RELEASE_RQ],
     "not waiting": [USUAL + store(IMPLICIT_ID, data_set("1.2.5", implicit=True), "1.2.5", 2) + echo(3) + USUAL],
+    "too long for a tray": [store(EXPLICIT_ID, data_set(UID, pixels=2_600_000), UID, size=60_000), USUAL],
+    "just too long for a tray": [store(EXPLICIT_ID, data_set(UID, pixels=1_036_000), UID, size=60_000), USUAL],
     "in one value": [store(EXPLICIT_ID, data_set(UID, pixels=120_000), UID, size=125_000)],
     "in tiny fragments": [store(EXPLICIT_ID, data_set(UID), UID, size=7)],
     "in one PDU with its command": [values((EXPLICIT_ID, 3, store_command(UID, 1)), (EXPLICIT_ID, 2, data_set(UID)))],
@@ -156,30 +162,28 @@ TALKS = {
 
 @pytest.mark.parametrize("chunk", [10**9, 1000, 61])
 @pytest.mark.parametrize("talk", TALKS.values(), ids=list(TALKS))
-def test_the_same_is_answered_and_kept(
-    both: tuple[ListenerAlone, ListenerAlone], talk: list[bytes], chunk: int
-) -> None:
+def test_the_same_is_answered_and_kept(ways: Ways, talk: list[bytes], chunk: int) -> None:
     """A conversation ends the same with the lane and without: the same answers, the same files."""
-    with_lane, without = (hold(alone, talk, chunk) for alone in both)
-    if with_lane != without:
+    with_lane, with_trays, without = (hold(alone, talk, chunk) for alone in ways)
+    if not with_lane == with_trays == without:
         # Was the machine too busy for an answer in time?
-        with_lane, without = (hold(alone, talk, chunk, quiet_seconds=1.0) for alone in both)
+        with_lane, with_trays, without = (hold(alone, talk, chunk, quiet_seconds=1.0) for alone in ways)
     assert with_lane == without
+    assert with_trays == without
 
 
-def test_what_is_kept_is_what_was_sent(both: tuple[ListenerAlone, ListenerAlone]) -> None:
+def test_what_is_kept_is_what_was_sent(ways: Ways) -> None:
     """The comparison is of something: usual instances are answered, and kept byte for byte."""
-    outcome = hold(both[0], TALKS["several"], 10**9)
-    assert len(outcome.kept) == 3
-    assert sum(file.endswith(data_set(UID)) for file in outcome.kept) == 2
-    assert [[pdu[0] for pdu in turn] for turn in outcome.answered] == [[0x04]] * 3
+    for alone in ways:
+        outcome = hold(alone, TALKS["several"], 10**9)
+        assert len(outcome.kept) == 3
+        assert sum(file.endswith(data_set(UID)) for file in outcome.kept) == 2
+        assert [[pdu[0] for pdu in turn] for turn in outcome.answered] == [[0x04]] * 3
 
 
 @given(st.sampled_from(list(TALKS.values())), st.data())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_damaged_conversations_end_the_same(
-    both: tuple[ListenerAlone, ListenerAlone], talk: list[bytes], data: st.DataObject
-) -> None:
+def test_damaged_conversations_end_the_same(ways: Ways, talk: list[bytes], data: st.DataObject) -> None:
     """So does one with bytes changed, cut out or put in, wherever that is."""
     which = data.draw(st.integers(0, len(talk) - 1))
     damaged = bytearray(talk[which])
@@ -187,11 +191,12 @@ def test_damaged_conversations_end_the_same(
     damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     chunk = data.draw(st.sampled_from([10**9, 4096, 333]))
     said = [*talk[:which], bytes(damaged), *talk[which + 1 :]]
-    with_lane, without = (hold(alone, said, chunk) for alone in both)
-    if not with_lane.agrees_with(without):
+    with_lane, with_trays, without = (hold(alone, said, chunk) for alone in ways)
+    if not (with_lane.agrees_with(without) and with_trays.agrees_with(without)):
         # Was the machine too busy for an answer in time?
-        with_lane, without = (hold(alone, said, chunk, quiet_seconds=1.0) for alone in both)
+        with_lane, with_trays, without = (hold(alone, said, chunk, quiet_seconds=1.0) for alone in ways)
     assert with_lane.agrees_with(without), (with_lane.answered, without.answered)
+    assert with_trays.agrees_with(without), (with_trays.answered, without.answered)
 
 
 some_elements = st.lists(
@@ -252,10 +257,10 @@ def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(hold(alone, TALKS["several"], 1000).kept) == 3
 
 
-def test_it_logs_what_python_logs(both: tuple[ListenerAlone, ListenerAlone]) -> None:
+def test_it_logs_what_python_logs(ways: Ways) -> None:
     """The canonical line of an instance is the same, whoever writes it: names, types and all that does not vary."""
     seen = []
-    for alone in both:
+    for alone in ways:
         with structlog.testing.capture_logs() as lines:
             assert len(hold(alone, [USUAL], 10**9).kept) == 1
         (line,) = [line for line in lines if line["event"] == "instance.acknowledged"]
@@ -263,7 +268,7 @@ def test_it_logs_what_python_logs(both: tuple[ListenerAlone, ListenerAlone]) -> 
         assert len(line.pop("association_id")) > 8
         assert len(line.pop("traceparent")) == 55
         seen.append(line)
-    assert seen[0] == seen[1]
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_without_the_lane_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

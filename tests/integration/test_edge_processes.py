@@ -24,8 +24,8 @@ from bucky.scu import Outcome, StoreResult, store_all
 from edge_scp.channel import channel_pair
 from edge_scp.children import Inherited
 from edge_scp.commit_board import BoardDescriptors, CommitBoard
-from edge_scp.record import verify
 from edge_scp.spool_folder import SpoolFolder
+from tests.edge_world import all_kept
 from tests.integration.edge_process import EdgeProcess, edge_process, eventually, standing_still
 from tests.raw_peer import RawPeer, request
 from tests.sample_instances import Sample, samples
@@ -74,15 +74,27 @@ def gone(pid: int) -> bool:
 
 def assert_account_is_true(edge: EdgeProcess) -> None:
     """The health page shows what is in the folder, and all of it is whole."""
-    files = list((edge.spool / "ready").iterdir())
+    kept = all_kept(edge.spool)
     spool = edge.health()["spool"]
-    assert (spool["instances"], spool["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
-    assert len({verify(file).sha256 for file in files}) == len(files)
+    assert (spool["instances"], spool["bytes"]) == (len(kept), sum(size for _, size in kept))
+    assert len(digests(edge)) == len(kept)
+
+
+def digests(edge: EdgeProcess) -> set[str]:
+    """Return the digests of what is in the spool."""
+    return {record.sha256 for record, _ in all_kept(edge.spool)}
+
+
+@pytest.fixture(params=[0, 64], ids=["files", "trays"])
+def edge(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[EdgeProcess]:
+    """An edge of two receivers that has nowhere to upload to, and fewer trays than it will keep instances."""
+    with edge_process(tmp_path, edge_processes=2, spool_trays=request.param) as edge:
+        yield edge
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    """An edge of two receivers that has nowhere to upload to."""
+def edge_without_trays(tmp_path: Path) -> Iterator[EdgeProcess]:
+    """One that keeps all in files, which the committer makes durable."""
     with edge_process(tmp_path, edge_processes=2) as edge:
         yield edge
 
@@ -109,7 +121,7 @@ def test_a_killed_receiver_costs_its_associations_only(edge: EdgeProcess) -> Non
     eventually(lambda: edge.children()["receiver-1"]["ready"], 10, "the receiver runs again")
     assert edge.children()["receiver-1"]["restarts"] == 1
     eventually(lambda: edge.health()["listeners"][0]["associations"] == 0, 5, "no association is left")
-    kept = {verify(file).sha256 for file in (edge.spool / "ready").iterdir()}
+    kept = digests(edge)
     assert acknowledged <= kept
     assert len(acknowledged) == sum(result.outcome is Outcome.STORED for result in results)
     eventually(lambda: edge.health()["spool"]["instances"] == len(kept), 5, "the account is true again")
@@ -166,15 +178,16 @@ def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) ->
     assert len(acknowledged) == sum(result.status == 0x0000 for result in results)
     refused = [result.comment for result in results if result.status == 0xA700]
     assert set(refused) == {"The spool could not be synced; send again later"}
-    assert {verify(file).sha256 for file in (edge.spool / "ready").iterdir()} == acknowledged
+    assert digests(edge) == acknowledged
     assert_account_is_true(edge)
     assert sum(child["restarts"] for child in edge.children().values()) == 2
     again = store_all(edge.peer(), [sample.outgoing for sample in samples(8)], associations=4)
     assert {result.outcome for result in again} == {Outcome.STORED}
 
 
-def test_a_committer_that_hangs_is_waited_for(edge: EdgeProcess) -> None:
+def test_a_committer_that_hangs_is_waited_for(edge_without_trays: EdgeProcess) -> None:
     """While the committer stands still nothing is acknowledged; when it goes on, everything is."""
+    edge = edge_without_trays
     sent = samples(4)
     answered: list[int] = []
 
@@ -214,7 +227,7 @@ def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
     descriptors = BoardDescriptors.create(1)
     ours, theirs = channel_pair()
     nothing = os.open(os.devnull, os.O_RDONLY)
-    inherited = Inherited(0, 0, theirs.fileno(), nothing, nothing, nothing, descriptors)
+    inherited = Inherited(0, 0, theirs.fileno(), nothing, nothing, nothing, nothing, descriptors)
     with ours, theirs:
         ours.settimeout(20)
         process = subprocess.Popen(
@@ -305,8 +318,9 @@ def test_idle_connections_past_the_limit_are_dropped(tmp_path: Path) -> None:
         assert 'bucky_edge_connections_refused_total{reason="too many connections"} 7.0' in page
 
 
-def test_metrics_are_one_page_of_all_processes(edge: EdgeProcess) -> None:
+def test_metrics_are_one_page_of_all_processes(edge_without_trays: EdgeProcess) -> None:
     """The metrics page shows each process's counters under its name, and the spool's state once."""
+    edge = edge_without_trays
     store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
     page = httpx.get(f"http://127.0.0.1:{edge.http_port}/metrics", trust_env=False).text
     lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from edge_scp.record import verify
 from edge_scp.statuses import Status
+from tests.edge_world import all_kept
 from tests.integration.edge_process import EdgeProcess, edge_process, standing_still
 from tests.raw_peer import ABORT, CT, RELEASE_RP, RELEASE_RQ, STORE_ID, RawPeer, echo, request, store, values
 from tests.sample_instances import samples
@@ -156,7 +156,7 @@ def data_set(uid: str, between: bytes = b"", after: bytes = b"") -> bytes:
 def kept(edge: EdgeProcess) -> dict[str, list[str]]:
     """Return the digests of what is in the spool, by SOP Instance UID; each file is whole."""
     found: dict[str, list[str]] = {}
-    for record in map(verify, (edge.spool / "ready").iterdir()):
+    for record, _ in all_kept(edge.spool):
         found.setdefault(record.sop_instance_uid, []).append(record.sha256)
     return found
 

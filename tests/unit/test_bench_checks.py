@@ -62,7 +62,7 @@ def test_emptied_files_hold_nothing_and_stay(tmp_path: Path) -> None:
     made, paths = _received(tmp_path / "deep" / "down", 2)
     stored.empty(tmp_path)
     assert [path.stat().st_size for path in paths] == [0, 0]
-    assert stored.files(tmp_path, made) == []
+    assert stored.instances(tmp_path, made) == []
 
 
 def test_medians_leave_out_disturbed_runs() -> None:

@@ -15,10 +15,10 @@ from bucky.part10 import split
 from edge_scp.capacity import SpoolFull
 from edge_scp.committer import SyncMode
 from edge_scp.disk import Disk
-from edge_scp.record import CorruptRecord, read_record, verify
+from edge_scp.record import CorruptRecord
 from edge_scp.spool_file import SpoolFailed
 from edge_scp.spool_folder import SpoolFolder
-from tests.edge_world import DATA, META, SpoolWorld
+from tests.edge_world import DATA, META, SpoolWorld, verified
 
 STEPS = {
     "group": ("create", "write", "link", "sync_file_system"),
@@ -89,7 +89,7 @@ def test_a_record_is_a_dicom_file_and_its_proof(world: SpoolWorld) -> None:
     assert meta == META
     assert content[offset : record.object_size] == DATA
     assert record.sha256 == hashlib.sha256(DATA).hexdigest()
-    assert verify(world.spool.path(entry)) == record
+    assert verified(world.spool.path(entry)) == record
     file_meta = pydicom.dcmread(world.spool.path(entry), stop_before_pixels=True, specific_tags=[]).file_meta
     assert file_meta.MediaStorageSOPInstanceUID == META.sop_instance_uid
 
@@ -251,7 +251,7 @@ def test_restart_resumes_oldest_first_and_counts_what_is_there(tmp_path: Path) -
     found = []
     while (entry := again.spool.take()) is not None:
         assert not entry.verified
-        found.append(read_record(again.spool.path(entry)).sha256)
+        found.append(verified(again.spool.path(entry)).sha256)
     assert found == kept
     again.close()
 
@@ -299,31 +299,31 @@ def test_a_torn_file_is_recognised(tmp_path: Path, keep_bytes: int) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: keep_bytes if keep_bytes >= 0 else len(content) + keep_bytes])
     with pytest.raises(CorruptRecord):
-        verify(path)
+        verified(path)
 
 
 def test_every_flipped_byte_of_data_set_and_footer_is_noticed(tmp_path: Path) -> None:
     """One changed byte in the data set, the footer or the trailer makes the file untrusted."""
     path = kept_file(tmp_path)
     content = path.read_bytes()
-    offset = verify(path).data_set_offset
-    places = [offset, offset + 5000, *range(verify(path).object_size, len(content), 7), len(content) - 1]
+    offset = verified(path).data_set_offset
+    places = [offset, offset + 5000, *range(verified(path).object_size, len(content), 7), len(content) - 1]
     for place in places:
         damaged = bytearray(content)
         damaged[place] ^= 0x01
         path.write_bytes(damaged)
         with pytest.raises(CorruptRecord):
-            verify(path)
+            verified(path)
 
 
 def test_a_footer_that_is_not_ours_is_corrupt(tmp_path: Path) -> None:
     """A well-formed footer with other content is refused, not misread."""
     path = kept_file(tmp_path)
-    record = read_record(path)
+    record = verified(path)
     whole = path.read_bytes()[: record.object_size]
     path.write_bytes(whole + replace(record, sop_instance_uid="../../x").footer())
     with pytest.raises(CorruptRecord, match="not a record"):
-        read_record(path)
+        verified(path)
 
 
 def test_set_aside_keeps_the_file_and_the_reason(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from edge_scp.disk import Disk
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
 from edge_scp.reception import Answer, Caller
-from edge_scp.record import verify
 from edge_scp.statuses import COMMENT_LENGTH, Status
 from edge_scp.store_service import Refusal, StoreCommand, decide, objection
-from tests.edge_world import SpoolWorld
+from tests.edge_world import SpoolWorld, verified
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -181,7 +180,7 @@ async def test_success_means_one_spooled_instance_in_the_associations_trace(worl
     world.spool.arrived(world.arrivals.read())
     entry = world.spool.take()
     assert entry is not None
-    record = verify(world.spool.path(entry))
+    record = verified(world.spool.path(entry))
     assert record.traceparent.split("-")[1] == "1" * 32
     assert record.traceparent != CALLER.traceparent
     assert (record.calling_aet, record.called_aet, record.association_id) == ("CT", "BUCKY", "a1")

@@ -1,34 +1,66 @@
 //! The end of an instance: its file is sealed, made durable by the committer, and then answered.
 
+use std::io::{ErrorKind, Result as Done};
 use std::sync::Arc;
 
 use crate::command;
 use crate::connection::{Arrival, Caller, Connection, Kept, Pending, Phase, Refusal, Request};
-use crate::file;
+use crate::file::{self, SpoolFile};
 use crate::intake::size_of;
+use crate::keeping::Keeping;
 use crate::lane::{End, Lane, Served};
 use crate::record::{Record, hex};
 use crate::socket;
+use crate::trays::Trays;
 
 /// The committer answers at once, or it is gone and its successor does.
 const LAST_ANSWER_MILLISECONDS: i32 = 10_000;
 
+/// The name of what was sealed, its file, and the key of its tray.
+type Sealed = (String, Option<SpoolFile>, Option<u64>);
+
 impl Lane {
-    /// Seal the instance that has come whole, and ask for it to be made durable.
+    /// Seal the instance that has come whole, and have it made durable.
     pub(crate) fn finish(&mut self, token: u64, connection: &mut Connection, last: &[&[u8]]) -> Served {
-        let Phase::Receiving(arrival) = std::mem::replace(&mut connection.phase, Phase::Answering) else {
+        let Phase::Receiving(mut arrival) = std::mem::replace(&mut connection.phase, Phase::Answering) else {
             return Ok(());
         };
         connection.since = socket::now();
+        connection.long = !Trays::fits(arrival.size);
+        let mut last = last;
+        if matches!(arrival.file, Ok(Keeping::Tray(_))) {
+            self.keep(&mut arrival, last);
+            last = &[];
+        }
         let (epoch, size) = (arrival.epoch, arrival.size);
         match self.sealed(*arrival, &connection.caller, connection.since, last) {
-            Ok((request, kept)) => {
-                self.waiting.push_back(Pending { token, epoch, request, kept });
-                self.asked += 1;
+            Ok((request, kept, key)) => {
+                let pending = Pending { token, epoch, request, kept };
+                match key {
+                    Some(key) => {
+                        self.sealing.insert(key, pending);
+                    }
+                    None => {
+                        self.waiting.push_back(pending);
+                        self.asked += 1;
+                    }
+                }
             }
             Err((request, refusal)) => return Err(Box::new(End::refused(request, size, refusal))),
         }
         Ok(())
+    }
+
+    /// Answer for the trays that were written, after waiting for one if `wait`.
+    pub(crate) fn written(&mut self, wait: bool) {
+        let Some(trays) = &mut self.trays else { return };
+        for (key, error) in trays.ended(wait) {
+            match (self.sealing.remove(&key), error) {
+                (Some(pending), None) => self.durable(pending),
+                (Some(pending), Some(error)) => self.failed(pending, Refusal::Disk(error)),
+                (None, _) => {}
+            }
+        }
     }
 
     /// Tell the committer of what was sealed since; where there is none, nothing waits for the disk.
@@ -64,6 +96,9 @@ impl Lane {
     /// Wait for the last answers.
     pub fn close(&mut self) {
         self.ring();
+        while !self.sealing.is_empty() {
+            self.written(true);
+        }
         while !self.waiting.is_empty() {
             if !self.board.as_ref().is_some_and(|board| board.answering.hear(LAST_ANSWER_MILLISECONDS)) {
                 return;
@@ -72,63 +107,87 @@ impl Lane {
         }
     }
 
+    /// Return what was sealed, and the key by which its tray says that it is durable, if it has one.
     fn sealed(
         &mut self,
         arrival: Arrival,
         caller: &Arc<Caller>,
         whole: f64,
         last: &[&[u8]],
-    ) -> Result<(Request, Kept), (Request, Refusal)> {
+    ) -> Result<(Request, Kept, Option<u64>), (Request, Refusal)> {
         let Arrival { request, context, file, sop_instance, study, series, size, .. } = arrival;
-        let mut file = match file {
-            Ok(file) => file,
+        let mut keeping = match file {
+            Ok(keeping) => keeping,
             Err(refusal) => return Err((request, refusal)),
         };
-        let named = self.random.hex().and_then(|span| Ok((span, self.random.hex()?)));
-        let sealed = named.map_err(|error| Refusal::of(&error)).and_then(|(span, random)| {
-            let now_ns = socket::now_ns();
-            let traceparent = format!("00-{}-{span}-{}", caller.trace_id, caller.trace_flags);
-            let sha256 = hex(&file.sha256(last));
-            let record = Record {
-                study: &study,
-                series: &series,
-                sop_instance: &sop_instance,
-                sop_class: &context.sop_class,
-                transfer_syntax: &context.transfer_syntax,
-                sha256: &sha256,
-                object_size: file.data_set_offset + size,
-                data_set_offset: file.data_set_offset,
-                caller: &caller.json,
-                traceparent: &traceparent,
-            };
-            let footer = record.footer(now_ns);
-            let name = format!("{now_ns:020}-{random}.dcm");
-            self.room.take(size_of(last) + footer.len() as u64, &mut file.taken).map_err(Refusal::Full)?;
-            file.seal(&self.folder, last, &footer, &name).map_err(|error| Refusal::of(&error))?;
-            Ok((traceparent, sha256, name))
-        });
-        match sealed {
-            Ok((traceparent, sha256, name)) => {
-                let (caller, data_set_size, seconds) = (Arc::clone(caller), size, whole);
+        let span = match self.random.hex() {
+            Ok(span) => span,
+            Err(error) => return Err((request, self.unsealed(keeping, Refusal::of(&error)))),
+        };
+        let now_ns = socket::now_ns();
+        let traceparent = format!("00-{}-{span}-{}", caller.trace_id, caller.trace_flags);
+        let sha256 = hex(&keeping.sha256(last));
+        let record = Record {
+            study: &study,
+            series: &series,
+            sop_instance: &sop_instance,
+            sop_class: &context.sop_class,
+            transfer_syntax: &context.transfer_syntax,
+            sha256: &sha256,
+            object_size: keeping.data_set_offset() + size,
+            data_set_offset: keeping.data_set_offset(),
+            caller: &caller.json,
+            traceparent: &traceparent,
+        };
+        let footer = record.footer(now_ns);
+        if let Err(reason) = self.room.take(size_of(last) + footer.len() as u64, keeping.taken()) {
+            return Err((request, self.unsealed(keeping, Refusal::Full(reason))));
+        }
+        let taken = *keeping.taken();
+        match self.seal(keeping, last, &footer, now_ns) {
+            Ok((name, file, key)) => {
                 let kept = Kept {
-                    caller,
+                    caller: Arc::clone(caller),
                     context,
                     sop_instance,
                     study,
                     series,
                     sha256,
                     traceparent,
-                    data_set_size,
+                    data_set_size: size,
                     name,
+                    taken,
                     file,
-                    seconds,
+                    seconds: whole,
                 };
-                Ok((request, kept))
+                Ok((request, kept, key))
             }
-            Err(refusal) => {
-                self.room.give_back(file.taken);
-                Err((request, refusal))
+            Err(error) => {
+                self.room.give_back(taken);
+                Err((request, Refusal::of(&error)))
             }
+        }
+    }
+
+    fn unsealed(&mut self, mut keeping: Keeping, refusal: Refusal) -> Refusal {
+        self.room.give_back(*keeping.taken());
+        self.give_up(keeping);
+        refusal
+    }
+
+    /// Append the last pieces and the footer; return the name, the file or the key of the tray.
+    fn seal(&mut self, keeping: Keeping, last: &[&[u8]], footer: &[u8], now_ns: u64) -> Done<Sealed> {
+        match (keeping, &mut self.trays) {
+            (Keeping::Tray(tray), Some(trays)) => {
+                let name = format!("{now_ns:020}-{}.tray", tray.index);
+                Ok((name, None, Some(trays.seal(tray, footer, now_ns)?)))
+            }
+            (Keeping::File(mut file), _) => {
+                let name = format!("{now_ns:020}-{}.dcm", self.random.hex()?);
+                file.seal(&self.folder, last, footer, &name)?;
+                Ok((name, Some(file), None))
+            }
+            (Keeping::Tray(_), None) => Err(ErrorKind::NotFound.into()),
         }
     }
 
@@ -167,12 +226,17 @@ impl Lane {
 
     /// Let Python answer that the disk failed; nothing is known of the file, so it goes.
     fn lost(&mut self, pending: Pending) {
+        file::unlink(&self.folder, &pending.kept.name);
+        self.failed(pending, Refusal::NotSynced);
+    }
+
+    /// Let Python answer that an instance is not kept.
+    fn failed(&mut self, pending: Pending, refusal: Refusal) {
         let Pending { token, request, kept, .. } = pending;
-        self.room.give_back(kept.file.taken);
-        file::unlink(&self.folder, &kept.name);
+        self.room.give_back(kept.taken);
         if let Some(mut connection) = self.connections.remove(&token) {
             connection.phase = Phase::Between;
-            let left = self.out(token, connection, End::refused(request, kept.data_set_size, Refusal::NotSynced));
+            let left = self.out(token, connection, End::refused(request, kept.data_set_size, refusal));
             self.left.push(left);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::command::Store;
 use crate::file::SpoolFile;
+use crate::keeping::Keeping;
 use crate::transit::Transit;
 
 const PREAMBLE: usize = 128;
@@ -77,8 +78,8 @@ pub struct Arrival {
     pub request: Request,
     pub context: Arc<Context>,
     pub transit: Transit,
-    /// Its file, unless it is refused.
-    pub file: Result<SpoolFile, Refusal>,
+    /// What keeps it, unless it is refused.
+    pub file: Result<Keeping, Refusal>,
     pub epoch: i64,
     pub size: u64,
     pub sop_instance: String,
@@ -109,6 +110,8 @@ pub struct Connection {
     pub readable: bool,
     pub ending: bool,
     pub queued: bool,
+    /// Whether the last instance was too long for a tray, as the next will be then.
+    pub long: bool,
     pub answered: u64,
 }
 
@@ -143,7 +146,10 @@ pub struct Kept {
     pub traceparent: String,
     pub data_set_size: u64,
     pub name: String,
-    pub file: SpoolFile,
+    /// The bytes of its record; and its file, if it has one, which is closed when there is time.
+    pub taken: u64,
+    #[expect(dead_code, reason = "it is closed when it is dropped")]
+    pub file: Option<SpoolFile>,
     /// When it was whole, and later how long it took from there to be durable.
     pub seconds: f64,
 }

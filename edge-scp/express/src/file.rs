@@ -52,6 +52,16 @@ impl SpoolFile {
         Ok(Self { file, header, digest, size: 0, data_set_offset, taken: 0, written_back: 0, write_back })
     }
 
+    /// Append bytes that were kept elsewhere so far, and hashed.
+    pub fn copy(&mut self, bytes: &[u8]) -> Result<()> {
+        self.append([bytes].iter())
+    }
+
+    /// Go on with the digest of what was kept elsewhere.
+    pub fn resume(&mut self, digest: Option<Sha256>) {
+        self.digest = digest;
+    }
+
     /// Append pieces of the data set.
     pub fn write(&mut self, pieces: &[&[u8]]) -> Result<()> {
         self.digest(pieces);

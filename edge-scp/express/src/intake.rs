@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::command::{self, Next, Store};
 use crate::connection::{Arrival, Connection, Phase, Refusal, Request};
-use crate::file::SpoolFile;
 use crate::identity::{self, Identity, Reading};
 use crate::lane::{End, Lane, Served};
 use crate::socket;
@@ -69,7 +68,7 @@ impl Lane {
             _ => return Err(End::holding(data.to_vec())),
         };
         let epoch = self.board.as_ref().map_or(0, |board| board.dealt().1);
-        let Some(file) = self.create(context.file_header(store.sop_instance)) else {
+        let Some(file) = self.create(context.file_header(store.sop_instance), connection.long) else {
             return Err(End::holding(data.to_vec()));
         };
         connection.since = connection.begun.take().unwrap_or_else(socket::now);
@@ -93,22 +92,6 @@ impl Lane {
         }
         (connection.held, connection.looked) = (data.to_vec(), true);
         Ok(None)
-    }
-
-    fn create(&mut self, header: Vec<u8>) -> Option<SpoolFile> {
-        let size = header.len() as u64;
-        let mut file = SpoolFile::create(&self.folder, header).ok()?;
-        self.room.admit(size, &mut file.taken).ok()?;
-        Some(file)
-    }
-
-    fn keep(&mut self, arrival: &mut Arrival, pieces: &[&[u8]]) {
-        let Ok(file) = &mut arrival.file else { return };
-        let room = self.room.take(size_of(pieces), &mut file.taken).map_err(Refusal::Full);
-        if let Err(refusal) = room.and_then(|()| file.write(pieces).map_err(|error| Refusal::of(&error))) {
-            self.room.give_back(file.taken);
-            arrival.file = Err(refusal);
-        }
     }
 }
 

@@ -5,17 +5,21 @@
 //! things can happen: the instance is kept, its disk refuses it, or the peer breaks off.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{ErrorKind, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::mem;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::connection::{Connection, Kept, Left, Pending, Phase, Refusal, Request};
 use crate::file::Folder;
+use crate::landing::Landed;
 use crate::room::Room;
 use crate::shared::{Bell, Board, checked};
 use crate::socket;
+use crate::trays::Trays;
 
 pub const RECEIVED_AT_ONCE: usize = 256 * 1024;
+/// Of a message, so much tells what it is; the rest is received where it stays.
+const FIRST_RECEIVED: usize = 32 * 1024;
 const EVENTS: usize = 64;
 /// So many connections have their turns before the committer and others have theirs.
 const TURNS: usize = 8;
@@ -23,6 +27,8 @@ const TURNS: usize = 8;
 const BELL: u64 = u64::MAX;
 /// Of the descriptor that others wait for.
 const OTHER: u64 = u64::MAX - 1;
+/// Of the bell for trays that were written.
+const TRAYS: u64 = u64::MAX - 2;
 
 pub struct Lane {
     pub(crate) folder: Folder,
@@ -30,6 +36,8 @@ pub struct Lane {
     pub(crate) board: Option<Board>,
     pub(crate) asked: i64,
     pub(crate) waiting: VecDeque<Pending>,
+    pub(crate) trays: Option<Trays>,
+    pub(crate) sealing: HashMap<u64, Pending>,
     pub(crate) kept: Vec<Kept>,
     pub(crate) left: Vec<Left>,
     pub(crate) connections: HashMap<u64, Connection>,
@@ -58,6 +66,8 @@ impl Lane {
             room,
             board,
             waiting: VecDeque::new(),
+            trays: None,
+            sealing: HashMap::new(),
             kept: Vec::new(),
             left: Vec::new(),
             connections: HashMap::new(),
@@ -72,6 +82,14 @@ impl Lane {
             due: VecDeque::new(),
             buffer: vec![0; RECEIVED_AT_ONCE],
         })
+    }
+
+    /// Keep instances in trays from here on.
+    pub fn use_trays(&mut self, file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8) -> Result<()> {
+        let trays = Trays::open(file, page, stripe, owner, self.folder.digest)?;
+        socket::watch(&self.epoll, trays.descriptor(), libc::EPOLLIN, TRAYS)?;
+        self.trays = Some(trays);
+        Ok(())
     }
 
     /// Return the descriptor that is readable when there is news.
@@ -156,6 +174,8 @@ impl Lane {
             let (token, what) = (event.u64, event.events as i32);
             if token == BELL {
                 self.answered();
+            } else if token == TRAYS {
+                self.written(false);
             } else if token == OTHER {
                 others_turn = true;
             } else if let Some(connection) = self.connections.get_mut(&token) {
@@ -193,26 +213,53 @@ impl Lane {
             let held = mem::take(&mut connection.held);
             return self.take(token, connection, &held);
         }
-        let received = match socket::receive(connection.descriptor, buffer) {
-            Ok(0) => return Err(End::closed(0)),
-            Ok(received) => received,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                connection.readable = false;
-                return Ok(());
-            }
-            Err(error) => return Err(End::closed(error.raw_os_error().unwrap_or(libc::EIO))),
-        };
-        if received < buffer.len() {
-            // All there was: the peer may be waiting for an acknowledgement.
-            socket::acknowledge(connection.descriptor);
-            connection.readable = connection.ending;
+        if connection.held.is_empty()
+            && let Some(landed) = self.land(connection)
+        {
+            return match landed {
+                Ok(Landed { received, room, rest }) => {
+                    Self::received(connection, received, room)?;
+                    self.take(token, connection, &rest)
+                }
+                Err(error) => Self::not_received(connection, &error),
+            };
         }
+        let room = match connection.phase {
+            Phase::Between if self.trays.is_some() => FIRST_RECEIVED,
+            _ => buffer.len(),
+        };
+        let received = match socket::receive(connection.descriptor, &mut buffer[..room]) {
+            Ok(received) => received,
+            Err(error) => return Self::not_received(connection, &error),
+        };
+        Self::received(connection, received, room)?;
         if connection.held.is_empty() {
             return self.take(token, connection, &buffer[..received]);
         }
         let mut held = mem::take(&mut connection.held);
         held.extend_from_slice(&buffer[..received]);
         self.take(token, connection, &held)
+    }
+
+    /// Note that so much was received of what there was room for.
+    fn received(connection: &mut Connection, received: usize, room: usize) -> Served {
+        if received == 0 {
+            return Err(End::closed(0));
+        }
+        if received < room {
+            // All there was: the peer may be waiting for an acknowledgement.
+            socket::acknowledge(connection.descriptor);
+            connection.readable = connection.ending;
+        }
+        Ok(())
+    }
+
+    fn not_received(connection: &mut Connection, error: &Error) -> Served {
+        if error.kind() == ErrorKind::WouldBlock {
+            connection.readable = false;
+            return Ok(());
+        }
+        Err(End::closed(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     /// Take a connection out of the lane, with what it has in hand.
@@ -232,7 +279,10 @@ impl Lane {
         if let Phase::Receiving(arrival) = connection.phase {
             (left.request, left.size) = (Some(arrival.request), arrival.size);
             match arrival.file {
-                Ok(file) => self.room.give_back(file.taken),
+                Ok(mut keeping) => {
+                    self.room.give_back(*keeping.taken());
+                    self.give_up(keeping);
+                }
                 Err(refusal) => left.refusal = Some(refusal),
             }
         }

@@ -1,17 +1,21 @@
 //! The edge's express lane, as Python sees it (`edge_scp.express`).
 
+mod aio;
 mod command;
 mod commit;
 mod connection;
 mod file;
 mod identity;
 mod intake;
+mod keeping;
+mod landing;
 mod lane;
 mod record;
 mod room;
 mod shared;
 mod socket;
 mod transit;
+mod trays;
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -87,7 +91,14 @@ impl Lane {
         let room = Room::open(Page::open(page)?, refusing, taken, Box::new(ask));
         let board =
             board.map(|(page, asked, dealt, asking, answering)| Board::open(page, asked, dealt, asking, answering));
-        Ok(Self(Mutex::new(lane::Lane::open(Folder { ready, write_back, digest }, room, board.transpose()?, max_pdu)?)))
+        let folder = Folder { ready, write_back, digest };
+        Ok(Self(Mutex::new(lane::Lane::open(folder, room, board.transpose()?, max_pdu)?)))
+    }
+
+    /// Keep instances in trays from here on: by their file and page, the first that the lane may take and from there
+    /// each how manieth, and the receiver's slot in the ledger.
+    fn use_trays(&self, file: RawFd, page: RawFd, first: usize, step: usize, owner: u8) -> PyResult<()> {
+        Ok(self.lane()?.use_trays(file, page, (first, step), owner)?)
     }
 
     /// Return the descriptor that is readable when there is news.
@@ -116,6 +127,7 @@ impl Lane {
             readable: false,
             ending: false,
             queued: false,
+            long: false,
             answered: 0,
         })?)
     }
@@ -143,7 +155,7 @@ impl Lane {
         kept.iter().for_each(|each| each.log(&mut lines, &timestamp));
         let size = kept.iter().map(|each| each.data_set_size).sum();
         let seconds = kept.iter().map(|each| each.seconds).collect();
-        let files = kept.into_iter().map(|each| (each.name, each.file.taken)).collect();
+        let files = kept.into_iter().map(|each| (each.name, each.taken)).collect();
         Ok((files, size, seconds, PyBytes::new(py, &lines)))
     }
 

@@ -4,7 +4,7 @@
 
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 /// A shared page; a word is eight aligned bytes.
 pub struct Page {
@@ -19,18 +19,8 @@ unsafe impl Sync for Page {}
 impl Page {
     /// Map the words behind a descriptor.
     pub fn open(descriptor: RawFd) -> Result<Self> {
-        // SAFETY: plain system calls; the mapping is checked, and unmapped by `drop` alone.
-        unsafe {
-            let mut stat: libc::stat = std::mem::zeroed();
-            checked(libc::fstat(descriptor, &mut stat))?;
-            let size = stat.st_size as usize;
-            let access = libc::PROT_READ | libc::PROT_WRITE;
-            let words = libc::mmap(std::ptr::null_mut(), size, access, libc::MAP_SHARED, descriptor, 0);
-            if words == libc::MAP_FAILED {
-                return Err(Error::last_os_error());
-            }
-            Ok(Self { words: words.cast(), count: size / 8 })
-        }
+        let (words, size) = mapped(descriptor)?;
+        Ok(Self { words: words.cast(), count: size / 8 })
     }
 
     pub fn get(&self, word: usize) -> i64 {
@@ -58,6 +48,70 @@ impl Drop for Page {
         // SAFETY: what `open` mapped.
         unsafe { libc::munmap(self.words.cast_mut().cast(), self.count * 8) };
     }
+}
+
+/// A page of bytes that several processes share, and that stand for the states of things.
+pub struct States {
+    bytes: *const AtomicU8,
+    count: usize,
+}
+
+// The bytes are atomic, and the mapping lasts as long as the page.
+unsafe impl Send for States {}
+
+impl States {
+    /// Map the bytes behind a descriptor.
+    pub fn open(descriptor: RawFd) -> Result<Self> {
+        let (bytes, count) = mapped(descriptor)?;
+        Ok(Self { bytes: bytes.cast(), count })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn get(&self, index: usize) -> u8 {
+        self.byte(index).load(Ordering::Acquire)
+    }
+
+    pub fn set(&self, index: usize, state: u8) {
+        self.byte(index).store(state, Ordering::Release);
+    }
+
+    fn byte(&self, index: usize) -> &AtomicU8 {
+        assert!(index < self.count, "no such state on the page");
+        // SAFETY: within the mapping.
+        unsafe { &*self.bytes.add(index) }
+    }
+}
+
+impl Drop for States {
+    fn drop(&mut self) {
+        // SAFETY: what `open` mapped.
+        unsafe { libc::munmap(self.bytes.cast_mut().cast(), self.count) };
+    }
+}
+
+/// Map all of what is behind a descriptor, and return where it begins and its bytes.
+fn mapped(descriptor: RawFd) -> Result<(*const libc::c_void, usize)> {
+    // SAFETY: plain system calls, whose results are checked; who asked unmaps.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        checked(libc::fstat(descriptor, &mut stat))?;
+        let size = stat.st_size as usize;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let begin = libc::mmap(std::ptr::null_mut(), size, access, libc::MAP_SHARED, descriptor, 0);
+        if begin == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        Ok((begin, size))
+    }
+}
+
+/// Return a descriptor of its own for what is open as another.
+pub fn duplicate(descriptor: RawFd) -> Result<OwnedFd> {
+    // SAFETY: a plain system call, whose descriptor is owned from here on.
+    Ok(unsafe { OwnedFd::from_raw_fd(checked(libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0))?) })
 }
 
 /// Where the lane asks for files to be made durable, and is answered.
@@ -111,8 +165,7 @@ impl Bell {
 
     /// Return a bell that another process may ring or hear too.
     pub fn of(descriptor: RawFd) -> Result<Self> {
-        // SAFETY: a plain system call, whose descriptor is owned from here on.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(checked(libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0))?) }))
+        Ok(Self(duplicate(descriptor)?))
     }
 
     pub fn descriptor(&self) -> RawFd {

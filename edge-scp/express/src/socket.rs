@@ -1,6 +1,6 @@
 //! The system calls of sockets, and the clocks.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::shared::checked;
@@ -40,6 +40,13 @@ pub fn receive(descriptor: RawFd, buffer: &mut [u8]) -> Result<usize> {
     let (begin, size) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: as many bytes as there is room for.
     retried(|| unsafe { libc::recv(descriptor, begin, size, libc::MSG_DONTWAIT) })
+}
+
+/// Receive what there is, into one piece of memory after the other.
+pub fn receive_into(descriptor: RawFd, pieces: &mut [IoSliceMut<'_>]) -> Result<usize> {
+    let (begin, count) = (pieces.as_mut_ptr(), pieces.len() as i32);
+    // SAFETY: IoSliceMut is an iovec, and each is valid for writing; accepted sockets do not block.
+    retried(|| unsafe { libc::readv(descriptor, begin.cast(), count) })
 }
 
 /// Send what the peer takes now, and return how much that was.

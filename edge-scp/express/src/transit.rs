@@ -9,7 +9,7 @@ pub const COMMAND: u8 = 0x01;
 pub const LAST: u8 = 0x02;
 /// Of a PDU's header, and of a value's.
 pub const HEADER: usize = 6;
-const BOTH: usize = 2 * HEADER;
+pub const BOTH: usize = 2 * HEADER;
 
 /// Why reading stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub enum Stop {
 }
 
 /// One data set in transit.
+#[derive(Clone)]
 pub struct Transit {
     context_id: u8,
     max_pdu: u32,
@@ -62,6 +63,24 @@ impl Transit {
                 }
             }
         }
+    }
+
+    /// Return how many bytes of the current value are still to come, and of the headers after it: none after the last.
+    pub fn coming(&self) -> (usize, usize) {
+        let headers = if self.left == self.value_left { BOTH } else { HEADER };
+        (self.value_left as usize, if self.control & LAST == 0 { headers } else { 0 })
+    }
+
+    /// Note that so many bytes of the current value were received elsewhere.
+    pub fn passed(&mut self, size: usize) {
+        self.value_left -= size as u32;
+        self.left -= size as u32;
+    }
+
+    /// Read headers; tell whether the data set goes on after them with at least so many bytes of a value.
+    pub fn goes_on(&mut self, headers: &[u8], size: usize) -> bool {
+        let mut none = Vec::new();
+        self.read(headers, &mut none) == (headers.len(), Stop::Dry) && self.value_left as usize >= size
     }
 
     /// Return what was read but belongs to no value of the data set, as the beginning of a PDU.

@@ -18,6 +18,8 @@ from local_stack.process import Program, http_ok, tcp_open
 from local_stack.servers import HOST, REPOSITORY, nats_server, seaweedfs
 
 NATS_USER = "bucky"
+# A quarter of a gigabyte on whoever's disk tries it; an edge of its own has more by default.
+TRAYS = "256"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
         "BUCKY_EDGE_HTTP_PORT": str(ports.edge_health),
         "BUCKY_EDGE_HEALTH_URL": f"http://{HOST}:{ports.edge_health}/health",
         "BUCKY_SPOOL_DIR": str(home.spool),
+        "BUCKY_SPOOL_TRAYS": TRAYS,
         "BUCKY_CROSSWALK_DIR": str(home.crosswalks),
         "BUCKY_GATEWAY_URL": f"http://{HOST}:{ports.provider}",
         "BUCKY_CONNECTOR_HTTP_PORT": str(ports.connector),
