@@ -98,8 +98,9 @@ class Overdue:
         else:
             uid, due_at = new_uid(), now + timedelta(seconds=ASKING_SECONDS)
             said = f"{_unanswered(first, commitment)}; it is to be asked for again"
-            done.asked += len(await asyncio.to_thread(self._index.ask_anew, rows, uid, due_at, said))
-            await self._ask(first, uid)
+            if moved := await asyncio.to_thread(self._index.ask_anew, rows, uid, due_at, said):
+                done.asked += len(moved)
+                await self._ask(first, uid)
 
     async def _fail(self, rows: Sequence[DeliveryRow], reason: str, done: LookedAfter) -> None:
         reasons = {row.delivery_id: reason for row in rows}
