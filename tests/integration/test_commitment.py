@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bucky.events import (
     DeliveryCompleted,
     DeliveryFailed,
     DeliveryRequested,
+    utc_now,
 )
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index, IndexedInstance
@@ -357,3 +359,33 @@ def test_a_destination_that_need_not_commit_any_more_is_believed(world: World) -
     assert [event.type for event in commit([asking], world.index).events] == [DeliveryCompleted.TYPE]
     assert world.states(events) == [DELIVERED]
     assert world.node.asked == []
+
+
+def test_a_request_to_ask_that_was_lost_is_made_again_but_not_for_ever(world: World) -> None:
+    """What was never asked for is no silence of the node: it is tried for as long as a delivery may wait."""
+    events, asking = world.sent(1)
+    assert world.looked_after() == []
+    world.index.put_off(world.rows(events), utc_now())
+    (again,) = world.looked_after()
+    assert (again.id, again.nats_msg_id != asking.nats_msg_id) == (asking.id, True)
+    assert world.looked_after() == []
+    world.destination()
+    short = world.index.routing().document.destinations[0].model_copy(update={"give_up_after_hours": 1e-9})
+    save_destination(world.index, short)
+    world.index.put_off(world.rows(events), utc_now())
+    (request_,) = world.looked_after()
+    (row,) = world.rows(events)
+    assert (request_.type, row.state) == (DeliveryRequested.TYPE, FAILED)
+    assert "could not be asked for within" in row.reason
+
+
+def test_what_is_to_be_sent_again_later_is_not_lost(world: World) -> None:
+    """Until its time has come nobody works on it, and reconciling must not take that for a loss."""
+    world.destination(resend_after_seconds=3600)
+    world.node.manners.lost.add(uid_of(1))
+    events, asking = world.sent(1)
+    world.node.report(world.asked(asking), world.edge.port)
+    world.reported()
+    assert world.states(events) == [RETRYING]
+    assert world.index.unsettled_deliveries(utc_now() + timedelta(minutes=1)) == []
+    assert world.looked_after() == []
