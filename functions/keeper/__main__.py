@@ -22,7 +22,7 @@ from bucky.objects import S3ObjectStore
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 from keeper.evidence import Evidence
-from keeper.overdue import Overdue
+from keeper.overdue import LookedAfter, Overdue
 from keeper.page import KeeperState, Page
 from keeper.reconcile import Reconcile
 from keeper.republisher import Republisher
@@ -74,10 +74,10 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
             page.swept(await sweep.run())
 
         async def due_once() -> None:
-            await overdue.run()
+            page.looked_after(await overdue.run())
 
         async def give_up_once() -> None:
-            await overdue.give_up()
+            page.looked_after(LookedAfter(given_up=await overdue.give_up()))
 
         async def reconcile_once() -> None:
             report = await reconcile.run()
