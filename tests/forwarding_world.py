@@ -43,10 +43,11 @@ def request(
     size: int = 2000,
     destination: str = "pacs",
     data_set: bytes = b"",
+    uid: str = "",
 ) -> CloudEvent:
     """Store an instance and return the request to deliver it."""
     data_set = data_set or number.to_bytes(4, "big") * (size // 4)
-    sha256, uid = hashlib.sha256(data_set).hexdigest(), uid_of(number)
+    sha256, uid = hashlib.sha256(data_set).hexdigest(), uid or uid_of(number)
     stored = file_header(FileMeta(sop_class, uid, EXPLICIT)) + data_set
     key = object_key("1.2", "1.2.3", uid, sha256)
     put_bytes(objects, key, stored)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bucky.settings import Listener, Settings
 from edge_scp.admission import Rejection
-from edge_scp.reception import Answer, Caller
+from edge_scp.reception import Answer, Caller, Reports
 from edge_scp.statuses import Status
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.store_service import Refusal, StoreCommand
@@ -90,7 +90,8 @@ class Outcomes:
 class Stage:
     """A running upper layer and all that can be seen of it."""
 
-    def __init__(self, listener: Listener, limits: Limits) -> None:
+    def __init__(self, listener: Listener, limits: Limits, reports: Reports | None = None) -> None:
+        self._reports = reports
         self.sink = MemorySink()
         self.outcomes = Outcomes()
         self.obstacle: Rejection | None = None
@@ -144,7 +145,13 @@ class Stage:
 
     async def _serve(self) -> None:
         self.acceptor = Acceptor(
-            self._listener, self._limits, SYNTAXES, self.sink, self.outcomes, obstacle=lambda: self.obstacle
+            self._listener,
+            self._limits,
+            SYNTAXES,
+            self.sink,
+            self.outcomes,
+            obstacle=lambda: self.obstacle,
+            reports=self._reports,
         )
         self._socket.setblocking(False)
         accepting = asyncio.create_task(self._accept())
@@ -160,10 +167,10 @@ class Stage:
 
 
 @contextmanager
-def stage(listener: Listener | None = None, **limits: Any) -> Iterator[Stage]:
+def stage(listener: Listener | None = None, reports: Reports | None = None, **limits: Any) -> Iterator[Stage]:
     """Run an upper layer for the length of a block; nothing may go wrong in it unnoticed."""
     chosen = Limits(**({"sweep_seconds": 0.05} | limits))
-    running = Stage(listener or Listener(port=0), chosen)
+    running = Stage(listener or Listener(port=0), chosen, reports)
     running.start()
     try:
         yield running

@@ -26,7 +26,7 @@ from edge_scp.reception import Caller
 from edge_scp.spool_file import not_synced, refused
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.statuses import Status
-from edge_scp.storage_syntaxes import VERIFICATION
+from edge_scp.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION
 from edge_scp.store_service import Refusal
 from edge_scp.upper_layer.association import Association
 from edge_scp.upper_layer.boundaries import Phase, Standing, Unfinished
@@ -215,7 +215,7 @@ class _Ride:
 
 def _usual(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:
     rare = transfer_syntax_uid in DEFLATED or transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
-    return abstract_syntax_uid != VERIFICATION and not rare
+    return abstract_syntax_uid not in {VERIFICATION, STORAGE_COMMITMENT} and not rare
 
 
 def _context(abstract_syntax_uid: str, transfer_syntax_uid: str, caller: Caller) -> "_express.Context":

@@ -17,10 +17,12 @@ from bucky import log
 from bucky.settings import Settings
 from edge_scp.admission import TOO_MANY_ASSOCIATIONS
 from edge_scp.announcements import Announcer
+from edge_scp.broker_link import BrokerLink
 from edge_scp.capacity import Capacity, Ledger, Limits
 from edge_scp.channel import Channel, Message
 from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.commit_board import CommitBoard
+from edge_scp.commitment_reports import CommitmentReports
 from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
 from edge_scp.connections import Verdict
 from edge_scp.disk import Disk, UnhurriedDisk
@@ -28,7 +30,7 @@ from edge_scp.express import LaneSelector, TraysFor, lane_of
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
 from edge_scp.receivers import process_count
-from edge_scp.reception import Sink
+from edge_scp.reception import Reports, Sink
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.upper_layer import limits as upper_layer
@@ -54,7 +56,8 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
     trays = TraysFor(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
     lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
     log.get_logger("edge").info("receiver.started", express=lane is not None)
-    acceptors = Acceptors(settings, receiver, metrics, lane)
+    broker = BrokerLink(settings)
+    acceptors = Acceptors(settings, receiver, metrics, lane, CommitmentReports(broker))
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def received(message: Message, connection: socket.socket | None) -> None:
@@ -79,6 +82,7 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
     if lane is not None:
         lane.close()
     receiver.close()
+    await broker.close()
     return drained
 
 
@@ -97,10 +101,17 @@ def committer_of(settings: Settings, inherited: Inherited) -> Committer:
 class Acceptors:
     """What serves the connections of every listener, and what turns away those that are too many."""
 
-    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics, lane: Lane | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink,
+        metrics: ReceiverMetrics,
+        lane: Lane | None = None,
+        reports: Reports | None = None,
+    ) -> None:
         limits, syntaxes, buffer = upper_layer.Limits.of(settings), Syntaxes(settings), receive_buffer()
         self._serving = [
-            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, lane=lane)
+            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, lane=lane, reports=reports)
             for listener in settings.edge_listeners
         ]
         self._rejecting = [

@@ -1,4 +1,4 @@
-"""The seam between the upper layer and the spool: one C-STORE, from its command set to its answer.
+"""The seams of the upper layer: to the spool, for one C-STORE, and to whoever takes reports on commitments.
 
 The upper layer calls `Sink.begin` when the command set is complete, `write` for each fragment of the data
 set, and `finish` after the last. It never waits: the answer comes back when the instance is durable.
@@ -26,7 +26,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The C-STORE response: a status and, unless it is success, an Error Comment."""
+    """The response: a status and, unless it is success, an Error Comment."""
 
     status: Status
     error_comment: str = ""
@@ -53,3 +53,10 @@ class Sink(Protocol):
 
     def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> Reception:
         """Go on with an instance that is refused, after so many bytes of it."""
+
+
+class Reports(Protocol):
+    """Where N-EVENT-REPORTs on storage commitments go (PS3.4 §J.3.3)."""
+
+    def report(self, event_type: int, transfer_syntax_uid: str, caller: Caller) -> Reception:
+        """Start a report; its data set is written to what is returned."""

@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 
+from bucky.commitment import EXPLICIT, IMPLICIT, PUSH_MODEL
 from bucky.settings import Settings
 
 VERIFICATION = "1.2.840.10008.1.1"
+# Of reports on commitments only: whoever stores here cannot ask us for one (PS3.4 Annex J).
+STORAGE_COMMITMENT = PUSH_MODEL
+_OF_REPORTS = frozenset({IMPLICIT, EXPLICIT})
 
 # Storage by name only: media directories, commitment, and objects that belong to no study (PS3.4 Annex GG).
 _NOT_STORAGE_SERVICE = (
@@ -36,7 +40,7 @@ class Syntaxes:
 
     def serves(self, abstract: str) -> bool:
         """Tell whether the service is offered, in whatever transfer syntax."""
-        return abstract in self.storage_sop_classes or abstract == VERIFICATION
+        return abstract in self.storage_sop_classes or abstract in {VERIFICATION, STORAGE_COMMITMENT}
 
     def negotiable(self, proposed: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
         """Return the known transfer syntaxes of each known abstract syntax that was proposed.
@@ -46,7 +50,8 @@ class Syntaxes:
         wanted: dict[str, dict[str, None]] = {}
         for abstract, uids in proposed:
             if self.serves(abstract):
-                known = (uid for uid in uids if uid in self.transfer_syntaxes)
+                will_do = _OF_REPORTS if abstract == STORAGE_COMMITMENT else self.transfer_syntaxes
+                known = (uid for uid in uids if uid in will_do)
                 wanted.setdefault(abstract, {}).update(dict.fromkeys(known))
         return {abstract: list(uids) for abstract, uids in wanted.items() if uids}
 

@@ -9,7 +9,9 @@ from bucky.index import DeliveryRow, DeliveryState, Index, RoutingVersion
 from bucky.rules.evaluation import Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
 from bucky.rules.model import Trigger
 
-ON_THE_WAY = frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.DELIVERED})
+ON_THE_WAY = frozenset(
+    {DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.UNCOMMITTED, DeliveryState.DELIVERED}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Nothing secret stands in one: a field that ends in `_secret` names a secret (`bu
 """
 
 import string
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -50,6 +51,7 @@ Template = Annotated[str, Field(max_length=500), AfterValidator(_valid_template)
 WebUrl = Annotated[str, Field(max_length=1000), AfterValidator(_valid_url)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Existing = Literal["refuse", "replace"]
+GIVE_UP_AFTER_HOURS = 7 * 24.0
 BY_UIDS = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
 
 
@@ -63,10 +65,28 @@ class _Named(_Model):
 
 
 class _Destination(Paced, _Named):
+    # Below the age at which the stream of deliveries drops what it holds (`bucky.streams`).
+    give_up_after_hours: float = Field(default=GIVE_UP_AFTER_HOURS, gt=0, le=13 * 24)
+
     @property
     def address(self) -> str:
         """Say in one short text where it is."""
         raise NotImplementedError
+
+
+class Commitment(_Model):
+    """How a DICOM node is asked to commit to keeping what it took (PS3.4 Annex J), and how long its answer may take.
+
+    An instance it does not commit to is sent again, `sends` times in all. `linger_seconds` is for how long the
+    association that asks stays open for an answer on it.
+    """
+
+    answer_within_seconds: float = Field(default=3600.0, gt=0, le=7 * 86400)
+    asks: int = Field(default=3, ge=1, le=20)
+    sends: int = Field(default=3, ge=1, le=20)
+    resend_after_seconds: float = Field(default=60.0, ge=0, le=86400)
+    linger_seconds: float = Field(default=2.0, ge=0, le=60)
+    report_from: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 class DimseDestination(_Destination):
@@ -82,6 +102,7 @@ class DimseDestination(_Destination):
     tls_ca_file: Path | None = None
     tls_identity_secret: SecretName | None = None
     transcode: Literal["when-refused", "never"] = "when-refused"
+    commitment: Commitment | None = None
 
     @model_validator(mode="after")
     def _identity_over_tls(self) -> Self:
@@ -200,3 +221,8 @@ class StowDestination(_Destination):
 Destination = Annotated[
     DimseDestination | FolderDestination | S3Destination | StowDestination, Field(discriminator="type")
 ]
+
+
+def commitment_of(destination: object) -> Commitment | None:
+    """Return how a destination, of any kind, is asked for its commitment; None when it is not."""
+    return destination.commitment if isinstance(destination, DimseDestination) else None

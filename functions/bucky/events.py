@@ -11,6 +11,8 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.delivery.requested.<destination>    a rule decided that it goes there
     dicom.delivery.completed.<destination>    the destination itself answered success
     dicom.delivery.failed.<destination>       it will not be tried again by itself
+    dicom.commitment.requested.<destination>  the destination is to be asked to commit to what it took
+    dicom.commitment.reported                 a DICOM node told the edge what it commits to
     dicom.series.stable                       nothing came for the series for so long
     dicom.study.stable                        nothing came for the study for so long
     deadletter.<function>                     a function could not process an event
@@ -23,7 +25,7 @@ Ids are deterministic, so publishing the same fact twice is one message (`Nats-M
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -163,6 +165,49 @@ class DeliveryFailed(Delivery):
     reason: str
 
 
+class CommitmentRequested(Payload):
+    """A destination took instances; it is to be asked, in this transaction, to commit to keeping them."""
+
+    TYPE: ClassVar[str] = "dicom.commitment.requested"
+    transaction_uid: str = Uid
+    destination: str = DestinationName
+
+    def event_id(self) -> str:
+        """Return the transaction: it is asked for once."""
+        return self.transaction_uid
+
+    def partition_key(self) -> str | None:
+        """Return the destination: one that is away must not delay another's."""
+        return self.destination
+
+
+class NotCommitted(BaseModel):
+    """An instance that a node does not commit to; `reason` is its Failure Reason (0008,1197), if it gave one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    sop_instance_uid: str = Uid
+    reason: int | None
+
+
+class CommitmentReported(Payload):
+    """A node told the edge, over an association of its own, which instances it commits to (PS3.4 §J.3.3)."""
+
+    TYPE: ClassVar[str] = "dicom.commitment.reported"
+    transaction_uid: str = Uid
+    committed: tuple[Annotated[str, Uid], ...]
+    failed: tuple[NotCommitted, ...]
+    calling_aet: str
+    called_aet: str
+    source_address: str
+    association_id: str
+
+    def event_id(self) -> str:
+        """Return a hash of what was told, and by whom: told twice, it is one event."""
+        told = (self.transaction_uid, *self.committed, *(f"{one.sop_instance_uid}={one.reason}" for one in self.failed))
+        parts = (*told, self.calling_aet, self.called_aet, self.source_address)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 class StableSeries(BaseModel):
     """A series that changed since the study was stable last: its instances now, and how many of them are new."""
 
@@ -263,6 +308,8 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         DeliveryRequested,
         DeliveryCompleted,
         DeliveryFailed,
+        CommitmentRequested,
+        CommitmentReported,
         SeriesStable,
         StudyStable,
         DeadLettered,
@@ -285,8 +332,9 @@ class CloudEvent(BaseModel):
     dataschema: str | None = None
     partitionkey: str | None = None
     traceparent: str | None = None
-    # An extension of ours; other people's events may use the name for something else.
+    # Extensions of ours; other people's events may use the names for something else.
     priority: Any = None
+    repetition: Any = None
     data: Any = None
 
     @classmethod
@@ -323,8 +371,16 @@ class CloudEvent(BaseModel):
 
     @property
     def nats_msg_id(self) -> str:
-        """Return the `Nats-Msg-Id`: ids are unique per type, the header is per stream."""
-        return f"{self.nats_subject}/{self.id}"
+        """Return the `Nats-Msg-Id`: ids are unique per type, the header is per stream.
+
+        `repetition` tells an event that is meant to be heard once more from the one before it.
+        """
+        name = f"{self.nats_subject}/{self.id}"
+        return f"{name}/{self.repetition}" if isinstance(self.repetition, str) else name
+
+    def once_more(self, repetition: str) -> Self:
+        """Return the event as it is published again on purpose; each repetition is one message."""
+        return self.model_copy(update={"repetition": repetition})
 
     def to_json(self) -> bytes:
         """Return the structured-mode JSON (CloudEvents JSON format §2)."""

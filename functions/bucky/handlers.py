@@ -77,6 +77,10 @@ def _open_crosswalks(settings: Settings) -> Any:
     return Crosswalks(settings.crosswalk_dir)
 
 
+def _open_destination_secrets(settings: Settings) -> Any:
+    return importlib.import_module("bucky.forwarding").Secrets.of(settings)
+
+
 def _open_senders(settings: Settings) -> Any:
     forwarding = importlib.import_module("bucky.forwarding")
     return forwarding.Senders(forwarding.Secrets.of(settings))
@@ -89,6 +93,7 @@ DEPENDENCIES: dict[str, Dependency] = {
     "crosswalks": Dependency(
         "bucky.morph.crosswalks.Crosswalks", _open_crosswalks, close=lambda crosswalks: crosswalks.close()
     ),
+    "destination_secrets": Dependency("bucky.forwarding.secrets.Secrets", _open_destination_secrets),
     "senders": Dependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
 }
 

@@ -1,6 +1,7 @@
 """DICOM unique identifiers (PS3.5 §9): the one check before a UID comes near a path or a subject."""
 
 import re
+import uuid
 
 from bucky.errors import InvalidInstance
 
@@ -12,3 +13,8 @@ def checked_uid(value: str, keyword: str) -> str:
     if not _UID.fullmatch(value) or value in {".", ".."}:
         raise InvalidInstance(f"{keyword} is missing or not a valid UID (PS3.5 §9.1)")
     return value
+
+
+def new_uid() -> str:
+    """Return a UID that nobody else has (PS3.5 §B.2)."""
+    return f"2.25.{uuid.uuid4().int}"

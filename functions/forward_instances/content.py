@@ -29,11 +29,14 @@ Content = io.BytesIO | io.BufferedReader
 class Contents:
     """Prepares what is sent for each delivery of a batch; `sent` has the digest of what a rule has changed.
 
+    `tables` has the versions of the crosswalks, by name, that each was changed by.
+
     This is the one place where what is sent may become another than what was received.
     """
 
     def __init__(self, objects: ObjectStore, index: Index, crosswalks: Crosswalks) -> None:
         self.sent: dict[str, str] = {}
+        self.tables: dict[str, dict[str, str]] = {}
         self._objects = objects
         self._index = index
         self._crosswalks = crosswalks
@@ -90,7 +93,8 @@ class Contents:
         if rule.original_attributes == "record":
             decided_at = self._index.delivery(delivery.delivery_id).requested_at
             modification = Modification(f"BUCKY {rule.name} v{version}", delivery.instance.calling_aet, decided_at)
-        return Wanted(rule.morph, self._crosswalks.among(routing.crosswalks), modification)
+        versions = self.tables[delivery.delivery_id] = {}
+        return Wanted(rule.morph, self._crosswalks.among(routing.crosswalks, versions), modification)
 
 
 def _check_whole(delivery: DeliveryRequested) -> None:

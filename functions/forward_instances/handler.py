@@ -5,6 +5,7 @@ is recorded before its event is acknowledged: after a crash in between, that bat
 
     the destination                    delivery becomes   the event
     answered success or a warning      delivered          done
+      and is to commit to it           uncommitted        done: `commit-deliveries` asks for the commitment
     is away, busy, or rejects us       retrying           failed, to be tried again
     is closed by its schedule          retrying           not attempted: the connector leaves it alone
     refuses this instance              failed             failed for good: the connector makes it a dead
@@ -15,12 +16,22 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 
 from bucky.contract import BatchResult, ItemFailure
+from bucky.destinations import commitment_of
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, utc_now
+from bucky.events import (
+    CloudEvent,
+    CommitmentRequested,
+    Delivery,
+    DeliveryCompleted,
+    DeliveryFailed,
+    DeliveryRequested,
+    utc_now,
+)
 from bucky.forwarding import Senders
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
@@ -28,11 +39,15 @@ from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
 from bucky.outgoing import Outcome, StoreResult
 from bucky.trace import trace_id
+from bucky.uids import new_uid
 from forward_instances.content import Contents
 from forward_instances.pace import Pace
 
 BATCH_SECONDS = 20.0
 """No instance is begun later than this: an urgent delivery may be waiting for the end of the batch."""
+
+ASKING_SECONDS = 900.0
+"""So long after it was sent the keeper looks whether a commitment was asked for."""
 
 _ATTEMPTS = {
     Outcome.STORED: AttemptOutcome.DELIVERED,
@@ -44,11 +59,15 @@ _ATTEMPTS = {
 
 @dataclass(slots=True)
 class _Request:
-    """One delivery to make, the event that asked for it, and whether the destination was given it."""
+    """One delivery to make, the event that asked for it, and whether the destination was given it.
+
+    `transaction_uid` is that in which its destination is to be asked for a commitment, if it is.
+    """
 
     cause: CloudEvent
     delivery: DeliveryRequested
     tried: bool = True
+    transaction_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +110,11 @@ def handle_batch(
         answers.append(_answer(ctx, request, result, contents))
     for name in requests.keys() - set(pending):
         answers.append(_settled(ctx, requests[name], index.delivery(name)))
+    # A batch's instances are asked about together: one event for all of them.
+    events_out = {one.nats_msg_id: one for one in (answer.event for answer in answers) if one is not None}
     return BatchResult(
         failures=tuple(answer.failure for answer in answers if answer.failure is not None),
-        events=tuple(answer.event for answer in answers if answer.event is not None),
+        events=tuple(events_out.values()),
     )
 
 
@@ -118,6 +139,10 @@ def _carried_out(
             gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
+            if commitment_of(destination) is not None:
+                uid = new_uid()
+                for request in group:
+                    request.transaction_uid = uid
             pace = Pace(name, destination, utc_now(), index.take_bandwidth)
             yield from _paced(group, contents, pace, partial(senders.send, destination))
 
@@ -148,10 +173,26 @@ def _attempt(request: _Request, result: StoreResult, contents: Contents) -> Deli
     """Return what the index keeps: the one place where the destination's own words are kept too."""
     name, outcome = request.delivery.delivery_id, _ATTEMPTS[result.outcome]
     answered, sent = f"{result.answer} {result.comment}".strip(), contents.sent.get(name)
-    return DeliveryAttempt(name, outcome, result.reason, answered, tried=request.tried, sent_sha256=sent)
+    tables = ", ".join(f"{table} {version}" for table, version in sorted(contents.tables.get(name, {}).items()))
+    attempt = DeliveryAttempt(
+        name,
+        outcome,
+        result.reason,
+        answered,
+        tried=request.tried,
+        sent_sha256=sent,
+        crosswalks=tables,
+    )
+    if request.transaction_uid is None or not result.outcome.arrived:
+        return attempt
+    due_at = attempt.at + timedelta(seconds=ASKING_SECONDS)
+    uid = request.transaction_uid
+    return replace(attempt, outcome=AttemptOutcome.UNCOMMITTED, commitment_uid=uid, due_at=due_at)
 
 
 def _answer(ctx: Context, request: _Request, result: StoreResult, contents: Contents) -> _Answer:
+    if result.outcome.arrived and request.transaction_uid is not None:
+        return _Answer(event=_ask(ctx, request, request.transaction_uid))
     if result.outcome.arrived:
         sent = contents.sent.get(request.delivery.delivery_id)
         payload = DeliveryCompleted(**_fields(request), completed_at=utc_now(), detail=result.reason, sent_sha256=sent)
@@ -165,14 +206,26 @@ def _answer(ctx: Context, request: _Request, result: StoreResult, contents: Cont
     )
 
 
+def _ask(ctx: Context, request: _Request, transaction_uid: str) -> CloudEvent:
+    payload = CommitmentRequested(transaction_uid=transaction_uid, destination=request.delivery.destination)
+    return ctx.event(payload, request.cause)
+
+
 def _settled(ctx: Context, request: _Request, row: DeliveryRow) -> _Answer:
     """Answer again for a delivery settled before: whoever asked may have missed the first answer."""
     if row.state is DeliveryState.DELIVERED:
         completed_at = row.completed_at or row.updated_at
         payload = DeliveryCompleted(**_fields(request), completed_at=completed_at, sent_sha256=row.sent_sha256)
         return _Answer(event=ctx.event(payload, request.cause))
+    if row.state is DeliveryState.UNCOMMITTED and row.commitment_uid is not None:
+        return _Answer(event=_ask(ctx, request, row.commitment_uid))
     redriven_meanwhile = row.state in {DeliveryState.REQUESTED, DeliveryState.RETRYING}
-    return _Answer(failure=_failure(request.cause, row.reason, retryable=redriven_meanwhile))
+    failure = _failure(request.cause, row.reason, retryable=redriven_meanwhile)
+    if row.state is DeliveryState.FAILED:
+        # The keeper gives up deliveries too: this is where that is told.
+        failed = DeliveryFailed(**_fields(request), failed_at=row.updated_at, reason=row.reason)
+        return _Answer(event=ctx.event(failed, request.cause), failure=failure)
+    return _Answer(failure=failure)
 
 
 def _fields(request: _Request) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The keeper process, wired on one page: `python -m keeper`.
 
-It declares quiet studies stable, and reconciles every so often. It keeps nothing itself: it can be killed at
-any time, and more than one may run.
+It declares quiet studies stable, looks after deliveries that are due, and reconciles every so often. It keeps
+nothing itself: it can be killed at any time, and more than one may run.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from bucky.objects import S3ObjectStore
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 from keeper.evidence import Evidence
+from keeper.overdue import LookedAfter, Overdue
 from keeper.page import KeeperState, Page
 from keeper.reconcile import Reconcile
 from keeper.republisher import Republisher
@@ -29,6 +30,8 @@ from keeper.sweep import Sweep
 
 HOST = "127.0.0.1"
 SWEEP_SECONDS = 1.0
+DUE_SECONDS = 1.0
+GIVE_UP_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 # The first reconciling does not wait a whole period, nor does it meet the other parts starting.
 FIRST_RECONCILE_SECONDS = 300.0
@@ -63,11 +66,18 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
         evidence = Evidence(js, http, settings.edge_health_url)
         quiet, hold = settings.study_quiet_seconds, settings.study_hold_seconds
         sweep = Sweep(index, JetStreamPublisher(js), evidence, quiet=quiet, hold=hold)
+        overdue = Overdue(index, JetStreamPublisher(js))
         grace = settings.reconcile_grace_seconds
         reconcile = Reconcile(objects, index, Republisher(js), settings.store_bucket, grace)
 
         async def sweep_once() -> None:
             page.swept(await sweep.run())
+
+        async def due_once() -> None:
+            page.looked_after(await overdue.run())
+
+        async def give_up_once() -> None:
+            page.looked_after(LookedAfter(given_up=await overdue.give_up()))
 
         async def reconcile_once() -> None:
             report = await reconcile.run()
@@ -79,6 +89,8 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
             await _until_it_works("index", state, migrate)
             async with asyncio.TaskGroup() as group:
                 group.create_task(_again_and_again("sweep", state, sweep_once, SWEEP_SECONDS, SWEEP_SECONDS))
+                group.create_task(_again_and_again("due deliveries", state, due_once, DUE_SECONDS, DUE_SECONDS))
+                group.create_task(_again_and_again("age limit", state, give_up_once, 0, GIVE_UP_SECONDS))
                 if settings.reconcile_seconds:
                     first = min(settings.reconcile_seconds, FIRST_RECONCILE_SECONDS)
                     every = settings.reconcile_seconds

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from keeper.findings import Kind, Report
+from keeper.overdue import LookedAfter
 from keeper.sweep import Swept
 
 # A sweep comes each second; without one for so long the keeper is not well.
@@ -35,6 +36,11 @@ class Page:
         self._registry = CollectorRegistry()
         registry = self._registry
         self._declared = Counter("bucky_keeper_declared_total", "Stable studies and series declared", registry=registry)
+        counts = {"asked": "again for a commitment", "sent": "to be sent again", "given_up": "given up"}
+        self._looked_after = {
+            name: Counter(f"bucky_keeper_deliveries_{name}_total", f"Deliveries {said}", registry=registry)
+            for name, said in counts.items()
+        }
         self._waiting = Gauge("bucky_keeper_waiting", "Quiet studies and series not yet declared", registry=registry)
         self._found = Gauge("bucky_keeper_found", "Found by the last reconciling, by kind", ["kind"], registry=registry)
         self._reconciled = Gauge("bucky_keeper_reconciled_timestamp_seconds", "When that ended", registry=registry)
@@ -45,6 +51,11 @@ class Page:
         self._state.swept, self._state.swept_at = swept, time.monotonic()
         self._declared.inc(swept.declared)
         self._waiting.set(swept.waiting)
+
+    def looked_after(self, done: LookedAfter) -> None:
+        """Note what became of deliveries that were due."""
+        for name, counter in self._looked_after.items():
+            counter.inc(getattr(done, name))
 
     def reconciled(self, report: Report) -> None:
         """Note a reconciling."""

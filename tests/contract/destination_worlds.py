@@ -15,6 +15,7 @@ from bucky.part10 import split
 from bucky.settings import Settings
 from local_stack.destination import Answer, Received
 from local_stack.destination import Destination as DimseNode
+from tests.commitment_world import CommittingNode
 from tests.stow_server import StowServer
 from tests.way_to_store import WayToStore
 
@@ -60,12 +61,13 @@ class World(Protocol):
 class DimseWorld:
     """A storage SCP."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         self._folder = folder
         self._refused: set[str] = set()
         self._hindered: set[str] = set()
         self._node = self._start(0)
-        self.destination = model(name="there", type="dimse", aet="DEMO", host="127.0.0.1", port=self._node.port)
+        port = self._node.port
+        self.destination = model(name="there", type="dimse", aet="DEMO", host="127.0.0.1", port=port, **more)
 
     def held(self) -> list[str]:
         return sorted(self._node.received())
@@ -92,6 +94,18 @@ class DimseWorld:
         if received.sop_instance_uid in self._refused:
             return Answer(0xA900)
         return Answer(0xA700 if received.sop_instance_uid in self._hindered else 0x0000)
+
+
+class CommittingWorld(DimseWorld):
+    """A storage SCP that is to commit to what it takes, and does so on the association that asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, commitment={"linger_seconds": 30})
+
+    def _start(self, port: int) -> DimseNode:
+        node = CommittingNode(self._folder, port=port, script=self._script)
+        node.manners.reports_at_once = True
+        return node.__enter__()
 
 
 class FolderWorld:
@@ -209,6 +223,14 @@ def dimse(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 @contextmanager
+def committing(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Run a storage SCP that commits."""
+    world = CommittingWorld(request.getfixturevalue("tmp_path") / "node")
+    yield world
+    world.leave()
+
+
+@contextmanager
 def folder(request: pytest.FixtureRequest) -> Iterator[World]:
     """Make a directory."""
     yield FolderWorld(request.getfixturevalue("tmp_path") / "folder")
@@ -230,4 +252,10 @@ def stow(_request: pytest.FixtureRequest) -> Iterator[World]:
     world.leave()
 
 
-WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {"dimse": dimse, "folder": folder, "s3": s3, "stow": stow}
+WORLDS: dict[str, Callable[[pytest.FixtureRequest], Any]] = {
+    "dimse": dimse,
+    "committing": committing,
+    "folder": folder,
+    "s3": s3,
+    "stow": stow,
+}

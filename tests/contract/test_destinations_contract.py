@@ -6,14 +6,17 @@ from typing import BinaryIO
 
 import pytest
 
+from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable, StoreUnavailable
-from bucky.events import CloudEvent, DeliveryCompleted
+from bucky.events import CloudEvent, CommitmentRequested, DeliveryCompleted, DeliveryRequested
 from bucky.forwarding import Secrets, Senders
-from bucky.index import DeliveryState, Index
+from bucky.index import DeliveryState, Index, IndexedInstance
 from bucky.objects import MemoryObjectStore
 from bucky.outgoing import Outcome, Outgoing
+from tests import forwarding_world
+from tests.commitment_world import commit
 from tests.contract.destination_worlds import WORLDS, World
-from tests.forwarding_world import CT, EXPLICIT, CrashingIndex, forward, request, save_destination, state, uid_of
+from tests.forwarding_world import CT, EXPLICIT, CrashingIndex, request, save_destination, state, uid_of
 
 COUNT = 5
 
@@ -52,6 +55,21 @@ def objects() -> MemoryObjectStore:
 def requests(objects: MemoryObjectStore, count: int = COUNT) -> list[CloudEvent]:
     """Return requests to deliver so many instances there, of very different sizes."""
     return [request(objects, number, size=4 * 11**number, destination="there") for number in range(1, count + 1)]
+
+
+def forward(
+    events: list[CloudEvent], objects: MemoryObjectStore, index: Index | CrashingIndex, senders: Senders
+) -> BatchResult:
+    """Run the function on a batch, and then the one that asks a destination to commit, where one is to."""
+    result = forwarding_world.forward(events, objects, index, senders)
+    asking = [event for event in result.events if event.type == CommitmentRequested.TYPE]
+    if not asking or not isinstance(index, Index):
+        return result
+    instances = [DeliveryRequested.model_validate(event.data).instance for event in events]
+    index.upsert_instances([IndexedInstance(one, {}) for one in instances])
+    told = commit(asking, index)
+    others = tuple(event for event in result.events if event not in asking)
+    return BatchResult(failures=result.failures + told.failures, events=others + told.events)
 
 
 def digests(events: list[CloudEvent]) -> list[str]:

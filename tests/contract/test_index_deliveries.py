@@ -13,6 +13,7 @@ from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryCount, Delivery
 from tests.index_rows import RECEIVED_AT, digest, requested
 
 DELIVERED, RETRYING, FAILED = AttemptOutcome.DELIVERED, AttemptOutcome.RETRYING, AttemptOutcome.FAILED
+TAKEN = AttemptOutcome.UNCOMMITTED
 
 
 @pytest.fixture
@@ -52,17 +53,17 @@ def test_attempts_are_counted_until_the_destination_answers(index: Index) -> Non
 
 
 # What a delivery is after an attempt or a dead letter, for each state it can be in before.
+HAPPENING = (RETRYING, DELIVERED, FAILED, TAKEN, None)
 NEXT = {
-    DeliveryState.REQUESTED: {RETRYING: "retrying", DELIVERED: "delivered", FAILED: "failed", None: "dead_letter"},
-    DeliveryState.RETRYING: {RETRYING: "retrying", DELIVERED: "delivered", FAILED: "failed", None: "dead_letter"},
-    DeliveryState.FAILED: {RETRYING: "failed", DELIVERED: "delivered", FAILED: "failed", None: "dead_letter"},
-    DeliveryState.DEAD_LETTER: {
-        RETRYING: "dead_letter",
-        DELIVERED: "delivered",
-        FAILED: "dead_letter",
-        None: "dead_letter",
-    },
-    DeliveryState.DELIVERED: {RETRYING: "delivered", DELIVERED: "delivered", FAILED: "delivered", None: "delivered"},
+    state: dict(zip(HAPPENING, after, strict=True))
+    for state, after in {
+        DeliveryState.REQUESTED: ("retrying", "delivered", "failed", "uncommitted", "dead_letter"),
+        DeliveryState.RETRYING: ("retrying", "delivered", "failed", "uncommitted", "dead_letter"),
+        DeliveryState.UNCOMMITTED: ("uncommitted", "delivered", "uncommitted", "uncommitted", "uncommitted"),
+        DeliveryState.FAILED: ("failed", "delivered", "failed", "uncommitted", "dead_letter"),
+        DeliveryState.DEAD_LETTER: ("dead_letter", "delivered", "dead_letter", "uncommitted", "dead_letter"),
+        DeliveryState.DELIVERED: ("delivered",) * 5,
+    }.items()
 }
 
 

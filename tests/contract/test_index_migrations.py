@@ -32,6 +32,19 @@ print(index.counts().instances)
 """
 
 
+# What version 0023 added to deliveries.
+OF_COMMITMENTS = (
+    "crosswalks",
+    "waiting_since",
+    "due_at",
+    "sends",
+    "commitment",
+    "commitment_uid",
+    "commitment_asked_at",
+    "commitment_asks",
+)
+
+
 def test_many_processes_may_migrate_at_once(index_url: str) -> None:
     """Six processes that start on an empty database all come up, on one set of tables."""
     processes = [
@@ -162,6 +175,10 @@ def test_what_was_there_before_counts_as_routed(index_url: str) -> None:
         for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("ALTER TABLE instances DROP COLUMN stored_at"))
+        for name in ("due_at", "commitment_uid"):
+            connection.execute(text(f"DROP INDEX deliveries_{name}"))
+        for name in OF_COMMITMENTS:
+            connection.execute(text(f"ALTER TABLE deliveries DROP COLUMN {name}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0020'"))
     engine.dispose()
     index.migrate()

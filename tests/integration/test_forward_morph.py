@@ -22,7 +22,7 @@ from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
 from bucky.routing import Routing
 from bucky.trace import new_traceparent
-from local_stack.destination import Destination
+from local_stack.destination import Answer, Destination
 from tests.forwarding_world import forward
 from tests.index_rows import received
 
@@ -162,6 +162,24 @@ def test_trying_again_sends_the_same_bytes(index: Index, ids: Path, tmp_path: Pa
         assert len(destination.received()) == 1
 
 
+def test_the_table_that_a_copy_was_changed_by_is_on_record(index: Index, ids: Path, tmp_path: Path) -> None:
+    """A table that changed between two attempts is seen: each names the version it looked values up in."""
+    sender, first = Sender(index, ids.parent), ids.read_bytes()
+    second = b"key,value\n1CT1,H-0816\nanother,H-1\n"
+    with Destination(tmp_path / "received", script=lambda one: Answer(0xA700 if one.number == 1 else 0)) as destination:
+        route(index, destination.port)
+        event = sender.decide()
+        assert [one.retryable for one in sender.send(event).failures] == [True]
+        ids.write_bytes(second)
+        assert sender.send(event).failures == ()
+        (path,) = destination.received().values()
+        assert pydicom.dcmread(path).PatientID == "H-0816"
+    before, after = (f"(crosswalks: ids {hashlib.sha256(one).hexdigest()[:12]})" for one in (first, second))
+    steps = {step.step: str(step.detail) for step in index.timeline(sender.row(event).sha256)}
+    assert steps["retrying"].endswith(before)
+    assert steps["delivered"].endswith(after)
+
+
 def test_an_instance_that_the_crosswalk_does_not_know_is_not_sent(index: Index, ids: Path, tmp_path: Path) -> None:
     """Sending a patient under the wrong number is worse than not sending: it fails for good, without the number."""
     ids.write_text("key,value\nother,H-1\n")
@@ -206,6 +224,7 @@ def test_a_crosswalk_can_be_a_database(index: Index, tmp_path: Path) -> None:
         assert sender.send(sender.decide()).failures == ()
         (path,) = destination.received().values()
         assert pydicom.dcmread(path).PatientID == "R-7"
+        assert index.deliveries()[0].crosswalks == "ids queried"
         route(index, destination.port, "type: csv, file: ids.csv", query.replace(":value", "'twice' OR old = :value"))
         (ambiguous,) = sender.send(sender.decide()).failures
         assert (ambiguous.retryable, "more than one entry" in ambiguous.reason) == (False, True)

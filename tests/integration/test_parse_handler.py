@@ -143,12 +143,13 @@ def test_the_runtime_accepts_the_handlers() -> None:
     """Each handler has the shape, and asks for the dependencies, that `bucky.serve` provides."""
     declared = {
         name: load_handler(f"{name}.handler").dependencies
-        for name in ("parse_instance", "route_instance", "route_stable", "record_dead_letter")
+        for name in ("parse_instance", "route_instance", "route_stable", "commit_deliveries", "record_dead_letter")
     }
     assert declared == {
         "parse_instance": ("objects", "index"),
         "route_instance": ("index",),
         "route_stable": ("index",),
+        "commit_deliveries": ("index", "destination_secrets"),
         "record_dead_letter": ("index",),
     }
 

@@ -12,7 +12,7 @@ from pynetdicom.pdu import A_ASSOCIATE_AC
 from bucky.scu import Peer
 from bucky.scu.messages import acceptance, associate_request
 from bucky.settings import Settings
-from edge_scp.storage_syntaxes import VERIFICATION, Syntaxes
+from edge_scp.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION, Syntaxes
 from edge_scp.upper_layer.negotiation import AssociateRequest, Context, Negotiator, is_ae_title
 from edge_scp.upper_layer.pdu import InvalidPdu
 
@@ -181,3 +181,25 @@ def test_random_items_are_answered_or_invalid(noise: bytes, at: int) -> None:
 def test_ae_titles(title: str, valid: bool) -> None:
     """Only what VR AE allows is let in, since it is written to files and logs (PS3.5 §6.2)."""
     assert is_ae_title(title) is valid
+
+
+@pytest.mark.parametrize(
+    ("scu", "scp", "result", "answered"), [(0, 1, 0, (0, 1)), (1, 1, 0, (0, 1)), (1, 0, 3, None), (None, None, 3, None)]
+)
+def test_storage_commitment_is_for_those_that_report(
+    scu: int | None, scp: int | None, result: int, answered: tuple[int, int] | None
+) -> None:
+    """A node may be the SCP, which reports; one that would ask us for a commitment is refused before it asks."""
+    proposed = context(1, STORAGE_COMMITMENT, (EXPLICIT, IMPLICIT))
+    uid = STORAGE_COMMITMENT.encode()
+    role = b"" if scu is None else item(0x54, struct.pack(">H", len(uid)) + uid + bytes([scu, scp or 0]))
+    request = asked(APPLICATION + proposed + item(0x50, LENGTH + CLASS + role))
+    agreement = negotiator().agreement(request)
+    reply = A_ASSOCIATE_AC()
+    reply.decode(agreement.reply(request))
+    (answer,) = reply.presentation_context
+    assert answer.result == result
+    assert reply.user_information is not None
+    assert [(one.scu_role, one.scp_role) for one in reply.user_information.role_selection.values()] == (
+        [] if answered is None else [answered]
+    )

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from bucky.settings import Listener
 from edge_scp.admission import Rejection
-from edge_scp.reception import Sink
+from edge_scp.reception import Reports, Sink
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.tls import Alerting, Certificates
 from edge_scp.upper_layer.association import Association, AssociationMetrics, Service
@@ -54,6 +54,7 @@ class Acceptor:
         obstacle: Callable[[], Rejection | None] = no_obstacle,
         buffer: memoryview | None = None,
         lane: Lane | None = None,
+        reports: Reports | None = None,
     ) -> None:
         self._lane = lane if listener.tls is None else None
         self._loop = asyncio.get_running_loop()
@@ -65,6 +66,7 @@ class Acceptor:
             metrics=metrics,
             obstacle=obstacle,
             clock=self._loop.time,
+            reports=reports,
         )
         self._buffer = receive_buffer() if buffer is None else buffer
         self._certificates = Certificates(listener.tls) if listener.tls else None

@@ -11,7 +11,7 @@ from bucky.log import get_logger
 from bucky.settings import Listener
 from bucky.trace import new_traceparent
 from edge_scp.admission import CALLING_AET_UNKNOWN, Rejection, refusal
-from edge_scp.reception import Caller, Sink
+from edge_scp.reception import Caller, Reports, Sink
 from edge_scp.upper_layer.boundaries import Phase, Ride, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
 from edge_scp.upper_layer.limits import Limits
@@ -49,6 +49,7 @@ class Service:
     metrics: AssociationMetrics
     obstacle: Callable[[], Rejection | None]
     clock: Callable[[], float]
+    reports: Reports | None = None
 
 
 class Association:
@@ -208,6 +209,7 @@ class Association:
             patience=self._patience,
             data_set_goes_to=self._provider.data_set_goes_to,
             respond=self._respond,
+            reports=self._service.reports,
         )
         self._patience.message_ended()
         self._service.metrics.association("accepted")

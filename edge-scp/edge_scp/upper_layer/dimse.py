@@ -1,7 +1,7 @@
 """Command sets: the requests a storage SCP understands and the responses it sends (PS3.7 §6.3, §9.3, §E).
 
-A command set is implicit VR little endian, always (PS3.7 §6.3.1). The dozen elements of C-STORE and C-ECHO are
-read and written here; all other requests are answered by their status alone, which needs no more than these.
+A command set is implicit VR little endian, always (PS3.7 §6.3.1). The dozen elements of C-STORE, C-ECHO and
+N-EVENT-REPORT are read and written here; all other requests are answered by their status alone, which needs no more.
 """
 
 import io
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from bucky.scu.messages import data_pdus
 from edge_scp.upper_layer.pdu import COMMAND, LAST, P_DATA_TF
 
-C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ, N_EVENT_REPORT_RQ = 0x0001, 0x0030, 0x0FFF, 0x0100
 _RESPONSE = 0x8000
 _NO_DATA_SET = 0x0101
 
 _AFFECTED_SOP_CLASS, _REQUESTED_SOP_CLASS = 0x0002, 0x0003
 _COMMAND_FIELD, _MESSAGE_ID, _RESPONDED_ID, _DATA_SET_TYPE = 0x0100, 0x0110, 0x0120, 0x0800
 _STATUS, _ERROR_COMMENT = 0x0900, 0x0902
-_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE = 0x1000, 0x1001
+_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE, _EVENT_TYPE = 0x1000, 0x1001, 0x1002
 _ELEMENT = struct.Struct("<HHI")
 _US = struct.Struct("<H")
 _GROUP_LENGTH = struct.Struct("<HHII")
@@ -44,13 +44,17 @@ class MalformedCommand(ValueError):
 
 
 class Request(NamedTuple):
-    """A DIMSE request; UIDs are as received, unchecked, and empty where there was none."""
+    """A DIMSE request; UIDs are as received, unchecked, and empty where there was none.
+
+    `event_type` is an N-EVENT-REPORT's, and 0 elsewhere.
+    """
 
     command_field: int
     message_id: int
     has_data_set: bool
     sop_class_uid: str
     sop_instance_uid: str
+    event_type: int = 0
 
 
 def read_request(command_set: bytes) -> Request:
@@ -91,6 +95,7 @@ def _read_any_request(command_set: bytes) -> Request:
         has_data_set,
         _uid(values, _AFFECTED_SOP_CLASS, _REQUESTED_SOP_CLASS),
         _uid(values, _AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE),
+        _number(values, _EVENT_TYPE) if command_field == N_EVENT_REPORT_RQ else 0,
     )
 
 

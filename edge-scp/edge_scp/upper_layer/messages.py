@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from edge_scp.reception import Answer, Caller, Reception, Sink
+from edge_scp.reception import Answer, Caller, Reception, Reports, Sink
 from edge_scp.statuses import Status
-from edge_scp.storage_syntaxes import VERIFICATION
+from edge_scp.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION
 from edge_scp.store_service import StoreCommand
 from edge_scp.upper_layer.boundaries import Phase, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
@@ -18,6 +18,7 @@ from edge_scp.upper_layer.dimse import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
+    N_EVENT_REPORT_RQ,
     MalformedCommand,
     Request,
     read_request,
@@ -44,10 +45,11 @@ class Messages:
         patience: Patience,
         data_set_goes_to: Callable[[int, Taker | None], None],
         respond: Callable[[bytes], None],
+        reports: Reports | None = None,
     ) -> None:
         self.answers: Counter[str] = Counter()
         self.agreement = agreement
-        self._caller, self._sink = caller, sink
+        self._caller, self._sink, self._reports = caller, sink, reports
         self._contexts: Mapping[int, Context] = agreement.contexts
         self._peer_max_pdu = agreement.peer_max_pdu
         self._max_command = max_command
@@ -157,7 +159,12 @@ class Messages:
     def _reception_of(self, request: Request, context: Context) -> Reception:
         """Return who takes the request's data set and answers it: the sink, or a status (PS3.7 Annex C)."""
         verification = context.abstract_syntax_uid == VERIFICATION
-        if request.command_field == C_STORE_RQ and not verification:
+        commitment = context.abstract_syntax_uid == STORAGE_COMMITMENT
+        if request.command_field == N_EVENT_REPORT_RQ and commitment and self._reports is not None:
+            if request.sop_class_uid == STORAGE_COMMITMENT and request.has_data_set:
+                return self._reports.report(request.event_type, context.transfer_syntax_uid, self._caller)
+            return _Unkept(Status.INVALID_ARGUMENT_VALUE)
+        if request.command_field == C_STORE_RQ and not verification and not commitment:
             return self._sink.begin(_store_command(request, context), self._caller)
         if request.command_field == C_ECHO_RQ and verification and request.sop_class_uid == VERIFICATION:
             return _Unkept(Status.SUCCESS)

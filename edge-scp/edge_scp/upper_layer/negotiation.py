@@ -1,6 +1,7 @@
 """A-ASSOCIATE-RQ to A-ASSOCIATE-AC (PS3.8 §9.3.2 and §9.3.3, PS3.7 Annex D), through pynetdicom's classes.
 
-Answered are presentation contexts, the maximum length, the implementation and role selection, as an SCP only.
+Answered are presentation contexts, the maximum length, the implementation and role selection: as an SCP, but for
+Storage Commitment, where the peer must be the SCP, which reports (PS3.4 §J.3.3).
 User identity, extended negotiation and the asynchronous operations window are read past: no answer means
 "not supported", and one operation at a time (PS3.7 §D.3.3.3, §D.3.3.5, §D.3.3.7).
 """
@@ -25,7 +26,7 @@ from pynetdicom.presentation import PresentationContext, build_context, negotiat
 
 from bucky.identity import IMPLICIT_VR_LITTLE_ENDIAN
 from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from edge_scp.storage_syntaxes import Syntaxes
+from edge_scp.storage_syntaxes import STORAGE_COMMITMENT, Syntaxes
 from edge_scp.upper_layer import pdu
 from edge_scp.upper_layer.pdu import InvalidPdu
 
@@ -133,7 +134,7 @@ class Negotiator:
                 roles[item.sop_class_uid] = (item.scu_role, item.scp_role)
         if 0 < peer_max_pdu < _LEAST_MAX_PDU:
             raise InvalidPdu("an A-ASSOCIATE-RQ whose maximum length leaves no room for a response")
-        results, role_answers = negotiate_as_acceptor(proposed, self._supported(proposed), roles)
+        results, role_answers = negotiate_as_acceptor(proposed, self._supported(proposed, roles), roles)
         accepted = {
             context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
             for context in results
@@ -151,15 +152,24 @@ class Negotiator:
             items=_encoded_items(reply),
         )
 
-    def _supported(self, proposed: list[PresentationContext]) -> list[PresentationContext]:
-        pairs = [(str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax]) for context in proposed]
+    def _supported(
+        self, proposed: list[PresentationContext], roles: Mapping[UID, tuple[bool | None, bool | None]]
+    ) -> list[PresentationContext]:
+        _, reports = roles.get(UID(STORAGE_COMMITMENT), (None, None))
+        pairs = [
+            (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
+            for context in proposed
+            # Whoever does not propose to be its SCP wants us to be: that is not served.
+            if reports or context.abstract_syntax != STORAGE_COMMITMENT
+        ]
         # Where no proposed transfer syntax will do, one that was not proposed gives the right result (4, not 3).
         takes = {abstract: [IMPLICIT_VR_LITTLE_ENDIAN] for abstract, _ in pairs if self._syntaxes.serves(abstract)}
         supported = []
         for abstract, uids in (takes | self._syntaxes.negotiable(pairs)).items():
             context = build_context(abstract, uids)
-            # The peer may be SCU; we never are.
-            context.scu_role, context.scp_role = True, False
+            # The peer's role: it may be SCU, and is SCP only to report.
+            context.scp_role = abstract == STORAGE_COMMITMENT
+            context.scu_role = not context.scp_role
             supported.append(context)
         return supported
 

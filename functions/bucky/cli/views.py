@@ -29,6 +29,7 @@ DELIVERY_COLUMNS = {
     "priority": "Priority",
     "attempts": "Attempts",
     "reason": "Reason",
+    "commitment": "Commitment",
     "sop_instance_uid": "Instance",
     "updated_at": "Changed",
 }
@@ -102,7 +103,9 @@ def studies(
 
 
 def deliveries(
-    state: Annotated[str | None, typer.Option(help="requested, retrying, delivered, failed or dead_letter.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="requested, retrying, uncommitted, delivered, failed or dead_letter.")
+    ] = None,
     destination: Annotated[str | None, typer.Option(help="Name of a destination.")] = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
     limit: Limit = 50,

@@ -12,22 +12,27 @@ from bucky.scu import Peer, store_all
 from bucky.transcode import ALTERNATIVES
 
 
+def peer_of(destination: DimseDestination, secrets: Secrets) -> Peer:
+    """Return whom to call; raise `DestinationUnavailable` when a secret is missing."""
+    identity = destination.tls_identity_secret
+    return Peer(
+        aet=destination.aet,
+        host=destination.host,
+        port=destination.port,
+        calling_aet=destination.calling_aet,
+        timeout=destination.timeout_seconds,
+        tls_ca_file=destination.tls_ca_file,
+        tls_identity_file=secrets.file(identity) if identity else None,
+    )
+
+
 class DimseSender:
     """Opens associations for each batch; keeps only what converts, once there was something to convert."""
 
     def __init__(self, destination: DimseDestination, secrets: Secrets) -> None:
-        identity = destination.tls_identity_secret
         self._associations = destination.max_associations
         self._transcoder = Transcoder() if destination.transcode == "when-refused" else None
-        self._peer = Peer(
-            aet=destination.aet,
-            host=destination.host,
-            port=destination.port,
-            calling_aet=destination.calling_aet,
-            timeout=destination.timeout_seconds,
-            tls_ca_file=destination.tls_ca_file,
-            tls_identity_file=secrets.file(identity) if identity else None,
-        )
+        self._peer = peer_of(destination, secrets)
 
     def send(self, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:
         """Send every item: as it is, or converted where the node accepts nothing else."""

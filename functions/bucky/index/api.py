@@ -4,7 +4,7 @@ Raises `IndexUnavailable` when the database does not answer, `NotFound` for what
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -12,6 +12,7 @@ from bucky.completeness import Arrival
 from bucky.events import CloudEvent, DeliveryRequested, utc_now
 from bucky.index import (
     bandwidth,
+    commitments,
     completeness,
     deliveries,
     gaps,
@@ -35,9 +36,11 @@ from bucky.index.rows import (
     IndexedInstance,
     InstanceRow,
     KnownInstance,
+    Reference,
     Routed,
     RoutingVersion,
     SeriesRow,
+    Settlement,
     StudyQuery,
     StudyRow,
     TimelineStep,
@@ -276,6 +279,58 @@ class Index:
     def timeline(self, of: str, *, each: bool = False, limit: int = 1000, offset: int = 0) -> list[TimelineStep]:
         """Return a page of what happened to a study (its UID) or an instance (its UID or digest), in time's order."""
         return self._db.read(timeline.steps, of, each=each, limit=limit, offset=offset)
+
+    # Commitments of destinations, and deliveries that wait too long
+
+    def in_transaction(self, transaction_uid: str) -> list[DeliveryRow]:
+        """Return the deliveries that were last asked about in a transaction, whatever became of them since."""
+        return self._db.read(commitments.of, transaction_uid)
+
+    def commitment_references(self, transaction_uid: str) -> list[Reference]:
+        """Return the instances that a transaction is about."""
+        return self._db.read(commitments.references, transaction_uid)
+
+    def commitment_asked(self, transaction_uid: str, due_at: datetime, said: str) -> None:
+        """Record that a destination was asked in a transaction, and until when it is to answer."""
+        self._db.write(commitments.asked, transaction_uid, due_at, said, utc_now())
+
+    def commitment_noted(self, transaction_uid: str, said: str) -> None:
+        """Record what people are to know of a transaction that waits."""
+        self._db.write(commitments.note, transaction_uid, said)
+
+    def commitment_settled(
+        self,
+        transaction_uid: str,
+        committed: Collection[str],
+        failed: Mapping[str, str],
+        *,
+        sends: int,
+        due_at: datetime,
+    ) -> Settlement:
+        """Record what a destination said of a transaction's instances, by UID; what it says later changes nothing."""
+        return self._db.write(commitments.settle, transaction_uid, committed, failed, sends, due_at, utc_now())
+
+    def due_deliveries(self, *, limit: int = 500) -> list[DeliveryRow]:
+        """Return deliveries whose commitment is late, or which are to be sent again now."""
+        return self._db.read(commitments.due, utc_now(), limit)
+
+    def put_off(self, rows: Sequence[DeliveryRow], due_at: datetime | None) -> None:
+        """Look after due deliveries at another time, or not again."""
+        self._db.write(commitments.put_off, rows, due_at)
+
+    def ask_anew(self, rows: Sequence[DeliveryRow], transaction_uid: str, due_at: datetime, said: str) -> list[str]:
+        """Put uncommitted deliveries into a new transaction; return the ids of those that still waited."""
+        return self._db.write(commitments.ask_anew, rows, transaction_uid, due_at, said, utc_now())
+
+    def give_up(self, reasons: Mapping[str, str], states: Collection[DeliveryState]) -> list[str]:
+        """Let deliveries that are in one of these states fail, by id, each for its reason; return which did."""
+        return self._db.write(commitments.give_up, reasons, states, utc_now())
+
+    def waiting_too_long(
+        self, before: datetime, destination: str | None, others: Collection[str] = (), *, limit: int = 500
+    ) -> list[DeliveryRow]:
+        """Return deliveries that wait to be sent since before a time: to a destination, or to none of the others."""
+        return self._db.read(commitments.waiting_too_long, before, destination, others, limit)
 
     # Routing
 

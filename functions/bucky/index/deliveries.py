@@ -1,6 +1,6 @@
-"""Deliveries: what was decided, and how far it has come. Every change of state goes through `_move`."""
+"""Deliveries: what was decided, and how far it has come. Every change of state goes through `move`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,14 +15,26 @@ from bucky.index.schema import deliveries
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
 # Nothing follows it, and nothing but a success follows `failed` or `dead_letter`, unless it is redriven.
+# What becomes of `uncommitted` is the report's to say, or the keeper's when there is none: `commitments`.
 COMES_FROM: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.RETRYING: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
     DeliveryState.FAILED: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
-    DeliveryState.DEAD_LETTER: frozenset(DeliveryState) - {DeliveryState.DELIVERED, DeliveryState.DEAD_LETTER},
+    DeliveryState.DEAD_LETTER: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.FAILED}),
+    DeliveryState.UNCOMMITTED: frozenset(DeliveryState) - {DeliveryState.DELIVERED, DeliveryState.UNCOMMITTED},
     DeliveryState.DELIVERED: frozenset(DeliveryState) - {DeliveryState.DELIVERED},
     DeliveryState.REQUESTED: frozenset(DeliveryState),
 }
 PENDING = (DeliveryState.REQUESTED, DeliveryState.RETRYING)
+# What is sent anew is as if it had never been sent.
+_ANEW: Mapping[str, Any] = {
+    "waiting_since": None,
+    "due_at": None,
+    "sends": 0,
+    "commitment": "",
+    "commitment_uid": None,
+    "commitment_asked_at": None,
+    "commitment_asks": 0,
+}
 
 
 def request(
@@ -50,7 +62,7 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
     for one in sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at)):
         to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
-        moved = _move(
+        moved = move(
             connection,
             one.delivery_id,
             to,
@@ -60,10 +72,30 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             detail=detail,
             completed_at=one.at if to is DeliveryState.DELIVERED else None,
             sent_sha256=one.sent_sha256,
+            crosswalks=one.crosswalks,
+            **_waits_for(one, to),
         )
         # The row itself says when it was delivered; what it will forget is recorded.
         if moved and to is not DeliveryState.DELIVERED:
-            delivery_steps.record(connection, one.delivery_id, to, one.at, reason, detail)
+            with_tables = f"{detail} (crosswalks: {one.crosswalks})".strip() if one.crosswalks else detail
+            delivery_steps.record(connection, one.delivery_id, to, one.at, reason, with_tables)
+
+
+def _waits_for(one: DeliveryAttempt, to: DeliveryState) -> dict[str, Any]:
+    """Return the values that say what a delivery waits for after an attempt."""
+    if to is DeliveryState.RETRYING:
+        return {}
+    if to is not DeliveryState.UNCOMMITTED:
+        return {"due_at": None}
+    return {
+        "sends": deliveries.c.sends + 1,
+        "waiting_since": one.at,
+        "due_at": one.due_at,
+        "commitment": "it is to be asked for",
+        "commitment_uid": one.commitment_uid,
+        "commitment_asked_at": None,
+        "commitment_asks": 0,
+    }
 
 
 def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts: int, at: datetime) -> bool:
@@ -71,7 +103,7 @@ def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts:
     not_redriven = or_(deliveries.c.redriven_at.is_(None), deliveries.c.redriven_at <= at)
     # The broker may have counted more attempts than were recorded: the function can have died in one.
     counted = case((deliveries.c.attempts > attempts, deliveries.c.attempts), else_=attempts)
-    moved = _move(
+    moved = move(
         connection,
         delivery_id,
         DeliveryState.DEAD_LETTER,
@@ -92,7 +124,7 @@ def redriven(connection: Connection, delivery_ids: Iterable[str], now: datetime)
     moved = [
         delivery_id
         for delivery_id in wanted
-        if _move(connection, delivery_id, DeliveryState.REQUESTED, now, redriven_at=now, completed_at=None)
+        if move(connection, delivery_id, DeliveryState.REQUESTED, now, redriven_at=now, completed_at=None, **_ANEW)
     ]
     for delivery_id in moved:
         delivery_steps.record(connection, delivery_id, delivery_steps.REDRIVEN, now)
@@ -104,7 +136,7 @@ def one(connection: Connection, delivery_id: str) -> DeliveryRow:
     row = connection.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id)).mappings().first()
     if row is None:
         raise NotFound("the index has no such delivery")
-    return _delivery(row)
+    return as_row(row)
 
 
 def delivered(connection: Connection, delivery_ids: Sequence[str]) -> set[str]:
@@ -144,14 +176,14 @@ def listed(
             )
         )
     query = query.order_by(c.requested_at.desc(), c.delivery_id.desc()).limit(limit)
-    return [_delivery(row) for row in connection.execute(query).mappings()]
+    return [as_row(row) for row in connection.execute(query).mappings()]
 
 
 def of_instances(connection: Connection, digests: Iterable[str]) -> list[DeliveryRow]:
     """Return every delivery of these instances, those requested first first."""
     query = select(deliveries).where(deliveries.c.sha256.in_(list(digests)))
     query = query.order_by(deliveries.c.requested_at, deliveries.c.delivery_id)
-    return [_delivery(row) for row in connection.execute(query).mappings()]
+    return [as_row(row) for row in connection.execute(query).mappings()]
 
 
 def counts(connection: Connection) -> list[DeliveryCount]:
@@ -165,17 +197,19 @@ def counts(connection: Connection) -> list[DeliveryCount]:
     ]
 
 
-def _move(
+def move(
     connection: Connection,
     delivery_id: str,
     to: DeliveryState,
     at: datetime,
     *conditions: ColumnElement[bool],
+    since: Collection[DeliveryState] | None = None,
     **values: Any,
 ) -> bool:
-    """Change the state if it may follow the one there is; return whether it did."""
+    """Change the state if it may follow the one there is (`COMES_FROM`, or `since`); return whether it did."""
+    allowed = COMES_FROM[to] if since is None else since
     change = update(deliveries).where(
-        deliveries.c.delivery_id == delivery_id, deliveries.c.state.in_(COMES_FROM[to]), *conditions
+        deliveries.c.delivery_id == delivery_id, deliveries.c.state.in_(allowed), *conditions
     )
     return connection.execute(change.values(state=to, updated_at=at, **values)).rowcount == 1
 
@@ -203,7 +237,8 @@ def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[st
     }
 
 
-def _delivery(row: RowMapping) -> DeliveryRow:
+def as_row(row: RowMapping) -> DeliveryRow:
+    """Return a row as the other parts see it."""
     return DeliveryRow(**{**row, "state": DeliveryState(row["state"])})
 
 

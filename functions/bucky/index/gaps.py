@@ -37,9 +37,10 @@ def decided(connection: Connection, digests: Iterable[str]) -> set[str]:
 
 
 def unsettled(connection: Connection, before: datetime, after: str, limit: int) -> list[DeliveryRow]:
-    """Return a page, by id, of deliveries that nothing became of since a time."""
+    """Return a page, by id, of deliveries that nothing became of since a time, but for those with a time to come."""
     c = deliveries.c
     query = select(deliveries).where(c.state.in_(UNSETTLED), c.updated_at < before, c.delivery_id > after)
+    query = query.where(c.due_at.is_(None))
     rows = connection.execute(query.order_by(c.delivery_id).limit(limit)).mappings()
     return [DeliveryRow(**{**row, "state": DeliveryState(row["state"])}) for row in rows]
 

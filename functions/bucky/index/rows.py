@@ -160,15 +160,20 @@ class DeliveryState(StrEnum):
 
     REQUESTED = "requested"
     RETRYING = "retrying"
+    UNCOMMITTED = "uncommitted"
     DELIVERED = "delivered"
     FAILED = "failed"
     DEAD_LETTER = "dead_letter"
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt ended: the destination took it, it will be tried again, or it was refused for good."""
+    """How an attempt ended: the destination took it, it will be tried again, or it was refused for good.
+
+    `UNCOMMITTED`: the destination took it, and is to be asked to commit to keeping it.
+    """
 
     DELIVERED = "delivered"
+    UNCOMMITTED = "uncommitted"
     RETRYING = "retrying"
     FAILED = "failed"
 
@@ -178,7 +183,9 @@ class DeliveryAttempt:
     """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered.
 
     `tried` is false when the destination was not even given it, which is not counted as an attempt.
-    `sent_sha256` is of the data set as a rule had changed it, where one had, before any conversion.
+    `sent_sha256` is of the data set as a rule had changed it, where one had, before any conversion; `crosswalks`
+    names the tables that it looked values up in. `commitment_uid` is the transaction of what is uncommitted, and
+    `due_at` when it is to have been asked for.
     """
 
     delivery_id: str
@@ -188,11 +195,17 @@ class DeliveryAttempt:
     at: datetime = field(default_factory=utc_now)
     tried: bool = True
     sent_sha256: str | None = None
+    crosswalks: str = ""
+    commitment_uid: str | None = None
+    due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery; from `received_at` to `completed_at` is the time the whole way took."""
+    """A delivery; from `received_at` to `completed_at` is the time the whole way took.
+
+    The destination took it `sends` times. `commitment` says in words how it stands with its commitment.
+    """
 
     delivery_id: str
     sha256: str
@@ -215,6 +228,14 @@ class DeliveryRow:
     priority: Priority = "routine"
     morph_sha256: str | None = None
     sent_sha256: str | None = None
+    crosswalks: str = ""
+    waiting_since: datetime | None = None
+    due_at: datetime | None = None
+    sends: int = 0
+    commitment: str = ""
+    commitment_uid: str | None = None
+    commitment_asked_at: datetime | None = None
+    commitment_asks: int = 0
 
     def request(self, instance: ReceivedInstance) -> DeliveryRequested:
         """Return the request that this delivery began with."""
@@ -227,6 +248,23 @@ class DeliveryRow:
             priority=self.priority,
             morph_sha256=self.morph_sha256,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One instance that a destination is asked to commit to."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a report on a transaction changed: the deliveries as they are now, by what became of them."""
+
+    delivered: tuple[DeliveryRow, ...] = ()
+    to_send_again: tuple[DeliveryRow, ...] = ()
+    given_up: tuple[DeliveryRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +285,8 @@ class Declaration:
 class TimelineStep:
     """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
 
-    `step` is received, stored, indexed, routed, requested, retrying, failed, dead_letter, redriven, delivered,
-    series_stable or study_stable. UIDs and digest are there when they are the same for all it stands for.
+    `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, redriven,
+    delivered, series_stable or study_stable. UIDs and digest are there when they are the same for all it stands for.
     """
 
     step: str

@@ -177,12 +177,28 @@ deliveries = Table(
     Column("priority", String(16), nullable=False, server_default="routine"),
     Column("morph_sha256", String(64)),  # of the changes that the rule asks for, if any
     Column("sent_sha256", String(64)),  # of the data set as a rule changed it, before any conversion
+    Column("crosswalks", Text, nullable=False, server_default=""),  # the tables its changes were looked up in
+    Column("waiting_since", UtcDateTime),  # where it waits since later than its request, or its redrive
+    Column("due_at", UtcDateTime),  # when the keeper looks after it: no commitment yet, or to be sent again
+    Column("sends", Integer, nullable=False, server_default="0"),  # how often the destination took it
+    Column("commitment", Text, nullable=False, server_default=""),  # what is to be said of it
+    Column("commitment_uid", String(64)),  # the transaction in which it is asked for
+    Column("commitment_asked_at", UtcDateTime),  # when the destination agreed to answer that
+    Column("commitment_asks", Integer, nullable=False, server_default="0"),
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),
     Index("deliveries_destination", "destination", "state"),
     Index("deliveries_study", "study_instance_uid"),
     Index("deliveries_sha256", "sha256"),
 )
+
+for _name in ("due_at", "commitment_uid"):
+    Index(
+        f"deliveries_{_name}",
+        deliveries.c[_name],
+        sqlite_where=text(f"{_name} IS NOT NULL"),
+        postgresql_where=text(f"{_name} IS NOT NULL"),
+    )
 
 # What became of a delivery before what its row says now; repetitions of one failure are one row, counted.
 delivery_steps = Table(

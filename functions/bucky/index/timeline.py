@@ -114,7 +114,10 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
         (i.quarantined, literal("quarantined: other bytes came first")), else_=func.coalesce(i.header_error, "")
     )
     asked = case((r.destinations == 0, literal("no rule matched")), else_=literal(""))
-    answered = func.trim(d.reason + literal(" ") + d.detail)
+    # Where a destination committed, that is why it counts as delivered.
+    tables = case((d.crosswalks == "", ""), else_=literal(" (crosswalks: ") + d.crosswalks + literal(")"))
+    answered = func.trim(d.reason + literal(" ") + d.detail + tables)
+    answered = func.trim(answered + literal(" ") + d.commitment)
     said = func.trim(s.reason + literal(" ") + s.detail)
     routed = instances.join(routings, r.sha256 == i.sha256)
     attempted = deliveries.join(delivery_steps, s.delivery_id == d.delivery_id)

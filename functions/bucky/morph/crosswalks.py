@@ -5,10 +5,12 @@ document only names them.
 """
 
 import csv
+import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +25,9 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 LookUp = Callable[[str, str], str | None]
 """From a crosswalk's name and a value to the value it has for it, or None."""
+DIGEST_CHARACTERS = 12
+QUERIED = "queried"
+"""What stands for the version of a table that has none."""
 
 
 class CrosswalkUnavailable(Retriable):
@@ -63,27 +68,36 @@ class SqlCrosswalk(_Crosswalk):
 Crosswalk = Annotated[CsvCrosswalk | SqlCrosswalk, Field(discriminator="type")]
 
 
+class _Table(NamedTuple):
+    """A CSV file as it was read; `version` is the beginning of its SHA-256, as `sha256sum` prints it."""
+
+    read_at: tuple[int, int]
+    version: str
+    values: dict[str, str]
+
+
 class Crosswalks:
     """Looks values up; a CSV file is read again when it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._tables: dict[CsvCrosswalk, tuple[tuple[int, int], dict[str, str]]] = {}
+        self._tables: dict[CsvCrosswalk, _Table] = {}
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
     def look_up(self, crosswalk: Crosswalk, value: str) -> str | None:
         """Return what the crosswalk has for a value, or None; raise `CrosswalkUnavailable`, or `Permanent`."""
-        if isinstance(crosswalk, CsvCrosswalk):
-            return self._table(crosswalk).get(value)
-        return self._queried(crosswalk, value)
+        return self._found(crosswalk, value)[0]
 
-    def among(self, defined: Iterable[Crosswalk]) -> LookUp:
-        """Return what looks a value up in one of these crosswalks, by its name."""
+    def among(self, defined: Iterable[Crosswalk], versions: dict[str, str] | None = None) -> LookUp:
+        """Return what looks a value up in one of these crosswalks, by its name; `versions` gets that of each used."""
         by_name = {crosswalk.name: crosswalk for crosswalk in defined}
 
         def look_up(table: str, value: str) -> str | None:
-            return self.look_up(by_name[table], value)
+            found, version = self._found(by_name[table], value)
+            if versions is not None:
+                versions[table] = version
+            return found
 
         return look_up
 
@@ -93,17 +107,26 @@ class Crosswalks:
             engine.dispose()
         self._engines.clear()
 
-    def _table(self, crosswalk: CsvCrosswalk) -> dict[str, str]:
+    def _found(self, crosswalk: Crosswalk, value: str) -> tuple[str | None, str]:
+        """Return what a crosswalk has for a value, and the version of the table it was found in."""
+        if isinstance(crosswalk, CsvCrosswalk):
+            table = self._table(crosswalk)
+            return table.values.get(value), table.version
+        return self._queried(crosswalk, value), QUERIED
+
+    def _table(self, crosswalk: CsvCrosswalk) -> _Table:
         path = self._folder / crosswalk.file
         with self._lock, _Translating(crosswalk):
             status = path.stat()
             version = (status.st_mtime_ns, status.st_size)
             known = self._tables.get(crosswalk)
-            if known is None or known[0] != version:
+            if known is None or known.read_at != version:
                 if status.st_size > MAX_FILE_BYTES:
                     raise CrosswalkUnavailable(f"the crosswalk {crosswalk.name!r} is too large for CSV: use SQL")
-                known = self._tables[crosswalk] = (version, _read(path, crosswalk))
-        return known[1]
+                content = path.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()[:DIGEST_CHARACTERS]
+                known = self._tables[crosswalk] = _Table(version, digest, _read(content, crosswalk))
+        return known
 
     def _queried(self, crosswalk: SqlCrosswalk, value: str) -> str | None:
         from sqlalchemy import text
@@ -153,9 +176,9 @@ class _Translating:
             ) from None
 
 
-def _read(path: Path, crosswalk: CsvCrosswalk) -> dict[str, str]:
+def _read(content: bytes, crosswalk: CsvCrosswalk) -> dict[str, str]:
     table: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if not {crosswalk.key, crosswalk.value} <= set(rows.fieldnames or ()):
             raise CrosswalkUnavailable(

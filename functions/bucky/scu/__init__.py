@@ -4,6 +4,7 @@ status.py        what each DIMSE status means for a delivery (pure)
 messages.py      the PDUs and command sets a C-STORE sender writes and reads (pure)
 association.py   one association, requested by us, over one blocking socket
 batch.py         many instances to one peer: contexts, associations, one result per instance
+commitment.py    asking a peer to commit to keeping what it took
 """
 
 from bucky.outgoing import Outcome, Outgoing, StoreResult

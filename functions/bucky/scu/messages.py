@@ -117,19 +117,28 @@ def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) ->
     """Return the command set of a C-STORE-RQ (implicit VR little endian, PS3.7 §6.3.1)."""
     elements = b"".join(
         (
-            _element(0x0002, _padded(sop_class_uid)),
-            _element(0x0100, struct.pack("<H", _C_STORE_RQ)),
-            _element(0x0110, struct.pack("<H", message_id)),
-            _element(0x0700, struct.pack("<H", _MEDIUM)),
-            _element(0x0800, struct.pack("<H", _HAS_DATA_SET)),
-            _element(0x1000, _padded(sop_instance_uid)),
+            element(0x0002, padded(sop_class_uid)),
+            element(0x0100, struct.pack("<H", _C_STORE_RQ)),
+            element(0x0110, struct.pack("<H", message_id)),
+            element(0x0700, struct.pack("<H", _MEDIUM)),
+            element(0x0800, struct.pack("<H", _HAS_DATA_SET)),
+            element(0x1000, padded(sop_instance_uid)),
         )
     )
-    return _element(0x0000, struct.pack("<I", len(elements))) + elements
+    return element(0x0000, struct.pack("<I", len(elements))) + elements
 
 
 def store_response(command: bytes) -> StoreResponse:
     """Read the command set of a C-STORE-RSP; raise `ValueError` when it is anything else."""
+    values = command_elements(command)
+    if number(values, 0x0100) != _C_STORE_RSP or number(values, 0x0800) != _NO_DATA_SET:
+        raise ValueError("the message is not a C-STORE response")
+    comment = values.get(0x0902, b"").decode("latin-1").strip("\0 ")
+    return StoreResponse(number(values, 0x0120), number(values, 0x0900), comment)
+
+
+def command_elements(command: bytes) -> dict[int, bytes]:
+    """Return the values of a command set by element number; raise `ValueError` when it is malformed."""
     values: dict[int, bytes] = {}
     at = 0
     while at < len(command):
@@ -141,10 +150,7 @@ def store_response(command: bytes) -> StoreResponse:
             raise ValueError("a command element is malformed")
         values[element] = command[at : at + length]
         at += length
-    if _number(values, 0x0100) != _C_STORE_RSP or _number(values, 0x0800) != _NO_DATA_SET:
-        raise ValueError("the message is not a C-STORE response")
-    comment = values.get(0x0902, b"").decode("latin-1").strip("\0 ")
-    return StoreResponse(_number(values, 0x0120), _number(values, 0x0900), comment)
+    return values
 
 
 def data_pdus(context_id: int, content: BinaryIO, max_pdu: int, *, command: bool = False) -> Iterator[bytes]:
@@ -164,6 +170,14 @@ def data_pdus(context_id: int, content: BinaryIO, max_pdu: int, *, command: bool
 
 def command_fragments(pdu: bytes) -> Iterator[tuple[bytes, bool]]:
     """Yield the command fragments in a P-DATA-TF PDU and whether each is the last; raise `ValueError`."""
+    for fragment, is_command, last in fragments(pdu):
+        if not is_command:
+            raise ValueError("the peer sent a data set that was not asked for")
+        yield fragment, last
+
+
+def fragments(pdu: bytes) -> Iterator[tuple[bytes, bool, bool]]:
+    """Yield each fragment in a P-DATA-TF PDU, whether it is a command's, and whether it is the last of its kind."""
     at = 6
     while at < len(pdu):
         if at + 6 > len(pdu):
@@ -171,9 +185,7 @@ def command_fragments(pdu: bytes) -> Iterator[tuple[bytes, bool]]:
         length, _context_id, control = struct.unpack_from(">IBB", pdu, at)
         if length < 2 or at + 4 + length > len(pdu):
             raise ValueError("a presentation data value has an impossible length")
-        if not control & _COMMAND:
-            raise ValueError("the peer sent a data set that was not asked for")
-        yield pdu[at + 6 : at + 4 + length], bool(control & _LAST)
+        yield pdu[at + 6 : at + 4 + length], bool(control & _COMMAND), bool(control & _LAST)
         at += 4 + length
 
 
@@ -200,17 +212,20 @@ def _proposed(context_id: int, context: Context) -> PresentationContext:
     return proposal
 
 
-def _element(element: int, value: bytes) -> bytes:
-    return struct.pack("<HHI", 0, element, len(value)) + value
+def element(tag: int, value: bytes) -> bytes:
+    """Return an element of a command set, by its element number."""
+    return struct.pack("<HHI", 0, tag, len(value)) + value
 
 
-def _padded(uid: str) -> bytes:
+def padded(uid: str) -> bytes:
+    """Return a UID at an even length."""
     value = uid.encode("ascii")
     return value + b"\0" * (len(value) % 2)
 
 
-def _number(values: dict[int, bytes], element: int) -> int:
-    value = values.get(element, b"")
+def number(values: dict[int, bytes], tag: int) -> int:
+    """Return an unsigned short of a command set; raise `ValueError` when it is not there."""
+    value = values.get(tag, b"")
     if len(value) != 2:
-        raise ValueError(f"the response lacks (0000,{element:04X})")
+        raise ValueError(f"the response lacks (0000,{tag:04X})")
     return int.from_bytes(value, "little")

@@ -126,11 +126,7 @@ class Destination:
             (HOST, self._port),
             server_class=ThreadedAssociationServer,
             ssl_context=self._tls,
-            evt_handlers=[
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_CONN_OPEN, self._opened),
-                (evt.EVT_CONN_CLOSE, self._closed),
-            ],
+            evt_handlers=self.handlers(),
             contexts=_Shared(self._ae.supported_contexts),
         )
         threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
@@ -144,6 +140,14 @@ class Destination:
             self._server.server_close()
         for connection in list(self._connections.values()):
             connection.close()
+
+    def handlers(self) -> list[evt.EventHandlerType]:
+        """Return what is called when something happens; a subclass may serve more."""
+        return [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_OPEN, self._opened),
+            (evt.EVT_CONN_CLOSE, self._closed),
+        ]
 
     def received(self) -> dict[str, Path]:
         """Return the file of every data set kept, by the SHA-256 computed now from its bytes."""
