@@ -13,6 +13,8 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from bucky.errors import SettingsError
+from bucky.nearby import NearbyCopies
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from edge_scp.announcements import Arrivals
@@ -53,6 +55,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
         broker=broker,
         bucket=settings.store_bucket,
         concurrency=settings.upload_concurrency,
+        nearby=_nearby(settings),
     )
     stop = asyncio.Event()
 
@@ -89,6 +92,17 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     await link.close()
     # An upload under way may hang for long; its instance is in the spool.
     os._exit(0)
+
+
+def _nearby(settings: Settings) -> NearbyCopies | None:
+    if settings.nearby_dir is None:
+        return None
+    copies = NearbyCopies(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
+    try:
+        copies.open()
+    except OSError as error:
+        raise SettingsError(f"BUCKY_NEARBY_DIR: cannot use {settings.nearby_dir}: {error.strerror}") from error
+    return copies
 
 
 async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -> None:

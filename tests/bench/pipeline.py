@@ -109,6 +109,7 @@ def _ways(*, own_network: bool) -> tuple[dict[str, Callable[[Path], Way]], list[
         missing.append(Missing("Orthanc", "it listens on all addresses, so it needs a network namespace (root)"))
     else:
         ways["Orthanc, Lua"] = lambda folder: OrthancWay(orthanc, folder)
+        ways["Orthanc, Lua, jobs not saved"] = lambda folder: OrthancWay(orthanc, folder, SaveJobs=False)
     return ways, missing
 
 

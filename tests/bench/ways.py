@@ -81,9 +81,9 @@ class BuckyWay:
 
 
 class OrthancWay:
-    """Orthanc, as its users route with it: a Lua script that sends each stored instance on."""
+    """Orthanc, as its users route with it: a Lua script that sends each stored instance on; `more` is configuration."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, **more: object) -> None:
         self.port, http, self._folder = free_port(), free_port(), folder
         folder.mkdir(parents=True)
         script = folder / "autorouting.lua"
@@ -99,6 +99,7 @@ class OrthancWay:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "LuaScripts": [str(script)],
+            **more,
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{http}", trust_env=False)

@@ -4,13 +4,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from bucky.errors import NotFound
 from bucky.events import DeliveryRequested
 from bucky.index import delivery_steps, routings
 from bucky.index.database import insert_into
-from bucky.index.rows import DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
+from bucky.index.rows import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
 from bucky.index.schema import deliveries
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
@@ -48,9 +61,11 @@ def request(
 
 def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
-    for one in sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at)):
+    in_order = sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at))
+    for one in in_order:
         to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
-        moved = _move(
+        # A row itself says when it was delivered; what it will forget is recorded.
+        if to is not DeliveryState.DELIVERED and _move(
             connection,
             one.delivery_id,
             to,
@@ -58,12 +73,35 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             attempts=deliveries.c.attempts + int(one.tried),
             reason=reason,
             detail=detail,
-            completed_at=one.at if to is DeliveryState.DELIVERED else None,
+            completed_at=None,
             sent_sha256=one.sent_sha256,
-        )
-        # The row itself says when it was delivered; what it will forget is recorded.
-        if moved and to is not DeliveryState.DELIVERED:
+        ):
             delivery_steps.record(connection, one.delivery_id, to, one.at, reason, detail)
+    _arrived(connection, [one for one in in_order if one.outcome is AttemptOutcome.DELIVERED])
+
+
+def _arrived(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
+    """Record successes, nearly all there is to record, in one statement: nothing needs to know which were news."""
+    if not attempts:
+        return
+    values = {"state": DeliveryState.DELIVERED, "attempts": deliveries.c.attempts + bindparam("tried")}
+    same = ("updated_at", "reason", "detail", "completed_at", "sent_sha256")
+    change = _change(bindparam("delivery"), DeliveryState.DELIVERED).values(
+        **values, **{name: bindparam(f"new_{name}") for name in same}
+    )
+    rows = [
+        {
+            "delivery": one.delivery_id,
+            "tried": int(one.tried),
+            "new_updated_at": one.at,
+            "new_reason": _text(one.reason),
+            "new_detail": _text(one.detail),
+            "new_completed_at": one.at,
+            "new_sent_sha256": one.sent_sha256,
+        }
+        for one in attempts
+    ]
+    connection.execute(change, rows)
 
 
 def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts: int, at: datetime) -> bool:
@@ -174,10 +212,15 @@ def _move(
     **values: Any,
 ) -> bool:
     """Change the state if it may follow the one there is; return whether it did."""
-    change = update(deliveries).where(
-        deliveries.c.delivery_id == delivery_id, deliveries.c.state.in_(COMES_FROM[to]), *conditions
-    )
+    change = _change(delivery_id, to).where(*conditions)
     return connection.execute(change.values(state=to, updated_at=at, **values)).rowcount == 1
+
+
+def _change(delivery_id: str | BindParameter[Any], to: DeliveryState) -> Update:
+    """Return the update of a delivery to a state, where that may follow the one there is."""
+    # Not `in_`: its values are expanded when it is carried out, which many rows at once cannot be.
+    may_follow = or_(*(deliveries.c.state == one for one in sorted(COMES_FROM[to])))
+    return update(deliveries).where(deliveries.c.delivery_id == delivery_id, may_follow)
 
 
 def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[str, Any]:
