@@ -56,6 +56,9 @@ class NearbyCopies:
 
     def keep(self, key: str, file: Path, size: int) -> None:
         """Keep a file of `size` bytes, which begins with an object's bytes; raise `OSError`."""
+        copy = self._folder / copy_name(key)
+        if copy.exists():
+            return
         space = os.statvfs(self._folder)
         room = self._max_bytes if space.f_bavail * space.f_frsize > self._min_free_bytes + self._max_bytes else 0
         self._bytes += size
@@ -63,8 +66,7 @@ class NearbyCopies:
             oldest, its_size = self._copies.popleft()
             self._bytes -= its_size
             oldest.unlink(missing_ok=True)
-        copy = self._folder / copy_name(key)
-        if self._bytes > room or copy.exists():
+        if self._bytes > room:
             self._bytes -= size
             return
         self._copies.append((copy, size))

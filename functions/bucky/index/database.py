@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bucky.errors import IndexUnavailable, SettingsError
 
+Insert = sqlite.Insert | postgresql.Insert
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Database:
             connection.close()
 
 
-def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+def insert_into(connection: Connection, table: Table) -> Insert:
     """Return the dialect's INSERT, which knows ON CONFLICT: the one place that chooses by dialect."""
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)
