@@ -91,7 +91,7 @@ def _measure(
 
 
 def _loads(options: argparse.Namespace) -> dict[str, Load]:
-    seconds, burst = (8, 800) if options.quick else (20, 2000)
+    seconds, burst = (8, 800) if options.quick else (10, 1000)
     loads = {
         "steady": Load(CT, 4, seconds=120, count=round(seconds * options.rate), rate=options.rate),
         "burst": Load(CT, 4, seconds=120, count=options.burst or burst),
