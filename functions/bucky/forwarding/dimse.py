@@ -12,8 +12,8 @@ from bucky.outgoing import Outgoing, StoreResult
 from bucky.scu import Peer, store_all
 from bucky.transcode import ALTERNATIVES
 
-LEAST_IN_ASSOCIATION = 4
-"""Opening an association costs about as much as sending two small instances: for fewer than these none is opened."""
+LEAST_IN_ASSOCIATION = 16
+"""For fewer instances no further association is opened: a small batch is soon sent, a large one has many."""
 
 
 class DimseSender:
