@@ -102,6 +102,8 @@ def _nearby(settings: Settings) -> NearbyCopies | None:
         copies.open()
     except OSError as error:
         raise SettingsError(f"BUCKY_NEARBY_DIR: cannot use {settings.nearby_dir}: {error.strerror}") from error
+    if settings.nearby_dir.stat().st_dev != settings.spool_dir.stat().st_dev:
+        raise SettingsError("BUCKY_NEARBY_DIR must be on the file system of BUCKY_SPOOL_DIR: a copy is a second name")
     return copies
 
 
