@@ -1,6 +1,8 @@
 """One measurement of a pipeline: a load goes in, all of it comes out, the figures and whether they count."""
 
+import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from tests.bench.arrivals import Sending, arrived, fault, last_arrival, latencie
 from tests.bench.network import LOOPBACK
 from tests.bench.receivers import Receiver, Running
 from tests.bench.senders import Load, Senders
-from tests.bench.usage import wait_for_calm
+from tests.bench.usage import machine_user_seconds, user_seconds, wait_for_calm
 from tests.bench.ways import Way
 
 CT = 524_288
@@ -21,7 +23,10 @@ WARM = Load(CT, 2, seconds=60, count=40)
 
 @dataclass(frozen=True)
 class Journey:
-    """Figures of one load: instances/s from the first request to the last arrival, CPU ms each by part."""
+    """Figures of one load: instances/s from the first request to the last arrival, CPU ms each by part.
+
+    `others` is the share of the cores that other programs' own code took meanwhile, `twice` what arrived again.
+    """
 
     instances: int
     seconds: float
@@ -30,6 +35,7 @@ class Journey:
     p99_ms: float
     most_ms: float
     cpu_ms: dict[str, float]
+    others: float = 0.0
     twice: int = 0
     void: str = ""
 
@@ -76,7 +82,8 @@ def travel(way: Way, node: Receiver, load: Load, senders: Senders, folder: Path,
         warmed = Sending.read(folder / "warm").keys()
         wait_for(lambda: len(arrived(place, cargo)), len(warmed), PATIENCE_SECONDS)
         wait_for_calm(calm)
-        cpu = way.cpu_seconds()
+        cpu, began, machine = way.cpu_seconds(), time.monotonic(), machine_user_seconds()
+        ours = _user_seconds(way, running)
         sent = senders.send(load, LOOPBACK, way.port, 0, lambda: None, answers)
         sendings = Sending.read(answers)
         wait_for(lambda: len(arrived(place, cargo)), len(warmed) + len(sendings), PATIENCE_SECONDS)
@@ -84,6 +91,9 @@ def travel(way: Way, node: Receiver, load: Load, senders: Senders, folder: Path,
             wanted = before + len(warmed) + len(sendings)
             if not wait_for(lambda: way.delivered() or 0, wanted, PATIENCE_SECONDS):
                 return _void(f"{wanted} arrived, {way.delivered()} are recorded as delivered")
+        ours = _user_seconds(way, running) - ours + sent.user_seconds
+        cores = (time.monotonic() - began) * (os.cpu_count() or 1)
+        others = max(0.0, (machine_user_seconds() - machine - ours) / cores)
         used = {name: seconds - cpu.get(name, 0.0) for name, seconds in way.cpu_seconds().items()}
     finally:
         running.stop()
@@ -101,10 +111,15 @@ def travel(way: Way, node: Receiver, load: Load, senders: Senders, folder: Path,
         1000 * took[len(took) * 99 // 100],
         1000 * took[-1],
         {name: 1000 * seconds / len(sendings) for name, seconds in used.items()},
+        others,
         sum(len(paths) - 1 for paths in arrived(place, cargo).values()),
     )
     shutil.rmtree(folder)
     return journey
+
+
+def _user_seconds(way: Way, node: Running) -> float:
+    return sum(map(user_seconds, (*way.pids(), node.process.pid)))
 
 
 def _void(why: str) -> Journey:
@@ -124,5 +139,6 @@ def _medians(rounds: list[Journey]) -> Journey:
         of(one.p99_ms for one in rounds),
         of(one.most_ms for one in rounds),
         {name: of(one.cpu_ms.get(name, 0.0) for one in rounds) for name in sorted(parts)},
+        of(one.others for one in rounds),
         max(one.twice for one in rounds),
     )

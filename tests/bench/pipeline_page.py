@@ -10,6 +10,7 @@ from rich.table import Table
 from tests.bench import page as pages
 from tests.bench.journeys import Journey, Journeys
 from tests.bench.receivers import Missing
+from tests.bench.results import DISTURBED
 from tests.bench.targets import Verdict
 
 MARKER = "<!-- below: written by `make bench-pipeline` -->"
@@ -71,7 +72,8 @@ def _ways(journeys: Journeys, load: str, node: str) -> dict[str, Journey]:
 
 
 def _cells(one: Journey) -> list[str]:
-    cells = [f"{one.rate:.0f}", f"{one.acknowledged_rate:.0f}", f"{one.p50_ms:.0f}", f"{one.p99_ms:.0f}"]
+    mark = "~" if one.others > DISTURBED else ""
+    cells = [f"{mark}{one.rate:.0f}", f"{one.acknowledged_rate:.0f}", f"{one.p50_ms:.0f}", f"{one.p99_ms:.0f}"]
     return [*cells, f"{one.most_ms:.0f}", f"{sum(one.cpu_ms.values()):.2f}"]
 
 

@@ -37,6 +37,9 @@ class Way(Protocol):
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU seconds used so far, by what used them."""
 
+    def pids(self) -> list[int]:
+        """Return the processes that are it, or that have started all of it."""
+
     def stop(self) -> None:
         """End it."""
 
@@ -74,6 +77,10 @@ class BuckyWay:
                 part = _part(name, one)
                 used[part] = used.get(part, 0.0) + own_seconds(one)
         return used
+
+    def pids(self) -> list[int]:
+        """Return the supervisor, which has started the rest."""
+        return [self._stack.process.pid]
 
     def stop(self) -> None:
         """Stop as Ctrl-C does."""
@@ -128,6 +135,10 @@ class OrthancWay:
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU seconds of the one process."""
         return {"Orthanc": sum(map(own_seconds, tree(self._process.pid)))}
+
+    def pids(self) -> list[int]:
+        """Return the one process."""
+        return [self._process.pid]
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
