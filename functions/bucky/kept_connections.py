@@ -120,9 +120,9 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - it is connected
         self._parser, self._answer = httptools.HttpResponseParser(self), Answer()
         self._most_bytes, self._heard_at = most_bytes, self._loop.time()
-        self._waiting = waiting = self._loop.create_future()
-        watch = self._loop.call_later(silence, self._watch, silence)
-        self._watching = watch
+        waiting: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting = waiting
+        self._watching = self._loop.call_later(silence, self._watch, silence)
         self._transport.write(request)
         try:
             return await waiting

@@ -75,8 +75,13 @@ class Database:
 
 
 def insert_into(connection: Connection, table: Table) -> Insert:
-    """Return the dialect's INSERT, which knows ON CONFLICT: the one place that chooses by dialect."""
-    if connection.dialect.name == "sqlite":
+    """Return the dialect's INSERT, which knows ON CONFLICT."""
+    return insert_in(connection.dialect.name, table)
+
+
+def insert_in(dialect: str, table: Table) -> Insert:
+    """Return a dialect's INSERT: the one place that chooses by dialect."""
+    if dialect == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, case, func
 
 from bucky.index.attributes import expected_counts, series_attributes, study_attributes
-from bucky.index.database import Insert, insert_into
+from bucky.index.database import Insert, insert_in
 from bucky.index.rows import IndexedInstance
 from bucky.index.schema import arrivals, series, studies
 
@@ -103,14 +103,14 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
     for row in rows:
         key = tuple(row[name] for name in keys)
         merged[key] = _merged(merged[key], row) if key in merged else row
-    statement = _merging(type(insert_into(connection, table)), table, tuple(rows[0]))
+    statement = _merging(connection.dialect.name, table, tuple(rows[0]))
     connection.execute(statement, [merged[key] for key in sorted(merged)])
 
 
 @cache
-def _merging(dialects: type[Insert], table: Table, names: Sequence[str]) -> Insert:
+def _merging(dialect: str, table: Table, names: tuple[str, ...]) -> Insert:
     """Return the statement that makes rows or merges into them; making it costs as much as carrying it out."""
-    insert = dialects(table)
+    insert = insert_in(dialect, table)
     keys = [column.name for column in table.primary_key]
     updates = {name: _merged_by_database(table.c[name], insert.excluded[name]) for name in names if name not in keys}
     return insert.on_conflict_do_update(index_elements=keys, set_=updates)
