@@ -7,7 +7,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 
-.PHONY: help setup demo up down test lint test-peers test-minio test-postgres test-powercut bench-ingest bench-upload fuzz clean
+.PHONY: help setup demo up down test lint test-peers test-minio test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -61,6 +61,13 @@ bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom 
 bench-upload: setup ## Measure the way from the spool to store and broker
 	@-tools/build minio
 	@$(RUN)/python -m tests.bench.upload $(ARGS)
+
+bench-pipeline: setup ## Compare the way from C-STORE to a destination with Orthanc routing by Lua (QUICK=1: under 3 minutes)
+	@-tools/install-peers dcmtk orthanc
+	@$(RUN)/python -m tests.bench.pipeline $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
+
+bench-reindex: setup ## Rebuild the index of 100,000 objects and compare it, row by row, with the one that parsing made
+	@$(RUN)/python -m tests.bench.reindex $(ARGS)
 
 fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
 	@$(UV) sync --frozen --quiet --inexact --group fuzz

@@ -10,7 +10,7 @@ One file is one fsync, and a file cut short anywhere has no valid trailer.
 import hashlib
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, BinaryIO, ClassVar
 
 import orjson
@@ -61,7 +61,7 @@ class Record:
 
     def stored(self, bucket: str) -> InstanceStored:
         """Return what happened once the object is in the bucket."""
-        known = {name: value for name, value in asdict(self).items() if name in InstanceStored.model_fields}
+        known = {name: getattr(self, name) for name in _TOLD}
         return InstanceStored(**known, size=self.object_size, bucket=bucket, key=self.key)
 
     def footer(self) -> bytes:
@@ -71,6 +71,7 @@ class Record:
 
 
 _RECORDS = TypeAdapter(Record)
+_TOLD = [each.name for each in fields(Record) if each.name in InstanceStored.model_fields]
 
 
 def read_record(file: BinaryIO) -> Record:

@@ -13,11 +13,13 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from bucky.broker import Publisher
 from bucky.errors import InvalidInstance
 from bucky.events import CloudEvent
 from bucky.log import get_logger
+from bucky.nearby import NearbyCopies
 from bucky.objects import ObjectStore
 from edge_scp.barrier import Barrier
 from edge_scp.dependency import Dependency, Unavailable
@@ -64,11 +66,12 @@ class Uploader:
         broker: Dependency,
         bucket: str,
         concurrency: int,
+        nearby: NearbyCopies | None = None,
     ) -> None:
         self._spool, self._objects, self._publisher = spool, objects, publisher
         self._barrier, self._metrics = barrier, metrics
         self._store, self._broker = store, broker
-        self._bucket = bucket
+        self._bucket, self._nearby = bucket, nearby
         self._uploading = asyncio.Semaphore(concurrency)
         self._carried = asyncio.Semaphore(MOST_CARRIED + concurrency)
         self._under_way = 0
@@ -140,6 +143,7 @@ class Uploader:
             await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
         finally:
             self._uploading.release()
+        self._leave_nearby(entry, record)
         ended = time.monotonic()
         self._metrics.uploaded(record.object_size, ended - started)
         return Uploaded(entry, record, started, ended)
@@ -166,6 +170,14 @@ class Uploader:
     def _put(self, entry: Entry, key: str, size: int) -> None:
         with self._spool.open_record(entry) as file:
             self._objects.put(key, file, size)
+
+    def _leave_nearby(self, entry: Entry, record: Record) -> None:
+        if self._nearby is not None:
+            try:
+                self._nearby.keep(record.key, entry.size, partial(self._spool.copy, entry))
+            except OSError as error:
+                # Only speed is lost: whoever reads asks the store.
+                log.warning("nearby.unwritable", entry=entry.name, error=error.strerror)
 
     async def _set_aside(self, entry: Entry, reason: str) -> None:
         log.error("instance.set_aside", entry=entry.name, reason=reason)

@@ -13,7 +13,9 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from bucky.errors import SettingsError
 from bucky.log import get_logger
+from bucky.nearby import NearbyCopies
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from edge_scp.announcements import Arrivals
@@ -60,6 +62,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
         broker=broker,
         bucket=settings.store_bucket,
         concurrency=settings.upload_concurrency,
+        nearby=_nearby(settings),
     )
     stop = asyncio.Event()
 
@@ -107,6 +110,19 @@ def _prepare(trays: Trays | None, settings: Settings) -> None:
             trays.prepare(wanted(settings), lambda: disk.free_bytes(settings.spool_dir) > least)
     except OSError as error:
         log.warning("trays.unprepared", error=str(error))
+
+
+def _nearby(settings: Settings) -> NearbyCopies | None:
+    if settings.nearby_dir is None:
+        return None
+    copies = NearbyCopies(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
+    try:
+        copies.open()
+    except OSError as error:
+        raise SettingsError(f"BUCKY_NEARBY_DIR: cannot use {settings.nearby_dir}: {error.strerror}") from error
+    if settings.nearby_dir.stat().st_dev != settings.spool_dir.stat().st_dev:
+        raise SettingsError("BUCKY_NEARBY_DIR must be on the file system of BUCKY_SPOOL_DIR: a copy is a second name")
+    return copies
 
 
 async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -> None:

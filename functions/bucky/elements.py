@@ -24,6 +24,9 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _NESTING = frozenset((_ITEM, _ITEM_END, _SEQUENCE_END))
 _NESTING_VRS = frozenset((None, "SQ", "UN"))
+# What an element of these VRs begins with, and that a glance tells where it ends.
+_GLANCED: dict[bytes, tuple[str, bool]] = {vr: (vr.decode(), vr in _LONG) for vr in _KNOWN - {b"SQ", b"UN"}}
+_WINDOW_BYTES = 64 * 1024
 _HEAD_BYTES = 12
 _PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
 
@@ -37,6 +40,9 @@ class Source(Protocol):
 
     def at(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; fewer only at the end."""
+
+    def at_hand(self, offset: int) -> bytes:
+        """Return the bytes from `offset` that need not be fetched, as many as there are; perhaps none."""
 
     def size(self) -> int | None:
         """Return how many bytes there are, or None when that is not known yet."""
@@ -55,6 +61,10 @@ class StreamSource:
         """Return bytes of the stream."""
         self._stream.seek(offset)
         return self._stream.read(length)
+
+    def at_hand(self, offset: int) -> bytes:
+        """Return the next bytes, some of them."""
+        return self.at(offset, _WINDOW_BYTES)
 
     def size(self) -> int:
         """Return how many bytes there are."""
@@ -109,7 +119,11 @@ class Walk:
 
     def elements(self) -> Iterator[Element]:
         """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
-        for head in self._heads():
+        while True:
+            yield from self._glanced_at()
+            head = self._next_head()
+            if head is None:
+                return
             vr, end, implicit = self._past(head)
             length = end - head.value_at
             if length <= (MAX_SEQUENCE_BYTES if vr in _NESTING_VRS else MAX_VALUE_BYTES):
@@ -122,19 +136,48 @@ class Walk:
             vr, end, implicit = self._past(head)
             yield Span(head.tag, vr, start, head.value_at, end, self._at, implicit)
 
+    def _glanced_at(self) -> Iterator[Element]:
+        """Go past the elements that are as nearly all are, and at hand: explicit VR, small, of known length.
+
+        Whatever is not, up to the end of what is at hand, is left to the steps that look at everything.
+        """
+        if self.implicit:
+            return
+        here, at = self._source.at_hand(self._at), 0
+        head, short, long, most = self._head, self._short, self._long, len(here)
+        while at + _HEAD_BYTES <= most:
+            known = _GLANCED.get(here[at + 4 : at + 6])
+            if known is None or self._steps >= MAX_STEPS:
+                break
+            vr, is_long = known
+            group, number, _ = head(here, at)
+            value_at, length = (at + 12, long(here, at + 8)[0]) if is_long else (at + 8, short(here, at + 6)[0])
+            end = value_at + length
+            tag = group << 16 | number
+            if end > most or length > MAX_VALUE_BYTES or tag >= _PIXELS or group == 0xFFFE:
+                break
+            self._steps += 1
+            self._at += end - at
+            yield Element(tag, vr, here[value_at:end], False)
+            at = end
+
     def _heads(self) -> Iterator[_Head]:
         """Yield the head of each element before the pixels; whoever takes it goes past it."""
-        while True:
-            raw = self._source.at(self._at, _HEAD_BYTES)
-            if len(raw) < 8 and not raw.strip(b"\0"):
-                return
-            head = self._parsed_head(raw, self._at, implicit=self.implicit)
-            if head.tag in _NESTING:
-                raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
-            if head.tag >= _PIXELS:
-                self._check_ends(head)
-                return
+        while (head := self._next_head()) is not None:
             yield head
+
+    def _next_head(self) -> _Head | None:
+        """Return the head of the next element, or None where the pixels begin or the data set ends."""
+        raw = self._source.at(self._at, _HEAD_BYTES)
+        if len(raw) < 8 and not raw.strip(b"\0"):
+            return None
+        head = self._parsed_head(raw, self._at, implicit=self.implicit)
+        if head.tag in _NESTING:
+            raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
+        if head.tag >= _PIXELS:
+            self._check_ends(head)
+            return None
+        return head
 
     def _past(self, head: _Head) -> tuple[str | None, int, bool]:
         """Go past an element; return its VR, where its value ends, and whether that is in implicit VR."""

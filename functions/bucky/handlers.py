@@ -59,9 +59,10 @@ class Dependency:
 
 
 def _open_objects(settings: Settings) -> Any:
+    from bucky.nearby import NearbyFirst
     from bucky.objects import S3ObjectStore
 
-    return S3ObjectStore(settings)
+    return NearbyFirst(settings, settings.nearby_dir) if settings.nearby_dir else S3ObjectStore(settings)
 
 
 def _open_index(settings: Settings) -> Any:

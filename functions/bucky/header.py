@@ -168,6 +168,11 @@ class _StoredBytes:
             self._start = offset
         return self._window[offset - self._start : offset - self._start + length]
 
+    def at_hand(self, offset: int) -> bytes:
+        """Return what is in the window."""
+        begin = offset - self._start
+        return self._window[begin:] if begin >= 0 else b""
+
     def _fetch(self, offset: int, at_least: int) -> bytes:
         self._reads += 1
         if self._reads > MAX_READS:
@@ -198,6 +203,10 @@ class _InflatedBytes:
             if not self._inflate():
                 break
         return bytes(self._inflated[offset : offset + length])
+
+    def at_hand(self, offset: int) -> bytes:
+        """Return what is inflated already."""
+        return bytes(self._inflated[offset:])
 
     def _inflate(self) -> bool:
         """Inflate a little more; return whether there was anything to inflate."""

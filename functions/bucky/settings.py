@@ -163,6 +163,16 @@ class Settings(BaseModel):
             "that fits in one needs no new file. While all are in use, files are made."
         ),
     )
+    nearby_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder on the spool's file system where the edge leaves copies of what it uploaded last, for functions "
+            "on the same machine to read instead of asking the object store; empty for none."
+        ),
+    )
+    nearby_max_bytes: int = Field(
+        512 * 1024**2, ge=0, description="Most the copies in `BUCKY_NEARBY_DIR` take, in bytes; the oldest go first."
+    )
     upload_concurrency: int = Field(8, ge=1, le=256, description="Uploads in flight at once.")
 
     gateway_url: str = Field("http://127.0.0.1:8101", description="URL of the OpenFaaS gateway or provider.")

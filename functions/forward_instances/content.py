@@ -15,6 +15,7 @@ from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.original import Modification
 from bucky.morph.splice import Wanted, morphed
+from bucky.nearby import NearbyFirst
 from bucky.objects import ObjectStore
 from bucky.outgoing import Opener, Outgoing
 from bucky.part10 import split
@@ -123,6 +124,8 @@ def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
         raise
     if digest != instance.sha256:
         stream.close()
+        if isinstance(objects, NearbyFirst):
+            return data_set_of(objects.stored, instance)
         raise Permanent("the stored bytes are not those that were received (their SHA-256 differs): not sent")
     return stream
 
@@ -137,7 +140,7 @@ def _digest(content: BinaryIO) -> str:
 
 def _fetched(objects: ObjectStore, instance: Instance) -> Content:
     if instance.size <= IN_MEMORY_BYTES:
-        return io.BytesIO(objects.get(instance.key))
+        return io.BytesIO(objects.get(instance.key, 0, instance.size))
     descriptor, name = tempfile.mkstemp(prefix="bucky-forward-")
     os.close(descriptor)
     path = Path(name)

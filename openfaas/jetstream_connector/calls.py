@@ -1,19 +1,18 @@
-"""Calls functions through the gateway: one pooled HTTP client, every outcome a `Reply`."""
+"""Calls functions through the gateway: on kept connections, every outcome a `Reply`."""
 
+import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
-
-import httpx
+from urllib.parse import quote, urlsplit
 
 from bucky.events import BATCH_MEDIA_TYPE
+from bucky.kept_connections import Broken, KeptConnections, NotConnected, Silent
 from jetstream_connector.outcomes import Reply, Trouble
 
-CONNECT_SECONDS = 5.0
 # Shorter than servers keep an idle connection, so that none is closed under a request.
 IDLE_SECONDS = 2.0
-KEPT_CONNECTIONS = 200
 MOST_ANSWER_BYTES = 32 * 1024 * 1024
 
 
@@ -28,52 +27,35 @@ class GatewayCaller:
     """Calls `POST {gateway}/function/NAME`."""
 
     def __init__(self, gateway_url: str) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=gateway_url,
-            limits=httpx.Limits(
-                # The annotations limit the calls; a limit here would let functions that hang delay others.
-                max_connections=None,
-                max_keepalive_connections=KEPT_CONNECTIONS,
-                keepalive_expiry=IDLE_SECONDS,
-            ),
-            trust_env=False,
+        url = urlsplit(gateway_url)
+        tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._path, self._host = url.path.rstrip("/"), url.netloc.rpartition("@")[2]
+        # The annotations limit the calls; a limit here would let functions that hang delay others.
+        self._server = KeptConnections(
+            url.hostname or "", url.port or (443 if tls else 80), idle_seconds=IDLE_SECONDS, tls=tls
         )
 
     async def call(self, function: str, events: Sequence[bytes], timeout: float) -> Reply:  # noqa: ASYNC109
         """Send a batch; `timeout` seconds is the longest silence while the function works."""
-        request = self._client.build_request(
-            "POST",
-            f"/function/{function}",
-            content=b"[" + b",".join(events) + b"]",
-            headers={"Content-Type": BATCH_MEDIA_TYPE},
-            timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
+        body = b"[" + b",".join(events) + b"]"
+        head = (
+            f"POST {self._path}/function/{quote(function)} HTTP/1.1\r\nHost: {self._host}\r\nAccept: */*\r\n"
+            f"Content-Type: {BATCH_MEDIA_TYPE}\r\nContent-Length: {len(body)}"
         )
         try:
-            response = await self._client.send(request, stream=True)
-            try:
-                return await _reply(response)
-            finally:
-                await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Reply(trouble=Trouble.UNREACHABLE, detail=type(error).__name__)
-        except httpx.TimeoutException as error:
-            return Reply(trouble=Trouble.TIMED_OUT, detail=type(error).__name__)
-        except httpx.TransportError as error:
-            return Reply(trouble=Trouble.LOST, detail=type(error).__name__)
+            answer = await self._server.call(head.encode(), body, silence=timeout, most_bytes=MOST_ANSWER_BYTES)
+        except NotConnected as error:
+            return Reply(trouble=Trouble.UNREACHABLE, detail=str(error))
+        except Silent as error:
+            return Reply(trouble=Trouble.TIMED_OUT, detail=str(error))
+        except Broken as error:
+            return Reply(trouble=Trouble.LOST, detail=str(error))
+        # Cut short it is no JSON any more, and so breaks the contract.
+        return Reply(answer.status, bytes(answer.body), _retry_after(answer.header(b"retry-after")))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
-
-
-async def _reply(response: httpx.Response) -> Reply:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MOST_ANSWER_BYTES:
-            # Cut short it is no JSON any more, and so breaks the contract.
-            break
-    return Reply(response.status_code, bytes(body), _retry_after(response.headers.get("retry-after")))
+        self._server.close()
 
 
 def _retry_after(value: str | None) -> float | None:

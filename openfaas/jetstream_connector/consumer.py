@@ -19,12 +19,14 @@ from jetstream_connector.annotations import Subscription
 from jetstream_connector.dispatch import Dispatcher
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
+from jetstream_connector.pull import Pull
 from jetstream_connector.subjects import durable_name
 from jetstream_connector.topology import stream_of
 from jetstream_connector.turns import Turns
 
 LONG_FETCH_SECONDS = 2.0
-SHORT_FETCH_SECONDS = 0.005
+# While a call is in flight, the next batch may gather for so many times its linger.
+LINGERS = 5
 RETRY_SECONDS = 0.5
 # Messages sent back with a delay still count as delivered, and past this many nothing behind them comes.
 LEAST_ACK_PENDING = 50_000
@@ -68,7 +70,7 @@ class Consumer:
         self._work: set[asyncio.Task[None]] = set()
         self._in_hand: dict[int, Msg] = {}
         self._stream = ""
-        self._pull: JetStreamContext.PullSubscription | None = None
+        self._pull: Pull | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -163,36 +165,35 @@ class Consumer:
         self._place.metrics.turn_wait.labels(self.function, priority).observe(waited)
 
     async def _fetch(self, size: int) -> list[Msg]:
-        """Wait for a first message, then linger for more; return none when there is none."""
+        """Wait for a first message, then linger for a full batch; return none when there is none.
+
+        It lingers longer while a call is in flight: a second call with a part of a batch takes from the first
+        what that would leave over for it.
+        """
         pull = self._pull
         fetched = await self._first(pull) if pull is not None else []
-        left = self._subscription.linger
-        linger_until = time.monotonic() + left
-        while pull is not None and fetched and len(fetched) < size and not self._stopping.is_set():
+        linger = self._subscription.linger
+        for _ in range(LINGERS):
+            if pull is None or not fetched or len(fetched) >= size or self._stopping.is_set():
+                break
             try:
-                wait = min(max(left, SHORT_FETCH_SECONDS), LONG_FETCH_SECONDS)
-                fetched += await pull.fetch(size - len(fetched), timeout=wait)
-            except TimeoutError:
-                pass
+                fetched += await pull.more(size - len(fetched), min(linger, LONG_FETCH_SECONDS))
             except NatsError:
                 # What was fetched counts; if the broker is away, the next fetch will say so.
                 break
-            left = linger_until - time.monotonic()
-            if left <= 0:
+            if not self._work or linger <= 0:
                 break
         return fetched
 
-    async def _first(self, pull: JetStreamContext.PullSubscription) -> list[Msg]:
+    async def _first(self, pull: Pull) -> list[Msg]:
         """Wait for one message; when stopped meanwhile, return one that had come already."""
-        fetch = asyncio.create_task(pull.fetch(1, timeout=LONG_FETCH_SECONDS))
+        fetch = asyncio.create_task(pull.first(LONG_FETCH_SECONDS))
         await asyncio.wait({fetch, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
-        try:
-            if fetch.done():
-                return fetch.result()
-            fetch.cancel()
-            return await pull.fetch(1, timeout=SHORT_FETCH_SECONDS)
-        except TimeoutError:
-            return []
+        if fetch.done():
+            return fetch.result()
+        fetch.cancel()
+        await asyncio.wait({fetch})
+        return pull.arrived()
 
     async def _ensure(self) -> None:
         """Make the durable consumer, or bring it up to date, and subscribe to it."""
@@ -214,14 +215,14 @@ class Consumer:
             ),
         )
         self._stream = stream
-        self._pull = await self._js.pull_subscribe_bind(self.durable, stream=stream)
+        self._pull = await Pull.open(self._client, stream, self.durable)
         self._log.info("connector.consumer_ready", stream=stream, subject=self.subject)
 
     async def _abandon(self) -> None:
         """Leave a subscription that failed; what it had received comes again."""
         pull, self._pull = self._pull, None
         if pull is not None and not self._client.is_closed:
-            await pull.unsubscribe()
+            await pull.close()
 
     async def _keep_alive(self) -> None:
         """Tell the broker, three times per ack wait, that what is in hand is being worked on."""

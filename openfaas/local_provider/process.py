@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from bucky.kept_connections import KeptConnections
 from bucky.settings import PREFIX, Settings
 from local_provider.deployments import Deployment, InvalidRequest
 from local_provider.logs import FunctionLog
@@ -22,6 +23,8 @@ LEASH = Path(__file__).with_name("leash.py")
 # A little more than `bucky.serve` allows itself.
 DRAIN_SECONDS = 30.0
 LAST_OUTPUT_SECONDS = 1.0
+# Shorter than uvicorn's 5 s, so that a connection is not reused while the function closes it.
+IDLE_SECONDS = 4.0
 READ_BYTES = 65536
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 # A function holds only the secrets it declares, and knows nothing of the broker or of this provider.
@@ -86,6 +89,7 @@ class Replica:
         self._reader = asyncio.create_task(self._read_output())
         self.instance = instance
         self.url = f"http://{HOST}:{port}"
+        self.calls = KeptConnections(HOST, port, idle_seconds=IDLE_SECONDS)
         self.ready = False
 
     @classmethod
@@ -113,6 +117,7 @@ class Replica:
         """Wait for the end; return the exit code, negative for a signal."""
         code = await self._process.wait()
         self.ready = False
+        self.calls.close()
         # What it started itself must not outlive it.
         self._signal(signal.SIGKILL)
         read, unfinished = await asyncio.wait({self._reader}, timeout=LAST_OUTPUT_SECONDS)

@@ -10,19 +10,21 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from bucky.events import BATCH_MEDIA_TYPE
+from bucky.kept_connections import Broken, NotConnected, Silent
 from bucky.log import get_logger
 from local_provider.deployments import InvalidRequest, split_name
 from local_provider.functions import Function, Functions
 from local_provider.metrics import INVOCATIONS, SECONDS
-from local_provider.process import Replica
+from local_provider.process import IDLE_SECONDS, Replica
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_CONNECTIONS = 512
 CONNECT_SECONDS = 2.0
 # Above the longest `jetstream.timeout` of the stack file: the connector decides how long to wait.
 ANSWER_SECONDS = 3900.0
-# Shorter than uvicorn's 5 s, so that a connection is not reused while the function closes it.
-IDLE_SECONDS = 4.0
+# A batch of events, and the answer to it, are small by contract: they pass whole, anything else as a stream.
+MOST_BATCH_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_SECONDS = "1"
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -65,23 +67,45 @@ class Proxy:
     async def _forward(self, request: Request, function: Function, call_id: str) -> Response:
         name = function.deployed.deployment.service
         while (replica := function.pick()) is not None:
-            call = _call(request, replica, call_id)
             try:
-                answer = await self._client.send(call, stream=True)
+                if _is_batch(request):
+                    return await _batch(request, replica, call_id)
+                answer = await self._client.send(_call(request, replica, call_id), stream=True)
             except ClientDisconnect:
                 return PlainTextResponse("the caller went away", 400)
-            except httpx.ConnectError:
+            except (httpx.ConnectError, NotConnected):
                 # Nothing was sent: another replica may take it. The probe decides when this one is back.
                 replica.ready = False
             except httpx.PoolTimeout:
                 return _unavailable(f"{name} has too many calls in flight")
-            except httpx.TimeoutException:
+            except (httpx.TimeoutException, Silent):
                 return PlainTextResponse(f"{name} did not answer in {ANSWER_SECONDS:g} s", 504)
-            except httpx.TransportError as error:
+            except (httpx.TransportError, Broken) as error:
                 return _broken(replica, error)
             else:
                 return _response(answer)
         return _unavailable(f"no replica of {name} is ready")
+
+
+def _is_batch(request: Request) -> bool:
+    """Tell whether a call is one of the connector's, in the function contract."""
+    length = request.headers.get("content-length", "")
+    is_events = request.method == "POST" and request.headers.get("content-type") == BATCH_MEDIA_TYPE
+    return is_events and length.isdecimal() and int(length) <= MOST_BATCH_BYTES
+
+
+async def _batch(request: Request, replica: Replica, call_id: str) -> Response:
+    """Pass a batch of events on, and its answer back."""
+    body = await request.body()
+    lines = [b"POST " + _target(request) + b" HTTP/1.1"]
+    lines += [key + b": " + value for key, value in _request_headers(request, call_id)]
+    head = b"\r\n".join(lines)
+    answer = await replica.calls.call(head, body, silence=ANSWER_SECONDS, most_bytes=MOST_BATCH_BYTES)
+    if answer.cut_short:
+        raise Broken(f"it answered more than {MOST_BATCH_BYTES} bytes to a batch of events")
+    response = Response(bytes(answer.body), answer.status)
+    response.raw_headers = [(key.lower(), value) for key, value in end_to_end(answer.headers)]
+    return response
 
 
 def _call(request: Request, replica: Replica, call_id: str) -> httpx.Request:
@@ -145,6 +169,6 @@ def _unavailable(why: str) -> Response:
     return PlainTextResponse(why, 503, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
-def _broken(replica: Replica, error: httpx.TransportError) -> Response:
+def _broken(replica: Replica, error: Exception) -> Response:
     _log.warning("call broken off", instance=replica.instance, reason=type(error).__name__)
     return PlainTextResponse(f"{replica.instance} broke off the call", 502)

@@ -16,16 +16,22 @@ def publish(
     page: Path, plot: str, results: Results, found: list[Verdict], missing: list[Missing], machine: dict[str, Any]
 ) -> None:
     """Replace what is below the marker."""
-    text = page.read_text().partition(MARKER)[0] + MARKER
-    parts = [text, _machine(machine), f"![Rates and costs]({plot})", _targets(found)]
+    parts = [machine_line(machine), f"![Rates and costs]({plot})", targets_table(found)]
     parts += [_table(load, receivers) for load in results.runs if (receivers := _summaries(results, load))]
     left_out = [*(f"{one.name}: {one.reason}" for one in missing), *results.left_out, *results.voids()]
     if left_out:
         parts.append("## Not measured\n\n" + "\n".join(f"- {line}" for line in left_out))
-    page.write_text("\n\n".join(parts) + "\n")
+    rewrite(page, MARKER, parts)
 
 
-def _machine(machine: dict[str, Any]) -> str:
+def rewrite(page: Path, marker: str, parts: list[str]) -> None:
+    """Replace what is below a page's marker."""
+    above = page.read_text().partition(marker)[0]
+    page.write_text("\n\n".join([above + marker, *parts]) + "\n")
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """Return the sentence that says what the numbers belong to."""
     peers = ", ".join(version for version in machine["versions"].values() if version)
     return (
         f"Measured {machine['when']}: {machine['cores']} cores ({machine['processor']}), Linux {machine['kernel']}, "
@@ -33,7 +39,8 @@ def _machine(machine: dict[str, Any]) -> str:
     )
 
 
-def _targets(found: list[Verdict]) -> str:
+def targets_table(found: list[Verdict]) -> str:
+    """Return the table of what was wanted and found."""
     rows = ["## Targets", "", "| | Target | Wanted | Found |", "|---|---|---|---|"]
     for verdict in found:
         sign = "not measured" if verdict.found is None else "met" if verdict.met else "**missed**"

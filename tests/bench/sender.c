@@ -2,11 +2,14 @@
  *
  * sender --host H --port P --cargo DIR --body BYTES --command-uid AT --head-uid AT --uid-prefix TEXT
  *        [--associations N] [--count C] [--seconds S] [--pdu L] [--settle S] [--at-once N] [--mode stream|churn|idle]
+ *        [--rate R] [--answers FILE]
  *
  * DIR holds `associate` (an A-ASSOCIATE-RQ PDU), `command` (a C-STORE-RQ command set), `head` (the data set up to
  * its pixel data) and `block` (the BLOCK bytes its pixel data repeats). Each instance gets its own SOP Instance UID,
  * written over the 24 digits at the two offsets. Sending begins when N associations are open (or S seconds have
- * passed), then "going" is printed; a JSON line at the end tells what happened.
+ * passed), then "going" is printed; a JSON line at the end tells what happened. With a rate, instance i is sent no
+ * earlier than i/R seconds after the beginning; FILE gets a line for each success: the 24 digits, and when the request
+ * began and was answered, in seconds of CLOCK_REALTIME.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -49,7 +52,8 @@ static struct {
     struct sockaddr_in to;
     struct bytes associate, command, head, block;
     size_t body, command_uid, head_uid, pdu;
-    const char *uid_prefix;
+    const char *uid_prefix, *answers;
+    double rate;
     int associations, at_once;
     long count;
     double seconds, settle;
@@ -67,6 +71,8 @@ static bool going;
 static double began;
 static atomic_long taken;
 
+struct answer { long number; double start, end; };
+
 struct worker {
     pthread_t thread;
     uint8_t *front;
@@ -76,6 +82,7 @@ struct worker {
     long stored, refused;
     int status;
     double last_answer, *latencies;
+    struct answer *answers;
     const char *error;
 };
 
@@ -256,11 +263,15 @@ static int status_in(const uint8_t *content, size_t size) {
     return -1;
 }
 
+static void uid_digits(char *to, long number) {
+    snprintf(to, UID_DIGITS + 1, "%s%0*ld", plan.uid_prefix, UID_DIGITS - (int)strlen(plan.uid_prefix), number);
+}
+
 static const char *store(struct worker *self, long number) {
     static __thread uint8_t content[LARGEST_ANSWER];
     char uid[UID_DIGITS + 1];
     size_t size;
-    snprintf(uid, sizeof uid, "%s%0*ld", plan.uid_prefix, UID_DIGITS - (int)strlen(plan.uid_prefix), number);
+    uid_digits(uid, number);
     memcpy(self->front + PDU_HEADER + PDV_HEADER + plan.command_uid, uid, UID_DIGITS);
     memcpy(self->front + self->front_uid, uid, UID_DIGITS);
     double start = now();
@@ -277,7 +288,7 @@ static const char *store(struct worker *self, long number) {
     self->last_answer = now();
     self->latencies[self->stored + self->refused] = self->last_answer - start;
     int status = status_in(content, size);
-    if (status == 0) self->stored++;
+    if (status == 0) self->answers[self->stored++] = (struct answer){number, start, self->last_answer};
     else self->refused++, self->status = status;
     return NULL;
 }
@@ -294,7 +305,10 @@ static void settle(bool opened) {
 static bool more(long *number) {
     if (now() >= began + plan.seconds) return false;
     *number = atomic_fetch_add(&taken, 1);
-    return *number < plan.count;
+    if (*number >= plan.count) return false;
+    double due = plan.rate ? began + (double)*number / plan.rate : 0, left;
+    while ((left = due - now()) > 0) usleep((useconds_t)(left * 1e6) + 1);
+    return true;
 }
 
 static const char *stream(struct worker *self) {
@@ -356,6 +370,22 @@ static int ascending(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+static void write_answers(struct worker *workers) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    double ahead = (double)t.tv_sec + (double)t.tv_nsec / 1e9 - now();
+    FILE *file = fopen(plan.answers, "w");
+    if (!file) die(plan.answers);
+    for (int i = 0; i < plan.associations; i++)
+        for (long j = 0; j < workers[i].stored; j++) {
+            struct answer *a = &workers[i].answers[j];
+            char uid[UID_DIGITS + 1];
+            uid_digits(uid, a->number);
+            fprintf(file, "%s %.6f %.6f\n", uid, a->start + ahead, a->end + ahead);
+        }
+    if (fclose(file)) die(plan.answers);
+}
+
 static void report(struct worker *workers) {
     long stored = 0, refused = 0, least = -1, most = 0, n = 0;
     int admitted = 0, status = 0;
@@ -391,7 +421,7 @@ static void parse(int argc, char **argv) {
         {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'}, {"cargo", 1, 0, 'c'}, {"body", 1, 0, 'b'},
         {"command-uid", 1, 0, 'C'}, {"head-uid", 1, 0, 'H'}, {"uid-prefix", 1, 0, 'u'}, {"associations", 1, 0, 'a'},
         {"count", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"pdu", 1, 0, 'l'}, {"settle", 1, 0, 'S'}, {"mode", 1, 0, 'm'},
-        {"at-once", 1, 0, 'A'}, {0}};
+        {"at-once", 1, 0, 'A'}, {"rate", 1, 0, 'r'}, {"answers", 1, 0, 'o'}, {0}};
     const char *cargo = ".";
     int option;
     plan.to.sin_family = AF_INET;
@@ -409,6 +439,8 @@ static void parse(int argc, char **argv) {
         case 's': plan.seconds = atof(optarg); break;
         case 'l': plan.pdu = strtoul(optarg, NULL, 10); break;
         case 'S': plan.settle = atof(optarg); break;
+        case 'r': plan.rate = atof(optarg); break;
+        case 'o': plan.answers = optarg; break;
         case 'A': plan.at_once = atoi(optarg); break;
         case 'm': plan.mode = *optarg == 'c' ? CHURN : *optarg == 'i' ? IDLE : STREAM; break;
         default: exit(2);
@@ -430,10 +462,12 @@ int main(int argc, char **argv) {
     pthread_attr_setstacksize(&small, 512 << 10);
     for (int i = 0; i < plan.associations; i++) {
         workers[i].latencies = malloc(sizeof(double) * (size_t)(plan.count + 1));
+        workers[i].answers = malloc(sizeof(struct answer) * (size_t)(plan.count + 1));
         if (pthread_create(&workers[i].thread, &small, work, &workers[i])) die("thread");
     }
     start_together();
     for (int i = 0; i < plan.associations; i++) pthread_join(workers[i].thread, NULL);
+    if (plan.answers) write_answers(workers);
     report(workers);
     return 0;
 }

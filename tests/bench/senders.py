@@ -30,7 +30,10 @@ _STORED = re.compile(rb"Received (C-STORE|Store) Response \(Success\)")
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: instances of a size in bytes, over so many associations, PDU length and link."""
+    """What is sent: instances of a size in bytes, over so many associations, PDU length and link.
+
+    With a `count`, that many; with a `rate`, no more of them per second.
+    """
 
     size: int
     associations: int
@@ -39,6 +42,8 @@ class Load:
     link: str = "loopback"
     seconds: float = 1.2
     no_delay: bool = False
+    count: int = 0
+    rate: float = 0.0
 
     @property
     def key(self) -> str:
@@ -89,10 +94,18 @@ class Senders:
             self._cargo[size] = cargo(size)
         return self._cargo[size]
 
-    def send(self, load: Load, link: Link, port: int, at_once: int, on_going: Callable[[], None]) -> Sent:
-        """Send with our own sender; `on_going` is called when sending begins."""
+    def send(
+        self,
+        load: Load,
+        link: Link,
+        port: int,
+        at_once: int,
+        on_going: Callable[[], None],
+        answers: Path | None = None,
+    ) -> Sent:
+        """Send with our own sender; `on_going` is called when sending begins, `answers` gets each answer's time."""
         made = self.cargo(load.size)
-        count = max(2 * load.associations, MOST_BYTES // made.data_set_bytes)
+        count = load.count or max(2 * load.associations, MOST_BYTES // made.data_set_bytes)
         arguments = {
             "host": link.address,
             "port": port,
@@ -104,7 +117,8 @@ class Senders:
             "pdu": load.pdu,
             "mode": load.mode,
             "settle": 8,
-        }
+            "rate": load.rate,
+        } | ({"answers": answers} if answers else {})
         options = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
         command = (*link.prefix, str(self._sender), *made.write_for_sender(self._folder / str(load.size)), *options)
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -47,7 +47,7 @@ def fault(folder: Path, cargo: Cargo, expected: int) -> str:
         return "a stored file is longer than what was sent"
     budget = COMPARED_BYTES // cargo.data_set_bytes
     for each in Random(0).sample(kept, min(len(kept), COMPARED_FILES, max(1, budget))):
-        if not _holds(each, cargo):
+        if not holds(each, cargo):
             return "a stored data set differs from what was sent"
     return ""
 
@@ -101,7 +101,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield Path(entry.path), entry.stat().st_size
 
 
-def _holds(kept: Kept, cargo: Cargo) -> bool:
+def holds(kept: Kept, cargo: Cargo) -> bool:
     """Tell whether there is a data set of this cargo, byte for byte."""
     before_uid = cargo.head[: cargo.head_uid_at]
     pattern = re.compile(re.escape(before_uid) + rb"(\d{%d})" % UID_DIGITS)

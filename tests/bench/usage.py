@@ -32,6 +32,12 @@ def cpu_seconds(root: int) -> float:
     return sum(sum(_times(pid)) for pid in tree(root))
 
 
+def own_seconds(pid: int) -> float:
+    """Return user and system time of one process alone; 0 once it is gone."""
+    user, system, _children_user, _children_system = _times(pid)
+    return user + system
+
+
 def user_seconds(root: int) -> float:
     """Return user time alone of the tree, with that of children already gone."""
     return sum(times[0] + times[2] for times in map(_times, tree(root)))

@@ -38,6 +38,43 @@ async def test_the_linger_gathers_events_that_come_one_after_the_other(on_stage:
     assert on_stage.gateway.ids("worker") == [names("e", 5)]
 
 
+async def test_a_batch_gathers_while_a_call_is_in_flight(on_stage: Stage) -> None:
+    """Protects a busy function from many small calls: what comes during one call is the next, not several more."""
+    called, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def behave(_batch: Batch) -> Response:
+        called.set()
+        await may_answer.wait()
+        return answer()
+
+    on_stage.gateway.deploy("worker", behave, topic="work.item.*", batch_size="50", linger_ms="400", concurrency="2")
+    await on_stage.publish("work.item.a", ["first"])
+    await called.wait()
+    for name in names("e", 20):
+        await on_stage.publish("work.item.a", [name])
+    may_answer.set()
+    await on_stage.settled("worker")
+    assert on_stage.gateway.ids("worker") == [["first"], names("e", 20)]
+
+
+async def test_a_full_batch_does_not_wait_for_a_call_in_flight(on_stage: Stage) -> None:
+    """Protects the rate: what fills a batch goes at once, for as many calls as the function may have."""
+    both, calls = asyncio.Event(), 0
+
+    async def behave(_batch: Batch) -> Response:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            both.set()
+        await both.wait()
+        return answer()
+
+    await on_stage.publish("work.item.a", names("e", 10))
+    on_stage.gateway.deploy("worker", behave, topic="work.item.*", batch_size="5", linger_ms="10000", concurrency="2")
+    await on_stage.settled("worker", seconds=8)
+    assert [len(ids) for ids in on_stage.gateway.ids("worker")] == [5, 5]
+
+
 async def test_each_item_has_its_own_outcome(on_stage: Stage) -> None:
     """Protects the batch from its members: success, a retry after the wait asked for, and a dead letter."""
     seen: dict[str, int] = {}

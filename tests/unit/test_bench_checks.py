@@ -1,10 +1,13 @@
 """The benchmark's own checks: numbers that do not count must not be counted."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import stored, targets
+from tests.bench import arrivals, pipeline_page, stored, targets
+from tests.bench.arrivals import Sending
 from tests.bench.cargo import CT_IMAGE, Cargo, cargo
+from tests.bench.journeys import Journey, Journeys
 from tests.bench.lab import Run
 from tests.bench.plan import CT, full, quick
 from tests.bench.results import Results, summary
@@ -100,3 +103,42 @@ def test_every_load_has_a_name_of_its_own() -> None:
     for plan in (full(), quick()):
         keys = [cell.load.key for cell in plan]
         assert len(keys) == len(set(keys))
+
+
+def test_what_did_not_come_out_as_it_went_in_is_found(tmp_path: Path) -> None:
+    """An instance lost on the way, one that nobody sent, and one changed byte each void a journey."""
+    made, paths = _received(tmp_path, 3)
+    renamed = [path.rename(path.with_name(f"2.25.{'77' + str(n).zfill(22)}.dcm")) for n, path in enumerate(paths)]
+    sent = {path.name[5:29] for path in renamed}
+    assert arrivals.fault(tmp_path, made, sent) == ""
+    assert "1 did not arrive" in arrivals.fault(tmp_path, made, sent | {"9" * 24})
+    assert "1 arrived that were not sent" in arrivals.fault(tmp_path, made, set(list(sent)[1:]))
+    content = bytearray(renamed[1].read_bytes())
+    content[-5000] ^= 1
+    renamed[1].write_bytes(content)
+    assert "differs" in arrivals.fault(tmp_path, made, sent)
+
+
+def test_the_time_on_the_way_begins_with_the_senders_answer(tmp_path: Path) -> None:
+    """Stored to delivered is counted from the answer to each instance to the last write to its file."""
+    made, paths = _received(tmp_path, 2)
+    renamed = [path.rename(path.with_name(f"2.25.{'77' + str(n).zfill(22)}.dcm")) for n, path in enumerate(paths)]
+    for number, path in enumerate(renamed):
+        os.utime(path, (1000 + number, 1000 + number))
+    answers = tmp_path / "answers"
+    answers.write_text("".join(f"{path.name[5:29]} 998.5 999.25\n" for path in renamed))
+    assert arrivals.latencies(tmp_path, made, Sending.read(answers)) == [0.75, 1.75]
+    assert arrivals.last_arrival(tmp_path, made) == 1001
+
+
+def test_a_void_journey_meets_no_target() -> None:
+    """A pipeline that lost a byte once is neither fast nor slow."""
+    good = Journey(100, 1.0, 200.0, 90.0, 400.0, 500.0, {"edge": 1.0})
+    journeys = Journeys()
+    for load in ("steady", "burst"):
+        for way in (pipeline_page.OURS, *pipeline_page.THEIRS):
+            journeys.add(load, "C sink", way, good)
+    assert [one.met for one in pipeline_page.verdicts(journeys)] == [True, True, False, False]
+    journeys.add("steady", "C sink", pipeline_page.OURS, replace(good, void="a data set differs"))
+    assert [one.found for one in pipeline_page.verdicts(journeys)] == [None, None, 1, 1]
+    assert len(journeys.voids()) == 1

@@ -1,5 +1,6 @@
 """Sending to a DICOM node by C-STORE (PS3.4 Annex B)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,9 @@ from bucky.forwarding.transcoder import Transcoder
 from bucky.outgoing import Outgoing, StoreResult
 from bucky.scu import Peer, store_all
 from bucky.transcode import ALTERNATIVES
+
+LEAST_IN_ASSOCIATION = 16
+"""For fewer instances no further association is opened: a small batch is soon sent, a large one has many."""
 
 
 def peer_of(destination: DimseDestination, secrets: Secrets) -> Peer:
@@ -37,7 +41,8 @@ class DimseSender:
     def send(self, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:
         """Send every item: as it is, or converted where the node accepts nothing else."""
         offered = [self._with_conversions(item) for item in items]
-        return store_all(self._peer, offered, associations=self._associations, seconds=seconds)
+        associations = min(self._associations, math.ceil(len(items) / LEAST_IN_ASSOCIATION))
+        return store_all(self._peer, offered, associations=associations, seconds=seconds)
 
     def close(self) -> None:
         """End what converts; no association outlives its batch."""

@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bucky.errors import IndexUnavailable, SettingsError
 
+Insert = sqlite.Insert | postgresql.Insert
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,9 +74,14 @@ class Database:
             connection.close()
 
 
-def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Return the dialect's INSERT, which knows ON CONFLICT: the one place that chooses by dialect."""
-    if connection.dialect.name == "sqlite":
+def insert_into(connection: Connection, table: Table) -> Insert:
+    """Return the dialect's INSERT, which knows ON CONFLICT."""
+    return insert_in(connection.dialect.name, table)
+
+
+def insert_in(dialect: str, table: Table) -> Insert:
+    """Return a dialect's INSERT: the one place that chooses by dialect."""
+    if dialect == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
 

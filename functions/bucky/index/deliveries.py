@@ -4,13 +4,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from bucky.errors import NotFound
 from bucky.events import DeliveryRequested
 from bucky.index import delivery_steps, routings
 from bucky.index.database import insert_into
-from bucky.index.rows import DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
+from bucky.index.rows import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
 from bucky.index.schema import deliveries
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
@@ -60,9 +73,11 @@ def request(
 
 def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
-    for one in sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at)):
+    in_order = sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at))
+    for one in in_order:
         to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
-        moved = move(
+        # A row itself says when it was delivered; what it will forget is recorded.
+        if to is not DeliveryState.DELIVERED and move(
             connection,
             one.delivery_id,
             to,
@@ -70,15 +85,14 @@ def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> No
             attempts=deliveries.c.attempts + int(one.tried),
             reason=reason,
             detail=detail,
-            completed_at=one.at if to is DeliveryState.DELIVERED else None,
+            completed_at=None,
             sent_sha256=one.sent_sha256,
             crosswalks=one.crosswalks,
             **_waits_for(one, to),
-        )
-        # The row itself says when it was delivered; what it will forget is recorded.
-        if moved and to is not DeliveryState.DELIVERED:
+        ):
             with_tables = f"{detail} (crosswalks: {one.crosswalks})".strip() if one.crosswalks else detail
             delivery_steps.record(connection, one.delivery_id, to, one.at, reason, with_tables)
+    _arrived(connection, [one for one in in_order if one.outcome is AttemptOutcome.DELIVERED])
 
 
 def _waits_for(one: DeliveryAttempt, to: DeliveryState) -> dict[str, Any]:
@@ -96,6 +110,31 @@ def _waits_for(one: DeliveryAttempt, to: DeliveryState) -> dict[str, Any]:
         "commitment_asked_at": None,
         "commitment_asks": 0,
     }
+
+
+def _arrived(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
+    """Record successes, nearly all there is to record, in one statement: nothing needs to know which were news."""
+    if not attempts:
+        return
+    values = {"state": DeliveryState.DELIVERED, "attempts": deliveries.c.attempts + bindparam("tried"), "due_at": None}
+    same = ("updated_at", "reason", "detail", "completed_at", "sent_sha256", "crosswalks")
+    change = _change(bindparam("delivery"), COMES_FROM[DeliveryState.DELIVERED]).values(
+        **values, **{name: bindparam(f"new_{name}") for name in same}
+    )
+    rows = [
+        {
+            "delivery": one.delivery_id,
+            "tried": int(one.tried),
+            "new_updated_at": one.at,
+            "new_reason": _text(one.reason),
+            "new_detail": _text(one.detail),
+            "new_completed_at": one.at,
+            "new_sent_sha256": one.sent_sha256,
+            "new_crosswalks": one.crosswalks,
+        }
+        for one in attempts
+    ]
+    connection.execute(change, rows)
 
 
 def dead_letter(connection: Connection, delivery_id: str, reason: str, attempts: int, at: datetime) -> bool:
@@ -207,11 +246,15 @@ def move(
     **values: Any,
 ) -> bool:
     """Change the state if it may follow the one there is (`COMES_FROM`, or `since`); return whether it did."""
-    allowed = COMES_FROM[to] if since is None else since
-    change = update(deliveries).where(
-        deliveries.c.delivery_id == delivery_id, deliveries.c.state.in_(allowed), *conditions
-    )
+    change = _change(delivery_id, COMES_FROM[to] if since is None else since).where(*conditions)
     return connection.execute(change.values(state=to, updated_at=at, **values)).rowcount == 1
+
+
+def _change(delivery_id: str | BindParameter[Any], since: Collection[DeliveryState]) -> Update:
+    """Return the update of a delivery to a state that may follow these."""
+    # Not `in_`: its values are expanded when it is carried out, which many rows at once cannot be.
+    may_follow = or_(*(deliveries.c.state == one for one in sorted(since)))
+    return update(deliveries).where(deliveries.c.delivery_id == delivery_id, may_follow)
 
 
 def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[str, Any]:

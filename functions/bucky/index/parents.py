@@ -5,13 +5,14 @@ How two rows become one is said once, in `_MERGE`, and used both within a batch 
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from operator import add
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, func
 
 from bucky.index.attributes import expected_counts, series_attributes, study_attributes
-from bucky.index.database import insert_into
+from bucky.index.database import Insert, insert_in
 from bucky.index.rows import IndexedInstance
 from bucky.index.schema import arrivals, series, studies
 
@@ -102,10 +103,17 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
     for row in rows:
         key = tuple(row[name] for name in keys)
         merged[key] = _merged(merged[key], row) if key in merged else row
-    insert = insert_into(connection, table)
-    updates = {name: _merged_by_database(table.c[name], insert.excluded[name]) for name in rows[0] if name not in keys}
-    statement = insert.on_conflict_do_update(index_elements=keys, set_=updates)
+    statement = _merging(connection.dialect.name, table, tuple(rows[0]))
     connection.execute(statement, [merged[key] for key in sorted(merged)])
+
+
+@cache
+def _merging(dialect: str, table: Table, names: tuple[str, ...]) -> Insert:
+    """Return the statement that makes rows or merges into them; making it costs as much as carrying it out."""
+    insert = insert_in(dialect, table)
+    keys = [column.name for column in table.primary_key]
+    updates = {name: _merged_by_database(table.c[name], insert.excluded[name]) for name in names if name not in keys}
+    return insert.on_conflict_do_update(index_elements=keys, set_=updates)
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ here, so that a data set passes through as the bytes it is.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, TypeVar
 
 from pydicom.uid import UID
@@ -63,6 +64,12 @@ class StoreResponse:
 
 def associate_request(peer: Peer, contexts: Sequence[Context]) -> bytes:
     """Return an A-ASSOCIATE-RQ that proposes at most 128 contexts, with ids 1, 3, 5…"""
+    return _associate_request(peer, tuple(contexts))
+
+
+@lru_cache(64)
+def _associate_request(peer: Peer, contexts: tuple[Context, ...]) -> bytes:
+    """Encode it, once for all associations that propose the same."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(_APPLICATION_CONTEXT)
     primitive.calling_ae_title = peer.calling_aet

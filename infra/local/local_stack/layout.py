@@ -80,6 +80,7 @@ class Home:
         self.logs = self.path / "logs"
         self.tls = self.path / "tls"
         self.spool = self.path / "spool"
+        self.nearby = self.path / "nearby"
         self.objects = self.path / "objects"
         self.nats = self.path / "nats"
         self.provider = self.path / "provider"

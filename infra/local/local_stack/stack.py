@@ -61,6 +61,7 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
         "BUCKY_EDGE_HEALTH_URL": f"http://{HOST}:{ports.edge_health}/health",
         "BUCKY_SPOOL_DIR": str(home.spool),
         "BUCKY_SPOOL_TRAYS": TRAYS,
+        "BUCKY_NEARBY_DIR": str(home.nearby),
         "BUCKY_CROSSWALK_DIR": str(home.crosswalks),
         "BUCKY_GATEWAY_URL": f"http://{HOST}:{ports.provider}",
         "BUCKY_CONNECTOR_HTTP_PORT": str(ports.connector),
