@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bucky.barrier import Barrier
 from bucky.broker import Publisher
 from bucky.errors import InvalidInstance
 from bucky.events import CloudEvent
 from bucky.log import get_logger
 from bucky.objects import ObjectStore
-from edge_scp.barrier import Barrier
 from edge_scp.dependency import Dependency, Unavailable
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.record import CorruptRecord, Record, read_record, verify

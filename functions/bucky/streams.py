@@ -25,8 +25,8 @@ STREAMS: tuple[StreamConfig, ...] = (
     ),
     StreamConfig(
         name="DELIVERIES",
-        description="What is to be delivered, and what was",
-        subjects=["dicom.delivery.>"],
+        description="What is to be delivered and processed, and what was",
+        subjects=["dicom.delivery.>", "dicom.processing.>"],
         max_age=14 * DAY,
         duplicate_window=DUPLICATE_WINDOW,
         allow_atomic=True,

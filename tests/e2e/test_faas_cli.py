@@ -22,7 +22,14 @@ from tests.provider_world import PASSWORD, USER, Provider, eventually, running_p
 pytestmark = pytest.mark.peer("faas-cli")
 
 STACK = REPOSITORY / "openfaas" / "stack.yaml"
-NAMES = {"parse-instance", "route-instance", "route-stable", "forward-instances", "record-dead-letter"}
+NAMES = {
+    "parse-instance",
+    "route-instance",
+    "route-stable",
+    "forward-instances",
+    "process-instances",
+    "record-dead-letter",
+}
 SECRETS = ("store-access-key", "store-secret-key", "index-url")
 
 

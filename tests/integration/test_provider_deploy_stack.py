@@ -16,7 +16,14 @@ from local_stack.servers import REPOSITORY, free_port
 from tests.provider_world import PASSWORD, USER, eventually, running_provider
 
 STACK = REPOSITORY / "openfaas" / "stack.yaml"
-NAMES = ("parse-instance", "route-instance", "route-stable", "forward-instances", "record-dead-letter")
+NAMES = (
+    "parse-instance",
+    "route-instance",
+    "route-stable",
+    "forward-instances",
+    "process-instances",
+    "record-dead-letter",
+)
 
 
 def at(url: str, settings: Settings, **changes: SecretStr) -> Settings:
