@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -56,6 +58,24 @@ def test_missing_key_is_not_found(store: ObjectStore) -> None:
     for ask in (store.get, store.size):
         with pytest.raises(NotFound):
             ask(KEY)
+
+
+def test_a_link_gives_the_object_and_no_other(store: ObjectStore) -> None:
+    """Who has a link, and no key of the store, reads this object by it."""
+    content = secrets.token_bytes(1000)
+    put_bytes(store, KEY, content)
+    with urlopen(store.link(KEY, 60)) as file:  # noqa: S310 - the store made it
+        assert file.read() == content
+
+
+def test_a_link_for_one_object_opens_no_other(store_settings: Settings) -> None:
+    """A link that was changed to name another key, or that is over, is refused by the server."""
+    store, other = S3ObjectStore(store_settings), KEY.replace("a" * 64, "b" * 64)
+    for key in (KEY, other):
+        put_bytes(store, key, b"x")
+    for link in (store.link(KEY, 60).replace("a" * 64, "b" * 64), store.link(KEY, -60)):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(link)  # noqa: S310 - the store made it
 
 
 def test_prefix_selects(store: ObjectStore) -> None:
