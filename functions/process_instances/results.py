@@ -55,6 +55,10 @@ class Results:
     _bytes: int = 0
     _count: int = 0
 
+    def __post_init__(self) -> None:
+        self._digests = frozenset(one.sha256 for one in self.given)
+        self._uids = frozenset(one.sop_instance_uid for one in self.given)
+
     def add(self, content: Iterable[bytes]) -> None:
         """Take one result; raise `Permanent` when it is not sound, or too much."""
         self._count += 1
@@ -83,11 +87,11 @@ class Results:
 
     def _keep(self, result: Result) -> None:
         uid = result.meta.sop_instance_uid
-        if result.sha256 in {one.sha256 for one in self.given}:
+        if result.sha256 in self._digests:
             self.as_given += 1
             result.path.unlink()
             return
-        if uid in {one.sop_instance_uid for one in self.given}:
+        if uid in self._uids:
             raise InvalidInstance("it has the SOP Instance UID of what the function was given, but other bytes")
         known = self.found.setdefault(uid, result)
         if known.sha256 != result.sha256:
