@@ -27,6 +27,12 @@ CONNECT_SECONDS = 5.0
 PIECE_BYTES = 256 * 1024
 MOST_JSON_BYTES = 1024 * 1024
 SHOWN_BYTES = 500
+# What is compressed could be of any size when it is not any more.
+_HEADERS = {
+    "Content-Type": MEDIA_TYPE,
+    "Accept": "multipart/related, application/dicom, */*;q=0.1",
+    "Accept-Encoding": "identity",
+}
 _BUSY = frozenset({429, 503})
 _MISCONFIGURED = frozenset({401, 403, 404})
 
@@ -71,8 +77,7 @@ class FunctionCalls:
                 "POST",
                 f"{self._url}/function/{quote(name)}",
                 content=event.to_json(),
-                headers={"Content-Type": MEDIA_TYPE, "Accept": "multipart/related, application/dicom, */*;q=0.1"}
-                | ({"traceparent": event.traceparent} if event.traceparent else {}),
+                headers=_HEADERS | ({"traceparent": event.traceparent} if event.traceparent else {}),
                 timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
             ) as response:
                 self._take(response, name, event, results, deadline)
@@ -124,7 +129,7 @@ class _PastDeadline(Exception):
 
 
 def _until(response: httpx.Response, deadline: float) -> Iterator[bytes]:
-    for piece in response.iter_bytes(PIECE_BYTES):
+    for piece in response.iter_raw(PIECE_BYTES):
         if time.monotonic() > deadline:
             raise _PastDeadline
         yield piece
@@ -145,7 +150,7 @@ def _check_status(response: httpx.Response, name: str) -> None:
         raise DestinationUnavailable(f"{said}: it is not ready or busy", float(wait) if wait.isdecimal() else None)
     if code in _MISCONFIGURED:
         raise DestinationUnavailable(f"{said}: deploy it, or check the gateway", MISCONFIGURED_RETRY_SECONDS)
-    detail = next(response.iter_bytes(SHOWN_BYTES), b"").decode("utf-8", "replace")
+    detail = next(response.iter_raw(SHOWN_BYTES), b"").decode("utf-8", "replace")
     if response.is_client_error:
         raise Refused(f"{said}: it does not take this", detail)
     raise Failed(said, detail)

@@ -1,5 +1,6 @@
 """process-instances against a real store and index: what functions answer comes in whole, once, or not at all."""
 
+import gzip
 import itertools
 import threading
 from collections.abc import Iterator
@@ -218,6 +219,10 @@ RUBBISH: dict[str, tuple[Script, str]] = {
     "too much": (
         lambda _event: Answer(200, DICOM, (b"\0" * 65536 for _ in range(20))),
         "more than 1000000 bytes",
+    ),
+    "compressed": (
+        lambda _event: Answer(200, DICOM, (gzip.compress(b"\0" * 50_000_000),), {"Content-Encoding": "gzip"}),
+        "result 1 of the function is no instance",
     ),
     "422": (lambda _event: Answer(422, "text/plain", (b"no CT",)), "answered HTTP 422"),
 }
