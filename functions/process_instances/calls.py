@@ -8,8 +8,11 @@ any other 4xx                                   it refuses this for good
 5xx, a broken connection, no end in time        a failed attempt
 """
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.message import Message
 from urllib.parse import quote
 
@@ -73,19 +76,24 @@ class FunctionCalls:
         name, seconds = process.function, process.timeout_seconds
         deadline = time.monotonic() + seconds
         try:
-            with self._client.stream(
-                "POST",
-                f"{self._url}/function/{quote(name)}",
-                content=event.to_json(),
-                headers=_HEADERS | ({"traceparent": event.traceparent} if event.traceparent else {}),
-                timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
-            ) as response:
+            with (
+                self._client.stream(
+                    "POST",
+                    f"{self._url}/function/{quote(name)}",
+                    content=event.to_json(),
+                    headers=_HEADERS | ({"traceparent": event.traceparent} if event.traceparent else {}),
+                    timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+                ) as response,
+                _cut_at(deadline, response),
+            ):
                 self._take(response, name, event, results, deadline)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise DestinationUnavailable(f"the gateway of the function {name} cannot be reached") from error
         except httpx.TimeoutException as error:
             raise _too_slow(name, seconds) from error
         except httpx.RequestError as error:
+            if time.monotonic() >= deadline:
+                raise _too_slow(name, seconds) from error
             raise Failed(f"the call of the function {name} broke off ({type(error).__name__})") from error
         except _PastDeadline:
             raise _too_slow(name, seconds) from None
@@ -126,6 +134,24 @@ class FunctionCalls:
 
 class _PastDeadline(Exception):
     """There is no time left for the rest of the answer."""
+
+
+@contextmanager
+def _cut_at(deadline: float, response: httpx.Response) -> Iterator[None]:
+    """End the connection when the time is over: a client's timeouts are for each read, not for all of them."""
+    connection: socket.socket = response.extensions["network_stream"].get_extra_info("socket")
+
+    def cut() -> None:
+        with suppress(OSError):  # it has just ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _until(response: httpx.Response, deadline: float) -> Iterator[bytes]:

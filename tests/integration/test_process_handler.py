@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -288,7 +289,7 @@ def test_trouble_is_tried_again(world: ProcessWorld, case: str) -> None:
 
 
 def test_a_function_that_hangs_is_left_after_its_time(world: ProcessWorld) -> None:
-    """Neither silence nor a drip of bytes holds a call for longer than the rule allows."""
+    """Neither silence, before or in its answer, nor a drip of bytes holds a call for longer than the rule allows."""
     world.route("rules: [{name: count, trigger: study_stable, process: {function: counter, timeout_seconds: 0.5}}]")
     (event,) = world.decide(world.receive(1)[0].study_instance_uid)
 
@@ -300,11 +301,21 @@ def test_a_function_that_hangs_is_left_after_its_time(world: ProcessWorld) -> No
         world.gateway.hanging.wait(20)
         return Answer(204)
 
-    for script in (silent, lambda _event: Answer(200, DICOM, dripping())):
+    def stopping() -> Iterator[bytes]:
+        yield b"\0" * 1024
+        world.gateway.hanging.wait(20)
+
+    for script in (
+        silent,
+        lambda _event: Answer(200, DICOM, dripping()),
+        lambda _event: Answer(200, DICOM, stopping()),
+    ):
         world.gateway.functions["counter"] = script
+        began = time.monotonic()
         (failure,) = world.process([event]).failures
         assert (failure.retryable, failure.attempted) == (True, True)
         assert "did not answer in 0.5 s" in failure.reason
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("away", ["not deployed", "no gateway"])

@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ def _deploy(stack: RunningStack) -> None:
         gateway.post("/system/secrets", json=secret).raise_for_status()
         for deployment in (example.to_json(), big):
             gateway.post("/system/functions", json=deployment).raise_for_status()
+        for name in ("deidentify", "big"):
+            described = partial(gateway.get, f"/system/function/{name}")
+            eventually(lambda ask=described: ask().json()["availableReplicas"] == 1, 60, f"{name} is ready")
 
 
 def _hold(stack: RunningStack) -> Path:
