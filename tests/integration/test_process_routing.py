@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from admin_api.dead_letters import DeadLetter
 from admin_api.rehearsal import rehearse
 from admin_api.replay import Order, _decided
 from bucky.decisions import facts_of, requests_of
@@ -122,6 +123,7 @@ def test_what_is_at_work_is_seen_for_the_study_and_for_each_instance(world: Proc
     for sample in sent:
         mine = [one.step for one in world.index.timeline(sample.sha256) if one.destination == "counter"]
         assert mine == ["requested", "delivered"]
+        assert [row.delivery_id for row in world.index.deliveries(sha256=sample.sha256)] == [event.id]
     came = world.index.timeline(first.sha256)[0]
     assert (came.step, came.detail) == ("received", f"made by a function, delivery {event.id}")
 
@@ -141,6 +143,8 @@ def test_a_failed_processing_is_one_dead_letter_that_can_be_redriven(world: Proc
         event=event.model_dump(mode="json"),
     )
     record_dead_letters([CloudEvent.of(dead, source="/test")], Context("f", get_logger("test")), world.index)
+    letter = DeadLetter(1, utc_now(), "deadletter.process-instances", dead)
+    assert letter.delivery == requested(event)
     (row,) = world.index.deliveries(study_uid=study)
     assert (row.state, row.reason, row.unit_instances) == (DeliveryState.DEAD_LETTER, failure.reason, 3)
     again = row.request(world.index.instance(row.sha256).received())

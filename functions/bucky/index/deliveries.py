@@ -138,10 +138,13 @@ def listed(
         (c.state, state),
         (c.destination, destination),
         (c.study_instance_uid, study_uid),
-        (c.sha256, sha256),
     ):
         if value is not None:
             query = query.where(column == value)
+    if sha256 is not None:
+        m = delivery_members.c
+        among = select(m.delivery_id).where(m.sha256 == sha256)
+        query = query.where(or_(c.sha256 == sha256, c.delivery_id.in_(among)))
     if after is not None:
         last = one(connection, after)
         query = query.where(

@@ -201,7 +201,10 @@ class DeliveryAttempt:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery; from `received_at` to `completed_at` is the time the whole way took."""
+    """A delivery; from `received_at` to `completed_at` is the time the whole way took.
+
+    What a function is given has a `unit`; of a series or study the row names the instance with the least digest.
+    """
 
     delivery_id: str
     sha256: str
