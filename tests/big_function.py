@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import struct
-import sys
 import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,4 +99,4 @@ class Big(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    sys.exit(ThreadingHTTPServer(("127.0.0.1", int(os.environ["BUCKY_SERVE_PORT"])), Big).serve_forever())
+    ThreadingHTTPServer(("127.0.0.1", int(os.environ["BUCKY_SERVE_PORT"])), Big).serve_forever()

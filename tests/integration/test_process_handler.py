@@ -385,7 +385,7 @@ def test_nobody_is_told_before_the_barrier_has_passed(world: ProcessWorld) -> No
     passed = threading.Event()
 
     class Failing:
-        async def passed(self, _uploaded_at: float) -> None:
+        async def passed(self, uploaded_at: float) -> None:  # noqa: ARG002 - no upload is durable here
             passed.set()
             raise OSError(5, "Input/output error")
 

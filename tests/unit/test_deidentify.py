@@ -106,16 +106,12 @@ def given(**changes: Any) -> Given:
         "url": "http://127.0.0.1:9/",
         **changes,
     }
-    return Given(
-        id="1",
-        decided_at="2026-11-01T00:00:00Z",  # type: ignore[arg-type]
-        function="deidentify",
-        rule="r",
-        rule_version=1,
-        parameters={},
-        unit="study",
-        study_instance_uid="1.2",
-        instances=(instance,),  # type: ignore[arg-type]
+    return Given.model_validate(
+        {
+            **{"id": "1", "decided_at": "2026-11-01T00:00:00Z", "function": "deidentify", "rule": "r"},
+            **{"rule_version": 1, "parameters": {}, "unit": "study", "study_instance_uid": "1.2"},
+            "instances": [instance],
+        }
     )
 
 
