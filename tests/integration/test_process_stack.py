@@ -82,8 +82,11 @@ def _deploy(stack: RunningStack) -> None:
         for deployment in (example.to_json(), big):
             gateway.post("/system/functions", json=deployment).raise_for_status()
         for name in ("deidentify", "big"):
-            described = partial(gateway.get, f"/system/function/{name}")
-            eventually(lambda ask=described: ask().json()["availableReplicas"] == 1, 60, f"{name} is ready")
+            eventually(partial(_ready, gateway, name), 60, f"{name} is ready")
+
+
+def _ready(gateway: httpx.Client, name: str) -> bool:
+    return bool(gateway.get(f"/system/function/{name}").json()["availableReplicas"] == 1)
 
 
 def _hold(stack: RunningStack) -> Path:
