@@ -12,11 +12,11 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from bucky import log
+from bucky.barrier import barrier_of
 from bucky.errors import BuckyError
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 from edge_scp.announcements import open_pipe
-from edge_scp.barrier import barrier_of
 from edge_scp.capacity import Ledger, Limits
 from edge_scp.children import Child, Shared
 from edge_scp.commit_board import BoardDescriptors

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from bucky.barrier import Barrier
 from bucky.broker import Publisher
 from bucky.errors import InvalidInstance
 from bucky.events import CloudEvent
 from bucky.log import get_logger
 from bucky.nearby import NearbyCopies
 from bucky.objects import ObjectStore
-from edge_scp.barrier import Barrier
 from edge_scp.dependency import Dependency, Unavailable
 from edge_scp.entry import Entry
 from edge_scp.metrics import UploaderMetrics

@@ -13,13 +13,13 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from bucky.barrier import barrier_of
 from bucky.errors import SettingsError
 from bucky.log import get_logger
 from bucky.nearby import NearbyCopies
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from edge_scp.announcements import Arrivals
-from edge_scp.barrier import barrier_of
 from edge_scp.broker_link import BrokerLink
 from edge_scp.capacity import Ledger
 from edge_scp.channel import Channel, Message

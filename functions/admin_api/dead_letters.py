@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from admin_api.broker_link import BrokerLink
 from admin_api.stream_reader import StoredMessage, first_since, read_from, remove
 from bucky.errors import BrokerUnavailable, NotFound, Permanent
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, Instance, ReceivedInstance
+from bucky.events import (
+    CloudEvent,
+    DeadLettered,
+    DeliveryRequested,
+    Instance,
+    ProcessingRequested,
+    ReceivedInstance,
+)
 
 STREAM = "DEADLETTERS"
 READ_AT_ONCE = 500
@@ -35,10 +42,11 @@ class DeadLetter:
     def delivery(self) -> DeliveryRequested | None:
         """Return the delivery it stopped, if it stopped one."""
         event = self.event
-        if event is None or event.type != DeliveryRequested.TYPE:
+        if event is None or event.type not in (DeliveryRequested.TYPE, ProcessingRequested.TYPE):
             return None
         try:
-            return DeliveryRequested.model_validate(event.data)
+            kind = DeliveryRequested if event.type == DeliveryRequested.TYPE else ProcessingRequested
+            return kind.model_validate(event.data)
         except ValidationError:
             return None
 

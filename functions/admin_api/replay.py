@@ -4,14 +4,15 @@ What is requested is in the index before it is published: a replay that breaks o
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from admin_api.broker_link import BrokerLink
 from admin_api.rehearsal import asked
 from bucky.broker import JetStreamPublisher
 from bucky.decisions import ParentsInIndex, to_request
-from bucky.events import CloudEvent, DeliveryRequested
+from bucky.events import CloudEvent, DeliveryRequested, ProcessingRequested
+from bucky.gathering import of_study
 from bucky.index import DeliveryState, Index, InstanceRow, RoutingVersion
 from bucky.trace import child_of
 
@@ -45,9 +46,9 @@ class Order:
 
 async def replay(index: Index, link: BrokerLink, order: Order, page: Sequence[InstanceRow]) -> Replayed:
     """Run a page of instances; raise `BrokerUnavailable` when they cannot be published."""
-    wanted, result = await asyncio.to_thread(_decided, index, order, page)
+    wanted, members, result = await asyncio.to_thread(_decided, index, order, page)
     if not order.trial:
-        attempt = await asyncio.to_thread(_recorded, index, order, wanted, page)
+        attempt = await asyncio.to_thread(_recorded, index, order, wanted, members, page)
         publisher = JetStreamPublisher(link.jetstream())
         traces = {instance.sha256: instance.trace_id for instance in page}
         events = [_event(one, traces.get(one.instance.sha256)) for one in wanted]
@@ -58,18 +59,22 @@ async def replay(index: Index, link: BrokerLink, order: Order, page: Sequence[In
     return result
 
 
-def _decided(index: Index, order: Order, page: Sequence[InstanceRow]) -> tuple[list[DeliveryRequested], Replayed]:
-    """Return the deliveries to request, having counted the others."""
+def _decided(
+    index: Index, order: Order, page: Sequence[InstanceRow]
+) -> tuple[list[DeliveryRequested], Mapping[str, Sequence[str]], Replayed]:
+    """Return the deliveries to request, with the instances of those that take several, having counted the others."""
     result = Replayed(instances=len(page))
-    in_force = {one.name for one in index.routing().document.destinations if one.enabled}
+    document = index.routing().document
+    in_force = {one.name for one in document.destinations if one.enabled} | document.functions()
     parents = ParentsInIndex(index)
-    requests = [request for instance in page for request in asked(order.version, instance, parents)]
+    asked_for = [request for instance in page for request in asked(order.version, instance, parents)]
+    requests, members = _gathered(index, order.version, asked_for)
     if order.destinations:
         requests = [request for request in requests if request.destination in order.destinations]
     _count(result.gone, [request for request in requests if request.destination not in in_force])
     requests = [request for request in requests if request.destination in in_force]
     if order.again:
-        return requests, result
+        return requests, members, result
     new = to_request(index, requests)
     settled = {
         row.delivery_id
@@ -79,16 +84,38 @@ def _decided(index: Index, order: Order, page: Sequence[InstanceRow]) -> tuple[l
     wanted = [request for request in new if request.delivery_id not in settled]
     kept = {request.delivery_id for request in wanted}
     _count(result.already, [request for request in requests if request.delivery_id not in kept])
-    return wanted, result
+    return wanted, members, result
+
+
+def _gathered(
+    index: Index, version: RoutingVersion, asked_for: Sequence[DeliveryRequested]
+) -> tuple[list[DeliveryRequested], Mapping[str, Sequence[str]]]:
+    """Return what is asked for, with all of a series or study as one request where a function gets it as one."""
+    waits = {rule.name for rule in version.document.rules if rule.process is not None and rule.trigger != "instance"}
+    alone = [one for one in asked_for if not (isinstance(one, ProcessingRequested) and one.rule in waits)]
+    studies = {one.instance.study_instance_uid for one in asked_for if one.rule in waits}
+    together: dict[str, DeliveryRequested] = {one.delivery_id: one for one in alone}
+    members: dict[str, Sequence[str]] = {}
+    for uid in sorted(studies):
+        gathered = of_study(index, version, uid)
+        together |= {one.delivery_id: one for one in gathered.requests}
+        members |= gathered.members
+    return list(together.values()), members
 
 
 def _recorded(
-    index: Index, order: Order, wanted: Sequence[DeliveryRequested], page: Sequence[InstanceRow]
+    index: Index,
+    order: Order,
+    wanted: Sequence[DeliveryRequested],
+    members: Mapping[str, Sequence[str]],
+    page: Sequence[InstanceRow],
 ) -> dict[str, str]:
     """Record the deliveries; return, for those that were made before, what tells this sending from earlier ones."""
     traces = {instance.sha256: instance.trace_id for instance in page}
     of_requests = {one.delivery_id: traces.get(one.instance.sha256) for one in wanted}
-    pending = set(index.request_deliveries(wanted, {name: trace for name, trace in of_requests.items() if trace}))
+    known = {name: trace for name, trace in of_requests.items() if trace}
+    of_several = {name: members[name] for name in of_requests if name in members}
+    pending = set(index.request_deliveries(wanted, known, members=of_several))
     if not order.again:
         return {}
     settled = [one.delivery_id for one in wanted if one.delivery_id not in pending]

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
+from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance, delivery_id
 from bucky.index import DeliveryRow, DeliveryState, Index, RoutingVersion
-from bucky.rules.evaluation import Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
-from bucky.rules.model import Trigger
+from bucky.rules.evaluation import Decision, Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
+from bucky.rules.model import Process, Trigger
 
 ON_THE_WAY = frozenset(
     {DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.UNCOMMITTED, DeliveryState.DELIVERED}
@@ -51,6 +51,7 @@ def facts_of(instance: ReceivedInstance, header: Mapping[str, Any] | None, paren
         received_at=instance.received_at,
         study=parents.study if parents else None,
         series=parents.series if parents else None,
+        processed=instance.processed,
     )
 
 
@@ -63,8 +64,11 @@ def requests_of(
 
 def requested(instance: ReceivedInstance, evaluation: Evaluation, routing: RoutingVersion) -> list[DeliveryRequested]:
     """Return the deliveries that an evaluation asks for."""
-    made = []
+    made: list[DeliveryRequested] = []
     for decision in evaluation.decisions:
+        if decision.process is not None:
+            made.append(given_alone(instance, decision, decision.process, routing.version))
+            continue
         morph = routing.document.morph_sha256(decision.rule)
         made.append(
             DeliveryRequested(
@@ -80,6 +84,30 @@ def requested(instance: ReceivedInstance, evaluation: Evaluation, routing: Routi
     return made
 
 
+def given_alone(instance: ReceivedInstance, decision: Decision, process: Process, version: int) -> ProcessingRequested:
+    """Return the request to give an instance to a function; `bucky.gathering` makes one request of several."""
+    how = process.parameters_sha256()
+    return ProcessingRequested(
+        delivery_id=delivery_id(instance.sha256, process.function, version, how),
+        destination=process.function,
+        rule=decision.rule,
+        rule_version=version,
+        instance=instance,
+        priority=decision.priority,
+        morph_sha256=how,
+        unit="instance",
+        unit_sha256=instance.sha256,
+        unit_instances=1,
+    )
+
+
+def what_of(one: DeliveryRequested | DeliveryRow) -> str:
+    """Return the digest of what a delivery takes: an instance, or all that a function is given at once."""
+    if isinstance(one, DeliveryRow):
+        return one.unit_sha256 or one.sha256
+    return one.unit_sha256 if isinstance(one, ProcessingRequested) else one.instance.sha256
+
+
 def to_request(index: Index, requests: Sequence[DeliveryRequested]) -> list[DeliveryRequested]:
     """Leave out what another version of the rules has sent, or is sending, there with the same changes.
 
@@ -89,10 +117,10 @@ def to_request(index: Index, requests: Sequence[DeliveryRequested]) -> list[Deli
     under_way: dict[tuple[str, str, str | None], list[DeliveryRow]] = {}
     for row in index.deliveries_of({request.instance.sha256 for request in requests}) if requests else ():
         if row.state in ON_THE_WAY:
-            under_way.setdefault((row.sha256, row.destination, row.morph_sha256), []).append(row)
+            under_way.setdefault((what_of(row), row.destination, row.morph_sha256), []).append(row)
     found: list[DeliveryRequested] = []
     for request in requests:
-        rows = under_way.get((request.instance.sha256, request.destination, request.morph_sha256), [])
+        rows = under_way.get((what_of(request), request.destination, request.morph_sha256), [])
         if not rows or any(row.rule_version == request.rule_version for row in rows):
             found.append(request)
         elif all(row.state is DeliveryState.REQUESTED for row in rows):

@@ -5,7 +5,7 @@ reference. It never carries pixels or patient attributes.
 
 On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the payloads below:
 
-    dicom.instance.stored                     an edge stored an instance in the object store
+    dicom.instance.stored                     an edge, or a function, stored an instance in the object store
     dicom.instance.indexed                    the index has it
     dicom.instance.conflicted                 same SOP Instance UID, other bytes: kept, quarantined
     dicom.delivery.requested.<destination>    a rule decided that it goes there
@@ -13,6 +13,9 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.delivery.failed.<destination>       it will not be tried again by itself
     dicom.commitment.requested.<destination>  the destination is to be asked to commit to what it took
     dicom.commitment.reported                 a DICOM node told the edge what it commits to
+    dicom.processing.requested.<function>     a rule decided that a function gets it, or its series or study
+    dicom.processing.completed.<function>     the function answered, and its results are stored
+    dicom.processing.failed.<function>        it will not be tried again by itself
     dicom.series.stable                       nothing came for the series for so long
     dicom.study.stable                        nothing came for the study for so long
     deadletter.<function>                     a function could not process an event
@@ -23,7 +26,7 @@ Ids are deterministic, so publishing the same fact twice is one message (`Nats-M
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -85,8 +88,22 @@ class Instance(Payload):
         return self.sha256
 
 
+class Processing(BaseModel):
+    """A function that an instance came out of, and the decision that had called it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    function: str = DestinationName
+    rule: str
+    rule_version: int
+    delivery_id: str = Sha256
+
+
 class ReceivedInstance(Instance):
-    """An instance with the association that brought it; `listener` is empty where the edge did not tell."""
+    """An instance with the association that brought it; `listener` is empty where the edge did not tell.
+
+    What a function made came by no association: `association_id` is then its delivery's id, and `processed` names
+    the functions that it, and what it was made of, came out of, the last one last.
+    """
 
     calling_aet: str
     called_aet: str
@@ -94,10 +111,11 @@ class ReceivedInstance(Instance):
     association_id: str
     received_at: AwareDatetime
     listener: str = ""
+    processed: tuple[Processing, ...] = ()
 
 
 class InstanceStored(ReceivedInstance):
-    """The edge put the instance in the object store."""
+    """The instance is in the object store."""
 
     TYPE: ClassVar[str] = "dicom.instance.stored"
 
@@ -208,6 +226,35 @@ class CommitmentReported(Payload):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+Unit = Literal["instance", "series", "study"]
+
+
+class ProcessingRequested(DeliveryRequested):
+    """A rule decided that a function gets an instance, or the instances of a series or study, in one call.
+
+    `destination` is the function's name, `instance` the one with the least digest. `unit_sha256` is of all their
+    digests; which they are is in the index. `morph_sha256` is of the parameters that the rule gives, if any.
+    """
+
+    TYPE: ClassVar[str] = "dicom.processing.requested"
+    unit: Unit
+    unit_sha256: str = Sha256
+    unit_instances: int = Field(gt=0)
+
+
+class ProcessingCompleted(DeliveryCompleted):
+    """The function answered, and all that it answered is stored."""
+
+    TYPE: ClassVar[str] = "dicom.processing.completed"
+    results: int
+
+
+class ProcessingFailed(DeliveryFailed):
+    """The function will not be called again by itself for this."""
+
+    TYPE: ClassVar[str] = "dicom.processing.failed"
+
+
 class StableSeries(BaseModel):
     """A series that changed since the study was stable last: its instances now, and how many of them are new."""
 
@@ -299,6 +346,12 @@ def delivery_id(sha256: str, destination: str, rule_version: int, morph_sha256: 
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def unit_sha256(digests: Iterable[str]) -> str:
+    """Return the digest of a set of instances: that of the only one, or of all their digests in order."""
+    ordered = sorted(set(digests))
+    return ordered[0] if len(ordered) == 1 else hashlib.sha256("\n".join(ordered).encode()).hexdigest()
+
+
 PAYLOADS: Mapping[str, type[Payload]] = {
     payload.TYPE: payload
     for payload in (
@@ -310,6 +363,9 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         DeliveryFailed,
         CommitmentRequested,
         CommitmentReported,
+        ProcessingRequested,
+        ProcessingCompleted,
+        ProcessingFailed,
         SeriesStable,
         StudyStable,
         DeadLettered,

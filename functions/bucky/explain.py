@@ -17,10 +17,17 @@ from bucky.routing import Routing
 from bucky.rules.evaluation import Decision, Facts, RuleVerdict, Verdict, evaluate
 from bucky.rules.model import TRIGGERS, Rule
 
+_GIVEN = {"instance": "instance", "series": "series", "study_stable": "study"}
+_WITH = {
+    "instance": "alone",
+    "series": "with all that matches of its series",
+    "study": "with all that matches of its study",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """A delivery that the rules ask for; `problem` says why it would not be sent."""
+    """A delivery that the rules ask for, or a function that is called; `problem` says why it would not be sent."""
 
     destination: str
     rule: str
@@ -28,6 +35,8 @@ class Going:
     changes: tuple[Change, ...] = ()
     original_attributes: str = ""
     problem: str = ""
+    given: str = ""
+    """With a function, what it gets at once: `instance`, or all that matches of the `series` or `study`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,14 @@ def explain(routing: Routing, facts: Facts, header: Callable[[], Dataset], cross
     decided: dict[str, Decision] = {}
     for trigger in TRIGGERS:
         for decision in evaluations[trigger].decisions:
-            decided.setdefault(decision.destination, decision)
+            decided.setdefault(f"{decision.destination}/{decision.rule if decision.process else ''}", decision)
     return Explanation(verdicts, tuple(_going(decision, routing, header, crosswalks) for decision in decided.values()))
 
 
 def _going(decision: Decision, routing: Routing, header: Callable[[], Dataset], crosswalks: Crosswalks) -> Going:
     rule = routing.rule(decision.rule)
+    if rule is not None and decision.process is not None:
+        return Going(decision.destination, rule.name, decision.priority, given=_GIVEN[rule.trigger])
     if rule is None or not rule.morph:
         return Going(decision.destination, decision.rule, decision.priority)
     try:
@@ -78,7 +89,8 @@ def lines(explanation: Explanation) -> Iterator[str]:
             yield from _reasons(verdict.why, 1)
     for going in explanation.deliveries:
         urgent = ", urgent" if going.priority == URGENT else ""
-        yield f"goes to {going.destination} (rule {going.rule}{urgent})"
+        where = f"the function {going.destination}, {_WITH[going.given]}" if going.given else going.destination
+        yield f"goes to {where} (rule {going.rule}{urgent})"
         for one in going.changes:
             yield f"  {one.attribute}: {_values(one.before)} → {_values(one.after)}  ({one.action})"
         if going.original_attributes == "record":

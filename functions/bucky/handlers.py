@@ -4,6 +4,7 @@
 
     def handle(event: CloudEvent, ctx: Context, ...) -> Iterable[CloudEvent] | None
     def handle_batch(events: Sequence[CloudEvent], ctx: Context, ...) -> BatchResult
+    def process(given: Given, ctx: Context, ...) -> Iterable[Made]      (never async; `bucky.given`)
 
 Every further parameter is a dependency, such as `objects: ObjectStore` or `settings: Settings`: found by
 its name, checked by its annotation, made once per process (`DEPENDENCIES`; `register` adds one).
@@ -22,7 +23,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from structlog.typing import FilteringBoundLogger
 
@@ -32,6 +33,8 @@ from bucky.events import CloudEvent, Payload
 from bucky.log import get_logger
 from bucky.settings import Settings
 from bucky.trace import child_of
+
+Kind = Literal["handle", "handle_batch", "process"]
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,15 @@ def _open_senders(settings: Settings) -> Any:
     return forwarding.Senders(forwarding.Secrets.of(settings))
 
 
+def _open_barrier(settings: Settings) -> Any:
+    from bucky.barrier import barrier_of
+
+    return barrier_of(settings)
+
+
 DEPENDENCIES: dict[str, Dependency] = {
     "settings": Dependency("bucky.settings.Settings", lambda settings: settings),
+    "barrier": Dependency("bucky.barrier.Barrier", _open_barrier),
     "objects": Dependency("bucky.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
     "index": Dependency("bucky.index.Index", _open_index, lambda index: index.check(), lambda index: index.close()),
     "crosswalks": Dependency(
@@ -113,7 +123,7 @@ class Handler:
     """A checked handler: its function name, its shape, and the dependencies it declared."""
 
     function: str
-    kind: Literal["handle", "handle_batch"]
+    kind: Kind
     call: Callable[..., Any]
     dependencies: tuple[str, ...]
 
@@ -237,13 +247,15 @@ def load_handler(module_name: str) -> Handler:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SettingsError(f"BUCKY_HANDLER={module_name}: there is no module {error.name}") from error
-    defined = [name for name in ("handle", "handle_batch") if callable(getattr(module, name, None))]
+    defined = [name for name in get_args(Kind) if callable(getattr(module, name, None))]
     if len(defined) != 1:
         raise SettingsError(
-            f"{module_name} defines {' and '.join(defined) or 'neither'}; define one of handle and handle_batch"
+            f"{module_name} defines {' and '.join(defined) or 'none'}; define one of {', '.join(get_args(Kind))}"
         )
-    kind: Literal["handle", "handle_batch"] = "handle" if defined[0] == "handle" else "handle_batch"
+    kind: Kind = defined[0]
     call = getattr(module, kind)
+    if kind == "process" and inspect.iscoroutinefunction(call):
+        raise SettingsError(f"{module_name}.process is async; it runs in a thread of its own, so write plain `def`")
     if inspect.isasyncgenfunction(call):
         raise SettingsError(f"{module_name}.{kind} is an async generator; return a list of events instead")
     return Handler(function_name(module_name), kind, call, _declared(call, f"{module_name}.{kind}"))

@@ -16,19 +16,27 @@ PREAMBLE = b"\0" * 128 + b"DICM"
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """The file meta information Bucky writes and reads (PS3.10 Table 7.1-1)."""
+    """The file meta information Bucky writes and reads (PS3.10 Table 7.1-1).
+
+    `private_information` is ours, in ASCII: whose is somebody else's is read as nothing.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     calling_aet: str = ""
     called_aet: str = ""
+    private_information: str = ""
 
 
 def file_header(meta: FileMeta) -> bytes:
     """Return the preamble, prefix and file meta information that go before the data set bytes."""
     before, after = around_the_instance(meta.sop_class_uid, meta.transfer_syntax_uid, meta.calling_aet, meta.called_aet)
     elements = before + _short(0x0003, b"UI", meta.sop_instance_uid, b"\0") + after
+    if meta.private_information:
+        information = meta.private_information.encode("ascii")
+        elements += _short(0x0100, b"UI", IMPLEMENTATION_CLASS_UID, b"\0")
+        elements += _long(0x0102, b"OB", information + b" " * (len(information) % 2))
     return PREAMBLE + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
 
 
@@ -74,9 +82,11 @@ def split(content: bytes | memoryview) -> tuple[FileMeta, int]:
             raise InvalidInstance("the file meta information is malformed (PS3.10 §7.1)")
         values[element] = head[at : at + length].decode("ascii", "replace").rstrip("\0 ")
         at += length
+    ours = values.get(0x0100) == IMPLEMENTATION_CLASS_UID
+    information = values.get(0x0102, "") if ours else ""
     try:
         return (
-            FileMeta(values[0x02], values[0x03], values[0x10], values.get(0x16, ""), values.get(0x18, "")),
+            FileMeta(values[0x02], values[0x03], values[0x10], values.get(0x16, ""), values.get(0x18, ""), information),
             end,
         )
     except KeyError as error:

@@ -53,7 +53,11 @@ class Routing(_Model):
         _unique("crosswalk", [crosswalk.name for crosswalk in self.crosswalks])
         for rule in self.rules:
             self._check_morph(rule)
-            if not rule.destinations and self.match == "all":
+            if rule.process is not None and rule.process.function in known:
+                raise ValueError(
+                    f"rule {rule.name!r} names the function {rule.process.function!r}, but a destination has that name"
+                )
+            if not rule.destinations and rule.process is None and self.match == "all":
                 raise ValueError(
                     f"rule {rule.name!r} has no destinations; that keeps instances from later rules with match: first"
                 )
@@ -79,6 +83,10 @@ class Routing(_Model):
     def crosswalk(self, name: str) -> Crosswalk | None:
         """Return the crosswalk with this name."""
         return next((one for one in self.crosswalks if one.name == name), None)
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the functions that rules call."""
+        return frozenset(rule.process.function for rule in self.rules if rule.process is not None)
 
     def morph_sha256(self, rule_name: str) -> str | None:
         """Return a digest of what a rule changes on the way: equal where the same is sent, None for no change."""

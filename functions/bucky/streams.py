@@ -25,8 +25,8 @@ STREAMS: tuple[StreamConfig, ...] = (
     ),
     StreamConfig(
         name="DELIVERIES",
-        description="What is to be delivered, and what was; what is to be committed to",
-        subjects=["dicom.delivery.>", "dicom.commitment.>"],
+        description="What is to be delivered, processed and committed to, and what was",
+        subjects=["dicom.delivery.>", "dicom.processing.>", "dicom.commitment.>"],
         max_age=14 * DAY,
         duplicate_window=DUPLICATE_WINDOW,
         allow_atomic=True,

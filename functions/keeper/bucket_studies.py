@@ -10,6 +10,7 @@ from bucky.header import read_attributes
 from bucky.index import IndexedInstance
 from bucky.keys import KeyParts, key_parts
 from bucky.objects import ObjectStore, StoredObject
+from bucky.processed import read_processed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +87,6 @@ def read_instance(objects: ObjectStore, one: InstanceObject, bucket: str) -> Ind
         source_address="",
         association_id="",
         received_at=one.object.modified,
+        processed=read_processed(meta.private_information),
     )
     return IndexedInstance(received, read.model, read.problem, stored_at=one.object.modified)

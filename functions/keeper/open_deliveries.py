@@ -4,13 +4,14 @@ import asyncio
 from datetime import datetime
 
 from bucky.errors import NotFound
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, utc_now
+from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, ProcessingRequested, utc_now
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.trace import within
 from keeper.findings import Did, Kind, Report
 from keeper.republisher import SOURCE, Republisher
 from keeper.waiting import read, waiting_ids
 
+CARRIED_OUT_BY = {"forward-instances": DeliveryRequested.TYPE, "process-instances": ProcessingRequested.TYPE}
 NO_LETTER = "the destination refused it for good; no dead letter was found: send this delivery again by its id"
 
 
@@ -36,14 +37,16 @@ class _Streams:
 
     @classmethod
     async def of(cls, publisher: Republisher) -> "_Streams":
-        js, subject = publisher.js, f"{DeliveryRequested.TYPE}.>"
-        waiting = await waiting_ids(js, "DELIVERIES", subject, "forward-instances")
+        js = publisher.js
+        waiting: set[str] = set()
+        for function, event_type in CARRIED_OUT_BY.items():
+            waiting |= await waiting_ids(js, "DELIVERIES", f"{event_type}.>", function)
         letters: dict[str, DeadLettered] = {}
         async for one in read(js, "DEADLETTERS", f"{DeadLettered.TYPE}.>"):
             if one.event.type != DeadLettered.TYPE:
                 continue
             dead = one.event.payload()
-            if isinstance(dead, DeadLettered) and dead.event.get("type") == DeliveryRequested.TYPE:
+            if isinstance(dead, DeadLettered) and dead.event.get("type") in CARRIED_OUT_BY.values():
                 letters[str(dead.event.get("id"))] = dead
         return cls(waiting, letters)
 

@@ -5,12 +5,13 @@ came after the study was declared stable waits for the next declaration; then al
 those that went before do not go again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.decisions import Parents, ParentsInIndex, facts_of, requests_of, to_request
 from bucky.errors import Permanent
 from bucky.events import CloudEvent, DeliveryRequested, SeriesStable, StudyStable
+from bucky.gathering import Gathering
 from bucky.handlers import Context
 from bucky.index import Index, InstanceRow, RoutingVersion
 from bucky.rules.evaluation import SeriesFacts, StudyFacts
@@ -36,16 +37,19 @@ def handle(event: CloudEvent, ctx: Context, index: Index) -> Iterator[CloudEvent
     if not asking.rules.document.rules:
         return
     trace = trace_id(event.traceparent)
-    parents = ParentsInIndex(index)
+    parents, gathering = ParentsInIndex(index), Gathering(asking.trigger)
     instances = requested = 0
     for page in _pages(index, asking.stable):
         requests = [request for instance in page for request in _requests(asking, instance, parents)]
-        wanted = {request.delivery_id: request for request in to_request(index, requests)}
-        traces = dict.fromkeys(wanted, trace) if trace else {}
-        for name in index.request_deliveries(list(wanted.values()), traces):
+        for request in _requested(gathering.sift(requests), {}, trace, index):
             requested += 1
-            yield ctx.event(wanted[name], event)
+            yield ctx.event(request, event)
         instances += len(page)
+    # What functions get is known when every instance was asked about.
+    gathered = gathering.gathered()
+    for request in _requested(gathered.requests, gathered.members, trace, index):
+        requested += 1
+        yield ctx.event(request, event)
     ctx.log.info(
         "study.routed" if isinstance(asking.stable, StudyStable) else "series.routed",
         study_instance_uid=asking.stable.study_instance_uid,
@@ -56,6 +60,16 @@ def handle(event: CloudEvent, ctx: Context, index: Index) -> Iterator[CloudEvent
         rule_version=asking.rules.version,
         trace_id=trace,
     )
+
+
+def _requested(
+    requests: Sequence[DeliveryRequested], members: Mapping[str, Sequence[str]], trace: str | None, index: Index
+) -> list[DeliveryRequested]:
+    """Record what is to be done; return what is not done yet."""
+    wanted = {request.delivery_id: request for request in to_request(index, requests)}
+    traces = dict.fromkeys(wanted, trace) if trace else {}
+    kept = {name: members[name] for name in wanted if name in members}
+    return [wanted[name] for name in index.request_deliveries(list(wanted.values()), traces, members=kept)]
 
 
 def _asking(event: CloudEvent, routing: RoutingVersion) -> _Asking:

@@ -27,8 +27,9 @@ LAST_OUTPUT_SECONDS = 1.0
 IDLE_SECONDS = 4.0
 READ_BYTES = 65536
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
-# A function holds only the secrets it declares, and knows nothing of the broker or of this provider.
-NOT_FOR_FUNCTIONS = ("GATEWAY_", "PROVIDER_", "NATS_", "SECRETS_DIR", "HANDLER", "SERVE_")
+# A function holds only the secrets it declares, and knows nothing of the broker, nor of this provider but where
+# functions are called.
+NOT_FOR_FUNCTIONS = ("GATEWAY_USER", "PROVIDER_", "NATS_", "SECRETS_DIR", "HANDLER", "SERVE_")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucky import log
+from bucky.barrier import NoBarrier
 from bucky.batches import BatchPublisher
 from bucky.broker import JetStreamPublisher, Publisher, connect, disconnect
 from bucky.events import CloudEvent
@@ -33,7 +34,6 @@ from bucky.identity import Identity
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
-from edge_scp.barrier import NoBarrier
 from edge_scp.dependency import Dependency
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.uploader import Uploader

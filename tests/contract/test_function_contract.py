@@ -1,21 +1,26 @@
 """The contract every function answers, asked over HTTP of handlers of each shape."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import httpx
+import pydicom
 import pytest
 
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable
 from bucky.events import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
+from bucky.given import Given, Made
 from bucky.handlers import Context, load_handler
 from bucky.serve.app import FunctionApp
 from bucky.serve.dependencies import Dependencies
 from bucky.settings import Settings
+from process_instances.parts import Parts
+from tests.sample_instances import SAMPLE
 
 
 def judge(event: CloudEvent) -> list[CloudEvent]:
@@ -289,6 +294,73 @@ async def test_a_batch_handler_that_breaks_the_contract_is_a_500(serve: Serve, c
     """Protects the caller from a result that cannot be matched to what it sent."""
     response = await post_batch(await serve("handle_batch", call), [event("a")])
     assert (response.status_code, response.json()) == (500, {"error": "unexpected TypeError"})
+
+
+def begun(identifier: str = "1") -> dict[str, Any]:
+    """Return the event that a function that processes gets."""
+    data = {
+        **{"function": "f", "rule": "r", "rule_version": 1, "parameters": {}, "unit": "study"},
+        **{"study_instance_uid": "1.2", "instances": []},
+    }
+    return {**event(identifier), "type": "dicom.processing.begun", "time": "2026-11-01T00:00:00Z", "data": data}
+
+
+async def test_results_are_answered_as_dicom(serve: Serve) -> None:
+    """What a handler yields, files and data sets, is one multipart answer that is sound DICOM throughout."""
+    dataset = pydicom.dcmread(SAMPLE)
+
+    def process(given: Given, _ctx: Context) -> Iterator[Made]:
+        assert (given.id, given.unit) == ("1", "study")
+        yield SAMPLE.read_bytes()
+        yield dataset
+
+    client = await serve("process", process)
+    answer = await client.post("/", json=begun(), headers={"Content-Type": MEDIA_TYPE})
+    assert answer.headers["content-type"].startswith('multipart/related; type="application/dicom"')
+    boundary = answer.headers["content-type"].rpartition("boundary=")[2]
+    files = [b"".join(content) for _, content in Parts([answer.content], boundary)]
+    assert files[0] == SAMPLE.read_bytes()
+    assert pydicom.dcmread(io.BytesIO(files[1])) == dataset
+    assert (await client.get("/health")).json()["in_flight"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (Permanent("no CT"), 200, {"retryable": False, "reason": "no CT"}),
+        (Retriable("no GPU", 7), 200, {"retryable": True, "retryAfter": 7.0, "reason": "no GPU"}),
+        (KeyError("PatientName Doe^John"), 500, {}),
+    ],
+)
+async def test_a_function_that_fails_half_way_answers_no_result(
+    serve: Serve, error: Exception, status: int, shown: dict[str, Any]
+) -> None:
+    """A failure after the first result is told as one: nothing of a half-made answer goes out."""
+
+    def process(_given: Given, _ctx: Context) -> Iterator[Made]:
+        yield SAMPLE.read_bytes()
+        raise error
+
+    client = await serve("process", process)
+    answer = await client.post("/", json=begun(), headers={"Content-Type": MEDIA_TYPE})
+    assert answer.status_code == status
+    assert "Doe" not in answer.text
+    if shown:
+        (failure,) = answer.json()["batchItemFailures"]
+        assert shown.items() <= failure.items()
+    assert (await client.get("/health")).json()["in_flight"] == 0
+
+
+async def test_what_asks_for_no_processing_is_refused(serve: Serve) -> None:
+    """A function that processes takes one event at a time, of its own kind."""
+
+    def process(_given: Given, _ctx: Context) -> Iterator[Made]:
+        yield b""
+
+    client = await serve("process", process)
+    assert (await post_batch(client, [begun("1"), begun("2")])).status_code == 400
+    (failure,) = (await post_batch(client, [event("1")])).json()["batchItemFailures"]
+    assert not failure["retryable"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -19,6 +22,7 @@ from bucky.keys import object_key
 from bucky.objects import PART_BYTES, MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from bucky.settings import Settings
 from local_stack.servers import free_port
+from tests.running_stack import eventually
 
 KEY = object_key("1.2", "1.2.3", "1.2.3.4", "a" * 64)
 
@@ -56,6 +60,35 @@ def test_missing_key_is_not_found(store: ObjectStore) -> None:
     for ask in (store.get, store.size):
         with pytest.raises(NotFound):
             ask(KEY)
+
+
+def test_a_link_gives_the_object_and_no_other(store: ObjectStore) -> None:
+    """Who has a link, and no key of the store, reads this object by it."""
+    content = secrets.token_bytes(1000)
+    put_bytes(store, KEY, content)
+    with urlopen(store.link(KEY, 60)) as file:  # noqa: S310 - the store made it
+        assert file.read() == content
+
+
+def test_a_link_for_one_object_opens_no_other(store_settings: Settings) -> None:
+    """A link that was changed to name another key is refused by the server, and any is once its time is over."""
+    store, other = S3ObjectStore(store_settings), KEY.replace("a" * 64, "b" * 64)
+    for key in (KEY, other):
+        put_bytes(store, key, b"x")
+    assert refused(store.link(KEY, 60).replace("a" * 64, "b" * 64))
+    assert not refused(store.link(KEY, 60))
+    short = store.link(KEY, 1)
+    eventually(lambda: refused(short), 10, "the link is over")
+
+
+def refused(link: str) -> bool:
+    """Say whether the store refuses a link."""
+    try:
+        with urlopen(link):  # noqa: S310 - the store made it
+            return False
+    except HTTPError as error:
+        with error:
+            return error.code == HTTPStatus.FORBIDDEN
 
 
 def test_prefix_selects(store: ObjectStore) -> None:

@@ -22,12 +22,14 @@ from tests.provider_world import PASSWORD, USER, Provider, eventually, running_p
 pytestmark = pytest.mark.peer("faas-cli")
 
 STACK = REPOSITORY / "openfaas" / "stack.yaml"
+EXAMPLES = REPOSITORY / "openfaas" / "examples.yaml"
 NAMES = {
     "parse-instance",
     "route-instance",
     "route-stable",
     "forward-instances",
     "commit-deliveries",
+    "process-instances",
     "record-dead-letter",
 }
 SECRETS = ("store-access-key", "store-secret-key", "index-url")
@@ -144,6 +146,15 @@ def test_the_stack_file_deploys(provider: Provider, faas: FaasCli) -> None:
     assert provider.api.get("/system/functions").json() == []
 
 
+def test_the_examples_deploy(provider: Provider, faas: FaasCli) -> None:
+    """The functions that rules can call deploy as the how-to says, and answer what is no event of theirs."""
+    faas("secret", "create", "deidentify-key", stdin="a key")
+    faas("deploy", "-f", str(EXAMPLES))
+    provider.wait_available("deidentify", 1)
+    answer = provider.anyone.post("/function/deidentify", content=b"{}", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+
+
 def test_faas_cli_and_bucky_up_deploy_the_same(tmp_path: Path) -> None:
     """Our reader of stack files sends what faas-cli sends, so both ways to deploy are one."""
     received: list[dict[str, Any]] = []
@@ -165,15 +176,16 @@ def test_faas_cli_and_bucky_up_deploy_the_same(tmp_path: Path) -> None:
     assert theirs == {each.service: each for each in deployments(STACK)}
 
 
-def test_build_contexts_hold_what_the_handler_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stack", [STACK, EXAMPLES], ids=["stack", "examples"])
+def test_build_contexts_hold_what_the_handler_needs(tmp_path: Path, stack: Path) -> None:
     """`faas-cli build --shrinkwrap` gives contexts from which each handler can be imported, and nothing else."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for name in ("functions", "openfaas"):
         shutil.copytree(REPOSITORY / name, checkout / name, symlinks=True)
     shutil.copy(REPOSITORY / "template", checkout / "template", follow_symlinks=False)
-    FaasCli(tmp_path, "", checkout)("build", "-f", "openfaas/stack.yaml", "--shrinkwrap")
-    for name, function in read_stack(STACK).functions.items():
+    FaasCli(tmp_path, "", checkout)("build", "-f", f"openfaas/{stack.name}", "--shrinkwrap")
+    for name, function in read_stack(stack).functions.items():
         context = checkout / "build" / name
         for file in ("Dockerfile", "requirements.txt", "assemble.sh", "function/functions/bucky/events.py"):
             assert (context / file).is_file(), file

@@ -22,6 +22,7 @@ NAMES = (
     "route-stable",
     "forward-instances",
     "commit-deliveries",
+    "process-instances",
     "record-dead-letter",
 )
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
+from bucky.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from bucky.broker import MemoryPublisher
 from bucky.errors import BuckyError, NotFound, Permanent, SettingsError, StoreUnavailable
 from bucky.events import CloudEvent, InstanceStored
@@ -18,7 +19,6 @@ from bucky.objects import MemoryObjectStore
 from bucky.part10 import split
 from bucky.settings import Settings
 from edge_scp import dependency as dependency_module
-from edge_scp.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from edge_scp.dependency import Dependency, Unavailable
 from edge_scp.metrics import Rate, UploaderMetrics
 from edge_scp.record import Record

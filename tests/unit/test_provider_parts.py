@@ -27,6 +27,8 @@ def test_no_secret_of_the_provider_reaches_a_function() -> None:
     secret = {PREFIX + field.upper() for field in Settings.secret_fields()}
     assert inherited["PATH"] == "/bin"
     assert PREFIX + "STORE_ENDPOINT" in inherited
+    # Where functions are called is no secret: process-instances calls them.
+    assert {name for name in inherited if "GATEWAY" in name} == {PREFIX + "GATEWAY_URL"}
     assert not secret & set(inherited)
     assert {"AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "BUCKY_NATS_URL", "BUCKY_SECRETS_DIR"}.isdisjoint(inherited)
 

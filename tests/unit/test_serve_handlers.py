@@ -85,7 +85,7 @@ def test_a_handler_is_found_with_the_dependencies_it_declares(module: Callable[.
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ({}, "defines neither; define one of handle and handle_batch"),
+        ({}, "defines none; define one of handle, handle_batch, process"),
         ({"handle": plain, "handle_batch": batch}, "defines handle and handle_batch; define one of"),
         ({"handle": unknown_dependency}, "asks for 'database', which nobody provides"),
         ({"handle": wrong_annotation}, "declares 'objects' as Settings; write `objects: ObjectStore`"),

@@ -1,6 +1,6 @@
 """The commands that show what Bucky holds and how it is; they ask the admin API."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -125,9 +125,17 @@ def deliveries(
     if as_json:
         print_json(page)
         return
-    print_rows(page["items"], DELIVERY_COLUMNS, "No deliveries.")
+    print_rows([_with_unit(item) for item in page["items"]], DELIVERY_COLUMNS, "No deliveries.")
     if page["next"] is not None:
         typer.echo(f"There are more: --after {page['next']}", err=True)
+
+
+def _with_unit(delivery: dict[str, Any]) -> dict[str, Any]:
+    """Return a delivery with what a function gets at once in place of the first instance of it."""
+    if delivery["unit"] not in ("series", "study"):
+        return delivery
+    count = delivery["unit_instances"]
+    return {**delivery, "sop_instance_uid": f"a {delivery['unit']} of {count} instance{'s' if count > 1 else ''}"}
 
 
 def queues(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:

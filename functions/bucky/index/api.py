@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Self
 
 from bucky.completeness import Arrival
-from bucky.events import CloudEvent, DeliveryRequested, utc_now
+from bucky.events import CloudEvent, DeliveryRequested, InstanceStored, utc_now
 from bucky.index import (
     bandwidth,
     commitments,
@@ -18,6 +18,7 @@ from bucky.index import (
     gaps,
     instances,
     migrate,
+    processing,
     rebuild,
     routing_versions,
     routings,
@@ -215,17 +216,32 @@ class Index:
         requests: Sequence[DeliveryRequested],
         traces: Mapping[str, str] | None = None,
         routed: Sequence[Routed] = (),
+        members: Mapping[str, Sequence[str]] | None = None,
     ) -> list[str]:
         """Record deliveries, with the trace id of each where known; return the ids of those still to be done.
 
         A delivery already recorded keeps its state. Delivered, failed and dead ones are not to be done.
-        `routed` are the instances that the rules were asked about to decide them.
+        `routed` are the instances that the rules were asked about to decide them, `members` the digests of those
+        that a delivery of a series or study is of.
         """
-        return self._db.write(deliveries.request, requests, traces or {}, routed, utc_now())
+        return self._db.write(deliveries.request, requests, traces or {}, routed, members or {}, utc_now())
 
-    def delivery_attempted(self, attempts: Sequence[DeliveryAttempt]) -> None:
-        """Record the outcome of attempts, in one transaction; `COMES_FROM` says what may follow what."""
-        self._db.write(deliveries.attempted, attempts)
+    def delivery_attempted(
+        self, attempts: Sequence[DeliveryAttempt], results: Mapping[str, Sequence[InstanceStored]] | None = None
+    ) -> None:
+        """Record the outcome of attempts, in one transaction; `COMES_FROM` says what may follow what.
+
+        `results` is what functions made, by delivery.
+        """
+        self._db.write(deliveries.attempted, attempts, results or {})
+
+    def given(self, delivery_id: str) -> list[InstanceRow]:
+        """Return the instances that a function is given, without headers, in the order of their numbers."""
+        return self._db.read(processing.given, delivery_id)
+
+    def results_of(self, delivery_id: str) -> list[InstanceStored]:
+        """Return what a function made of what it was given."""
+        return self._db.read(processing.results_of, delivery_id)
 
     def dead_letter(self, delivery_id: str, reason: str, attempts: int, at: datetime | None = None) -> bool:
         """Record that a delivery became a dead letter at a time; False when it is settled or redriven since."""

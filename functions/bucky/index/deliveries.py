@@ -8,7 +8,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
-    RowMapping,
     Update,
     and_,
     bindparam,
@@ -20,11 +19,11 @@ from sqlalchemy import (
 )
 
 from bucky.errors import NotFound
-from bucky.events import DeliveryRequested
-from bucky.index import delivery_steps, routings
+from bucky.events import DeliveryRequested, InstanceStored
+from bucky.index import delivery_steps, processing, routings
 from bucky.index.database import insert_into
 from bucky.index.rows import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
-from bucky.index.schema import deliveries
+from bucky.index.schema import deliveries, delivery_members
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
 # Nothing follows it, and nothing but a success follows `failed` or `dead_letter`, unless it is redriven.
@@ -55,6 +54,7 @@ def request(
     requests: Sequence[DeliveryRequested],
     traces: Mapping[str, str],
     routed: Sequence[Routed],
+    members: Mapping[str, Sequence[str]],
     now: datetime,
 ) -> list[str]:
     """Record what is not yet recorded; return the ids, in order, of the deliveries still to be done."""
@@ -64,6 +64,7 @@ def request(
     rows = {one.delivery_id: _row(one, traces.get(one.delivery_id), now) for one in requests}
     insert = insert_into(connection, deliveries).on_conflict_do_nothing(index_elements=["delivery_id"])
     connection.execute(insert, [rows[delivery_id] for delivery_id in sorted(rows)])
+    processing.keep_members(connection, members)
     query = select(deliveries.c.delivery_id).where(
         deliveries.c.delivery_id.in_(list(rows)), deliveries.c.state.in_(PENDING)
     )
@@ -71,8 +72,13 @@ def request(
     return [delivery_id for delivery_id in rows if delivery_id in pending]
 
 
-def attempted(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
+def attempted(
+    connection: Connection,
+    attempts: Sequence[DeliveryAttempt],
+    results: Mapping[str, Sequence[InstanceStored]],
+) -> None:
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
+    processing.keep_results(connection, results)
     in_order = sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at))
     for one in in_order:
         to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
@@ -202,10 +208,13 @@ def listed(
         (c.state, state),
         (c.destination, destination),
         (c.study_instance_uid, study_uid),
-        (c.sha256, sha256),
     ):
         if value is not None:
             query = query.where(column == value)
+    if sha256 is not None:
+        m = delivery_members.c
+        among = select(m.delivery_id).where(m.sha256 == sha256)
+        query = query.where(or_(c.sha256 == sha256, c.delivery_id.in_(among)))
     if after is not None:
         last = one(connection, after)
         query = query.where(
@@ -219,10 +228,19 @@ def listed(
 
 
 def of_instances(connection: Connection, digests: Iterable[str]) -> list[DeliveryRow]:
-    """Return every delivery of these instances, those requested first first."""
-    query = select(deliveries).where(deliveries.c.sha256.in_(list(digests)))
-    query = query.order_by(deliveries.c.requested_at, deliveries.c.delivery_id)
-    return [as_row(row) for row in connection.execute(query).mappings()]
+    """Return every delivery of these instances, those requested first first; one of several is there for each."""
+    wanted, m = list(digests), delivery_members.c
+    order = (deliveries.c.requested_at, deliveries.c.delivery_id)
+    alone = select(deliveries).where(deliveries.c.sha256.in_(wanted)).order_by(*order)
+    found = [as_row(row) for row in connection.execute(alone).mappings()]
+    joined = select(deliveries, m.sha256.label("member")).join(
+        delivery_members, m.delivery_id == deliveries.c.delivery_id
+    )
+    among = joined.where(m.sha256.in_(wanted), m.sha256 != deliveries.c.sha256).order_by(*order)
+    for row in connection.execute(among).mappings():
+        values = dict(row)
+        found.append(as_row(values | {"sha256": values.pop("member")}))
+    return found
 
 
 def counts(connection: Connection) -> list[DeliveryCount]:
@@ -277,10 +295,11 @@ def _row(one: DeliveryRequested, trace_id: str | None, now: datetime) -> dict[st
         "trace_id": trace_id,
         "priority": one.priority,
         "morph_sha256": one.morph_sha256,
+        **{name: getattr(one, name, None) for name in ("unit", "unit_sha256", "unit_instances")},
     }
 
 
-def as_row(row: RowMapping) -> DeliveryRow:
+def as_row(row: Mapping[Any, Any]) -> DeliveryRow:
     """Return a row as the other parts see it."""
     return DeliveryRow(**{**row, "state": DeliveryState(row["state"])})
 

@@ -20,7 +20,7 @@ from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow, UpsertOutcome, UpsertResult
 from bucky.index.schema import instances
 
-_LISTED = [column for column in instances.c if column.name != "header"]
+LISTED = [column for column in instances.c if column.name != "header"]
 _RECEIVED = (
     "study_instance_uid",
     "series_instance_uid",
@@ -37,6 +37,7 @@ _RECEIVED = (
     "association_id",
     "received_at",
     "listener",
+    "processed",
 )
 # What the object itself says of its instance: all else that an event carries is kept from the first event.
 FROM_OBJECT = (
@@ -49,6 +50,7 @@ FROM_OBJECT = (
     "size",
     "bucket",
     "key",
+    "processed",
 )
 
 
@@ -122,7 +124,7 @@ def of_series(
 ) -> list[InstanceRow]:
     """Return the instances of a series, or of a whole study, by number; quarantined ones too."""
     c = instances.c
-    query = select(*_LISTED).where(c.study_instance_uid == study_instance_uid)
+    query = select(*LISTED).where(c.study_instance_uid == study_instance_uid)
     if series_instance_uid is not None:
         query = query.where(c.series_instance_uid == series_instance_uid)
     query = query.order_by(
@@ -133,7 +135,7 @@ def of_series(
 
 def quarantined(connection: Connection, limit: int, offset: int) -> list[InstanceRow]:
     """Return the quarantined instances, the newest first."""
-    query = select(*_LISTED).where(instances.c.quarantined)
+    query = select(*LISTED).where(instances.c.quarantined)
     query = query.order_by(instances.c.received_at.desc(), instances.c.sha256)
     return _rows(connection, query.limit(limit).offset(offset))
 

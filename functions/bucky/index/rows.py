@@ -6,7 +6,15 @@ from enum import StrEnum
 from typing import Any
 
 from bucky.completeness import Arrival
-from bucky.events import DeliveryRequested, Priority, ReceivedInstance, utc_now
+from bucky.events import (
+    DeliveryRequested,
+    Priority,
+    Processing,
+    ProcessingRequested,
+    ReceivedInstance,
+    Unit,
+    utc_now,
+)
 from bucky.routing import Routing
 
 
@@ -127,6 +135,7 @@ class InstanceRow:
     listener: str = ""
     stored_at: datetime | None = None
     header: dict[str, Any] | None = None
+    processed: tuple[Processing, ...] = ()
 
     def received(self) -> ReceivedInstance:
         """Return the instance as events carry it."""
@@ -205,6 +214,7 @@ class DeliveryRow:
     """A delivery; from `received_at` to `completed_at` is the time the whole way took.
 
     The destination took it `sends` times. `commitment` says in words how it stands with its commitment.
+    What a function is given has a `unit`; of a series or study the row names the instance with the least digest.
     """
 
     delivery_id: str
@@ -236,18 +246,18 @@ class DeliveryRow:
     commitment_uid: str | None = None
     commitment_asked_at: datetime | None = None
     commitment_asks: int = 0
+    unit: Unit | None = None
+    unit_sha256: str | None = None
+    unit_instances: int | None = None
 
     def request(self, instance: ReceivedInstance) -> DeliveryRequested:
         """Return the request that this delivery began with."""
-        return DeliveryRequested(
-            delivery_id=self.delivery_id,
-            destination=self.destination,
-            rule=self.rule,
-            rule_version=self.rule_version,
-            instance=instance,
-            priority=self.priority,
-            morph_sha256=self.morph_sha256,
-        )
+        same = (field for field in DeliveryRequested.model_fields if field != "instance")
+        said = {field: getattr(self, field) for field in same}
+        if self.unit_sha256 is None:
+            return DeliveryRequested(**said, instance=instance)
+        given = {field: getattr(self, field) for field in ("unit", "unit_sha256", "unit_instances")}
+        return ProcessingRequested(**said, instance=instance, **given)
 
 
 @dataclass(frozen=True, slots=True)

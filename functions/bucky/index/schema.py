@@ -25,6 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 
+from bucky.events import Processing
+from bucky.processed import read_processed, written
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A time with its zone, kept in UTC; SQLite has no zones, so it gets the naive UTC time."""
@@ -47,6 +50,21 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         stored: datetime = value
         return stored.replace(tzinfo=UTC) if dialect.name == "sqlite" else stored.astimezone(UTC)
+
+
+class ProcessedBy(TypeDecorator[tuple[Processing, ...]]):
+    """The functions that an instance came out of, as JSON; nothing for what was received."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Processing, ...] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Convert to JSON."""
+        return written(value) if value else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[Processing, ...]:  # noqa: ARG002
+        """Return the functions."""
+        return read_processed(value or "")
 
 
 metadata = MetaData()
@@ -128,6 +146,7 @@ instances = Table(
     Column("trace_id", String(32)),
     Column("listener", Text, nullable=False, server_default=""),
     Column("stored_at", UtcDateTime),  # when the store had it; unknown for what was indexed before this was kept
+    Column("processed", ProcessedBy),
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],
@@ -185,6 +204,10 @@ deliveries = Table(
     Column("commitment_uid", String(64)),  # the transaction in which it is asked for
     Column("commitment_asked_at", UtcDateTime),  # when the destination agreed to answer that
     Column("commitment_asks", Integer, nullable=False, server_default="0"),
+    # Of what is given to a function: instance, series or study, and how many of its instances, with which digest.
+    Column("unit", String(16)),
+    Column("unit_sha256", String(64)),
+    Column("unit_instances", Integer),
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),
     Index("deliveries_destination", "destination", "state"),
@@ -199,6 +222,24 @@ for _name in ("due_at", "commitment_uid"):
         sqlite_where=text(f"{_name} IS NOT NULL"),
         postgresql_where=text(f"{_name} IS NOT NULL"),
     )
+
+# Which instances of a series or study are given to a function.
+delivery_members = Table(
+    "delivery_members",
+    metadata,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Index("delivery_members_sha256", "sha256"),
+)
+
+# What a function made, so that it can be told of again by who cannot know whether it was told of.
+delivery_results = Table(
+    "delivery_results",
+    metadata,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("stored", JSON, nullable=False),
+)
 
 # What became of a delivery before what its row says now; repetitions of one failure are one row, counted.
 delivery_steps = Table(

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from bucky.errors import NotFound
 from bucky.index.rows import DeliveryState, TimelineStep
-from bucky.index.schema import deliveries, delivery_steps, instances, revisions, routings, studies
+from bucky.index.schema import deliveries, delivery_members, delivery_steps, instances, revisions, routings, studies
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # The columns of a step, with their types, in the order of the union.
@@ -72,6 +72,12 @@ class _Of:
             return table.c.study_instance_uid == self._study_uid
         return table.c.sha256.in_(self._digests)
 
+    def among(self, members: FromClause) -> ColumnElement[bool]:
+        """Return the condition on what is given to functions as a whole."""
+        if self._digests is None:
+            return deliveries.c.study_instance_uid == self._study_uid
+        return members.c.sha256.in_(self._digests)
+
     def stable(self) -> ColumnElement[bool]:
         """Return the condition on revisions: for an instance, those of its study and of its series."""
         r = revisions.c
@@ -108,8 +114,13 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
     i, d, s, r, v = instances.c, deliveries.c, delivery_steps.c, routings.c, revisions.c
     place = {name: i[name] for name in ("sha256", "series_instance_uid", "sop_instance_uid")}
     held = {**place, "trace_id": i.trace_id}
-    sent = {name: d[name] for name in (*place, "trace_id", "destination", "rule", "rule_version")}
+    told = {name: d[name] for name in ("trace_id", "destination", "rule", "rule_version")}
+    sent = {**{name: d[name] for name in place}, **told}
+    # A function gets a whole series or study at once: a step of each of its instances.
+    alone = func.coalesce(d.unit, "instance") == "instance"
+    several = {"sha256": delivery_members.c.sha256, **told}
     came = i.calling_aet + literal(" to ") + i.called_aet + literal(" from ") + i.source_address
+    made = literal("made by a function, delivery ") + i.association_id
     aside = case(
         (i.quarantined, literal("quarantined: other bytes came first")), else_=func.coalesce(i.header_error, "")
     )
@@ -120,9 +131,9 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
     answered = func.trim(answered + literal(" ") + d.commitment)
     said = func.trim(s.reason + literal(" ") + s.detail)
     routed = instances.join(routings, r.sha256 == i.sha256)
-    attempted = deliveries.join(delivery_steps, s.delivery_id == d.delivery_id)
+    together = deliveries.join(delivery_members, delivery_members.c.delivery_id == d.delivery_id)
     delivered = d.state == DeliveryState.DELIVERED
-    association = came + literal(", association ") + i.association_id
+    association = case((i.processed.is_not(None), made), else_=came + literal(", association ") + i.association_id)
     parts = [
         _step(0, literal("received"), i.received_at, **held, detail=association).where(of.on(instances)),
         _step(1, literal("stored"), i.stored_at, **held).where(of.on(instances), i.stored_at.is_not(None)),
@@ -130,12 +141,25 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
         _step(3, literal("routed"), r.routed_at, **held, rule_version=r.rule_version, detail=asked)
         .select_from(routed)
         .where(of.on(instances), r.rule_version > 0),
-        _step(4, literal("requested"), d.requested_at, **sent).where(of.on(deliveries)),
-        _step(5, s.outcome, s.first_at, until=s.last_at, times=s.times, **sent, detail=said)
-        .select_from(attempted)
-        .where(of.on(deliveries)),
-        _step(6, literal("delivered"), d.completed_at, times=d.attempts, **sent, detail=answered).where(
-            of.on(deliveries), delivered
+        *(
+            step.select_from(source).where(condition)
+            for known, table, condition in (
+                (sent, deliveries, of.on(deliveries) & alone),
+                (several, together, of.among(delivery_members) & ~alone),
+            )
+            for step, source in (
+                (_step(4, literal("requested"), d.requested_at, **known), table),
+                (
+                    _step(5, s.outcome, s.first_at, until=s.last_at, times=s.times, **known, detail=said),
+                    table.join(delivery_steps, s.delivery_id == d.delivery_id),
+                ),
+                (
+                    _step(6, literal("delivered"), d.completed_at, times=d.attempts, **known, detail=answered).where(
+                        delivered
+                    ),
+                    table,
+                ),
+            )
         ),
         _step(
             7,

@@ -5,6 +5,7 @@
 {association: source_address, network: 10.1.0.0/16}                   the association that brought it
 {study: modalities, only: [CT, SR]}                                   its study, once that is stable
 {series: instance_count, ge: 30}                                      its series, once that is stable
+{origin: function, equals: deidentify}                                the functions that it came out of
 """
 
 from datetime import date, datetime, time
@@ -153,6 +154,12 @@ class SeriesTest(ValueTest):
     series: Literal["instance_count"]
 
 
+class OriginTest(ValueTest):
+    """A test of the functions that the instance came out of, or of the rules that called them; none if received."""
+
+    origin: Literal["function", "rule"]
+
+
 class AllOf(_Model):
     """Every condition holds."""
 
@@ -175,7 +182,7 @@ class Always(_Model):
     """Holds for every instance: written as an empty `when`."""
 
 
-_KINDS = ("all", "any", "not", "attribute", "association", "study", "series")
+_KINDS = ("all", "any", "not", "attribute", "association", "study", "series", "origin")
 
 
 def _kind(value: Any) -> str:
@@ -191,6 +198,7 @@ Condition = Annotated[
     | Annotated[AssociationTest, Tag("association")]
     | Annotated[StudyTest, Tag("study")]
     | Annotated[SeriesTest, Tag("series")]
+    | Annotated[OriginTest, Tag("origin")]
     | Annotated[Always, Tag("always")],
     Discriminator(_kind),
 ]

@@ -10,8 +10,9 @@ from datetime import datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from bucky.events import URGENT, Priority, utc_now
+from bucky.events import URGENT, Priority, Processing, utc_now
 from bucky.patterns import found_in
+from bucky.processed import in_words
 from bucky.routing import Routing
 from bucky.rules.comparing import number, order
 from bucky.rules.conditions import (
@@ -22,11 +23,12 @@ from bucky.rules.conditions import (
     Condition,
     Not,
     Operand,
+    OriginTest,
     SeriesTest,
     StudyTest,
     ValueTest,
 )
-from bucky.rules.model import Rule, Trigger
+from bucky.rules.model import Process, Rule, Trigger
 from bucky.rules.paths import Found, attribute_values, is_there
 
 SHOWN_VALUES = 10
@@ -63,6 +65,7 @@ class Facts:
     received_at: datetime = field(default_factory=utc_now)
     study: StudyFacts | None = None
     series: SeriesFacts | None = None
+    processed: tuple[Processing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +92,14 @@ class RuleVerdict:
 class Decision:
     """An instance goes to a destination because of a rule: the first that named it.
 
-    It is urgent when any rule that named it says so.
+    It is urgent when any rule that named it says so. With `process`, the destination is a function; each rule
+    that names one gives it what that rule matched.
     """
 
     destination: str
     rule: str
     priority: Priority = "routine"
+    process: Process | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,9 @@ def evaluate(routing: Routing, facts: Facts, trigger: Trigger = "instance") -> E
                 known = decided.setdefault(name, Decision(name, rule.name, rule.priority))
                 if rule.priority == URGENT != known.priority:
                     decided[name] = replace(known, priority=URGENT)
+            if rule.process is not None:
+                function = rule.process.function
+                decided[f"{function}/{rule.name}"] = Decision(function, rule.name, rule.priority, rule.process)
             if routing.match == "first":
                 over = rule.name
     return Evaluation(tuple(decided.values()), tuple(verdicts))
@@ -143,6 +151,9 @@ def holds(condition: Condition, facts: Facts) -> Verdict:
         return _known(condition, condition.association, getattr(facts, condition.association))
     if isinstance(condition, StudyTest):
         return _known(condition, f"study {condition.study}", _of(facts.study, condition.study))
+    if isinstance(condition, OriginTest):
+        names = tuple(getattr(one, condition.origin) for one in facts.processed)
+        return _known(condition, f"origin {condition.origin}", names)
     if isinstance(condition, SeriesTest):
         return _known(condition, f"series {condition.series}", _of(facts.series, condition.series))
     return Verdict(held=True, condition="always")
@@ -161,6 +172,8 @@ def _skipped(rule: Rule, facts: Facts, trigger: Trigger) -> str:
         return "it is disabled"
     if rule.trigger != trigger:
         return f"it waits for the trigger {rule.trigger}"
+    if rule.process is not None and rule.name in {one.rule for one in facts.processed}:
+        return f"the instance came out of this rule: {in_words(facts.processed)}"
     if rule.active is not None and not rule.active.is_open(facts.received_at):
         return f"it was not active when the instance was received ({facts.received_at.isoformat(timespec='seconds')})"
     return ""
@@ -170,7 +183,7 @@ def _of(facts: StudyFacts | SeriesFacts | None, name: str) -> Any:
     return () if facts is None else getattr(facts, name)
 
 
-def _known(test: AssociationTest | StudyTest | SeriesTest, name: str, value: Any) -> Verdict:
+def _known(test: AssociationTest | StudyTest | SeriesTest | OriginTest, name: str, value: Any) -> Verdict:
     """Apply a test to something that is no attribute: empty means that nobody knows it."""
     values = value if isinstance(value, tuple) else (value,)
     texts = tuple(Found(str(one), "") for one in values if one != "")

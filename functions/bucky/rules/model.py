@@ -1,5 +1,7 @@
-"""A rule: when it is looked at, what it asks, where it sends, and what it changes on the way."""
+"""A rule: when it is looked at, what it asks, where it sends, what it changes on the way, which function it calls."""
 
+import hashlib
+import json
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +15,24 @@ from bucky.schedule import Schedule
 MAX_DEPTH = 16
 Trigger = Literal["instance", "series", "study_stable"]
 TRIGGERS: tuple[Trigger, ...] = ("instance", "series", "study_stable")
+
+
+class Process(BaseModel):
+    """An OpenFaaS function that is called with what the rule matched; what it answers comes back in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: str = Field(pattern=NAME_PATTERN, description="Its name, as `faas-cli list` shows it.")
+    parameters: dict[str, str | int | float | bool] = Field(
+        {}, max_length=50, description="Given to the function as they are; other parameters make it another processing."
+    )
+    timeout_seconds: float = Field(600.0, gt=0, le=3000, description="Longest a call may take, results included.")
+    max_result_bytes: int = Field(4 * 1024**3, gt=0, description="Most that the function may answer to one call.")
+
+    def parameters_sha256(self) -> str | None:
+        """Return a digest of the parameters, None when there are none."""
+        said = json.dumps(self.parameters, sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest() if self.parameters else None
 
 
 class Rule(BaseModel):
@@ -45,12 +65,19 @@ class Rule(BaseModel):
         description="Whether what `morph` replaced or removed is kept in the Original Attributes Sequence "
         "(PS3.3 §C.12.1.1.9) of what is sent.",
     )
-    destinations: tuple[str, ...] = Field(description="Names of destinations.")
+    destinations: tuple[str, ...] = Field((), description="Names of destinations.")
+    process: Process | None = Field(
+        None,
+        description="A function to call with each instance, or with all of a series or study at once when the rule "
+        "waits for that; its results come in as new instances.",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.quiet_seconds is not None and self.trigger == "instance":
             raise ValueError("quiet_seconds goes with trigger: series or study_stable")
+        if self.process is not None and self.morph:
+            raise ValueError("a function gets what was received, so morph cannot go with process: write two rules")
         if depth(self.when) > MAX_DEPTH:
             raise ValueError(f"conditions may be nested {MAX_DEPTH} deep")
         for kind, triggers in ((StudyTest, {"study_stable"}), (SeriesTest, {"series", "study_stable"})):

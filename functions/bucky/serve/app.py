@@ -7,6 +7,7 @@ Others are each processed and share one outcome: if either fails, their id is re
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -19,9 +20,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bucky.contract import BatchResult
-from bucky.errors import BuckyError
+from bucky.errors import BuckyError, Permanent, Retriable
 from bucky.events import CloudEvent
-from bucky.handlers import Handler, RefusedBatch, make_context
+from bucky.given import Given
+from bucky.handlers import Handler, RefusedBatch, failure_of, make_context
+from bucky.serve.answering import ResultsFile, ResultsResponse
 from bucky.serve.cloudevents import MalformedRequest, read_events
 from bucky.serve.dependencies import Dependencies
 
@@ -83,20 +86,31 @@ class FunctionApp:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await self._answer(request)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            response = await self._answer(request)
+        except BaseException:
+            self._ended()
+            raise
+        if not isinstance(response, ResultsResponse):
+            self._ended()
+        return response
+
+    def _ended(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
 
     async def _answer(self, request: Request) -> Response:
         started = time.perf_counter()
         events: Sequence[CloudEvent] = ()
         result = BatchResult(failures=(), events=())
+        results: ResultsFile | None = None
         status, error = 200, None
         try:
             events = _without_duplicates(read_events(request.headers, await self._body(request)))
-            result = await self._handler.run(events, self._context, self._dependencies.values)
+            if self._handler.kind == "process":
+                result, results = await self._process(events)
+            else:
+                result = await self._handler.run(events, self._context, self._dependencies.values)
         except MalformedRequest as malformed:
             status, error = 400, str(malformed)
         except RefusedBatch as refused:
@@ -110,7 +124,26 @@ class FunctionApp:
         self._record(events, result, status, error, time.perf_counter() - started)
         if error is not None:
             return JSONResponse({"error": error}, status)
+        if results is not None:
+            return ResultsResponse(results, self._ended)
         return Response(result.to_json(), media_type="application/json")
+
+    async def _process(self, events: Sequence[CloudEvent]) -> tuple[BatchResult, ResultsFile | None]:
+        """Let the handler process one event; return its results, or how it failed."""
+        if len(events) != 1:
+            raise MalformedRequest("a function that processes takes one event at a time")
+        results = ResultsFile()
+        try:
+            given = Given.of(events[0])
+            make = partial(self._handler.call, given, self._context, **self._dependencies.values)
+            await asyncio.to_thread(lambda: results.fill(make()))
+        except (Permanent, Retriable) as error:
+            results.file.close()
+            return BatchResult(failures=(failure_of(events[0].id, error),), events=()), None
+        except BaseException:
+            results.file.close()
+            raise
+        return BatchResult(failures=(), events=()), results
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()

@@ -1,10 +1,12 @@
 """When an upload counts as durable: an S3 server's `200` often comes before its fsync.
 
-Until the barrier has passed, the spool keeps its copy. After a restart whatever is still spooled is
-uploaded again, so no barrier has state to lose.
+Until the barrier has passed, the edge's spool keeps its copy, and what a function made is not announced. After
+a restart whatever is not announced is uploaded again, so no barrier has state to lose.
 """
 
 import asyncio
+import ctypes
+import errno
 import os
 import time
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Protocol
 
 from bucky.errors import SettingsError
 from bucky.settings import Settings
-from edge_scp.disk import Disk
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Barrier(Protocol):
@@ -45,7 +48,6 @@ class SyncFsBarrier:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._disk = Disk()
 
     async def passed(self, uploaded_at: float) -> None:  # noqa: ARG002 - all that is written is synced
         """Return when the file system is on the disk; raise `OSError` when it says otherwise."""
@@ -54,9 +56,11 @@ class SyncFsBarrier:
     def _sync(self) -> None:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._disk.sync_file_system(descriptor)
+            if _LIBC.syncfs(descriptor) != 0:
+                number = ctypes.get_errno() or errno.EIO
+                raise OSError(number, os.strerror(number))
         finally:
-            self._disk.close(descriptor)
+            os.close(descriptor)
 
 
 def barrier_of(settings: Settings) -> Barrier:

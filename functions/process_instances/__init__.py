@@ -1,0 +1,1 @@
+"""Gives instances to OpenFaaS functions and keeps what they make."""
