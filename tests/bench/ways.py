@@ -12,6 +12,8 @@ import httpx
 
 from bucky.index import DeliveryState
 from bucky.routing import Routing
+from local_stack.commands import stop_stack
+from local_stack.layout import Home
 from local_stack.servers import free_port
 from tests.bench.network import listening
 from tests.bench.receivers import DCMTK_ENVIRONMENT, MAX_PDU, READY_SECONDS, STOP_SECONDS
@@ -49,7 +51,13 @@ class BuckyWay:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._stack = RunningStack(folder / "bucky", {})
+        home = folder / "bucky"
+        try:
+            self._stack = RunningStack(home, {})
+        except BaseException:
+            # An interrupted benchmark leaves nothing running.
+            stop_stack(Home(home))
+            raise
         self.port = self._stack.ports.dicom
 
     def send_to(self, port: int) -> None:
