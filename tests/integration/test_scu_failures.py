@@ -16,6 +16,7 @@ from bucky.scu import Outcome, Outgoing, Peer, store_all
 from bucky.scu.batch import contexts_for
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import free_port
+from tests.dimse_proxy import DimseProxy
 
 CT, MR, ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.88.22"
 EXPLICIT, JPEG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
@@ -180,6 +181,18 @@ def test_a_peer_that_stops_reading_is_given_up_in_time() -> None:
         finished.set()
     assert result.outcome is Outcome.UNAVAILABLE
     assert result.reason.endswith("took no data for 2 s")
+
+
+def test_a_slow_line_takes_its_time(tmp_path: Path) -> None:
+    """An instance that needs longer than the timeout to get through is delivered: what moves is not hung."""
+    with Destination(tmp_path) as destination:
+        line = DimseProxy(lambda: socket.create_connection(("127.0.0.1", destination.port)))
+        line.open()
+        line.crawl(40_000)
+        results = store_all(Peer("DEMO", "127.0.0.1", line.port, timeout=0.5), [instance(1, size=60_000), instance(2)])
+        line.close()
+    assert [result.outcome for result in results] == [Outcome.STORED] * 2
+    assert results[0].seconds > 1
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,14 @@ No thread and no queue: memory is one fragment, and every wait has an end. Whate
 way is `DestinationUnavailable`, in words; what the peer answers is returned as it is.
 """
 
+import contextlib
+import fcntl
 import io
+import select
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,6 +27,8 @@ MAX_PDU_RECEIVED = 1024 * 1024
 MAX_COMMAND = 64 * 1024
 REJECTED_RETRY_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
+LOOK_SECONDS = 0.1
+"""How often to look whether data is still leaving, while there is no answer."""
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Only Linux has it."""
 
@@ -77,6 +84,7 @@ class Association:
                 self._send(pdu)
         except OSError as error:  # only the stream raises it: the socket's are translated
             self._lost("the data set could not be read to its end", error)
+        self._see_off()
         try:
             response = messages.store_response(self._command())
         except ValueError as error:
@@ -136,13 +144,36 @@ class Association:
                 raise ValueError("its command set has no end")
 
     def _send(self, pdu: bytes) -> None:
-        self._socket.settimeout(self._peer.timeout)
+        left = memoryview(pdu)
         try:
-            self._socket.sendall(pdu)
+            self._socket.settimeout(self._peer.timeout)
+            # Not `sendall`: its timeout is for the whole, which over a slow line takes its time.
+            while left:
+                left = left[self._socket.send(left) :]
         except TimeoutError as error:
             self._lost(f"{self._peer} took no data for {self._peer.timeout:g} s", error)
         except OSError as error:
             self._lost(f"{self._peer} closed the connection while it was sent to", error)
+
+    def _see_off(self) -> None:
+        """Wait while what was sent is still leaving: over a slow line that ends long after the last write."""
+        left, moved_at = self._under_way(), time.monotonic()
+        answers = select.poll()
+        answers.register(self._socket, select.POLLIN)
+        self._acknowledge_at_once()
+        while left and not answers.poll(LOOK_SECONDS * 1000):
+            now, still = time.monotonic(), self._under_way()
+            if still < left:
+                left, moved_at = still, now
+            elif now - moved_at > self._peer.timeout:
+                self._lost(f"{self._peer} took no data for {self._peer.timeout:g} s")
+
+    def _under_way(self) -> int:
+        """Return how many bytes the peer's system has not acknowledged yet, 0 where nobody knows."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
     def _receive(self, deadline: float) -> bytes:
         """Receive one PDU before the deadline (`time.monotonic()` seconds)."""
@@ -157,10 +188,7 @@ class Association:
         while len(received) < size:
             try:
                 self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                # A peer that leaves Nagle on and writes an answer in two pieces (DCMTK does) sends the second
-                # when the first is acknowledged: at once, instead of 40 ms later. Linux forgets the option.
-                if _QUICKACK is not None:
-                    self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                self._acknowledge_at_once()
                 chunk = self._socket.recv(size - len(received))
             except TimeoutError as error:
                 self._lost(f"{self._peer} did not answer within {self._peer.timeout:g} s", error)
@@ -170,6 +198,15 @@ class Association:
                 self._lost(f"{self._peer} closed the connection without an answer")
             received += chunk
         return bytes(received)
+
+    def _acknowledge_at_once(self) -> None:
+        """Have the next bytes acknowledged when they come, and not 40 ms later; Linux forgets it each time.
+
+        A peer that leaves Nagle on and writes an answer in two pieces (DCMTK does) waits for that with the second.
+        """
+        if _QUICKACK is not None:
+            with contextlib.suppress(OSError):  # a connection that broke says so when it is read
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _unexpected(self, pdu: bytes) -> NoReturn:
         if pdu[0] == messages.ABORT:

@@ -1,0 +1,13 @@
+"""Prints the tables of the fault tests at the end of a run."""
+
+import pytest
+
+TABLES = pytest.StashKey[list[str]]()
+"""The tables to print, as text."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the fault tests found."""
+    for table in config.stash.get(TABLES, []):
+        terminalreporter.section("faults")
+        terminalreporter.write_line(table)
