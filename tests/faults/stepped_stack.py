@@ -45,7 +45,9 @@ class SteppedStack:
             gateway = HttpWire(self._provider_port, self.trip, _call)
             gateway.open()
             closing.callback(gateway.close)
-            self.stack = RunningStack(self._home.path, {**environ, "BUCKY_GATEWAY_URL": gateway.url})
+            # Without trays, since a file that waits for its sync can be caught at that step.
+            own = {"BUCKY_GATEWAY_URL": gateway.url, "BUCKY_SPOOL_TRAYS": "0"}
+            self.stack = RunningStack(self._home.path, {**environ, **own})
             closing.callback(self.stack.stop)
             self.stack.others |= others
             self.edge = watched(DimseProxy(lambda: _connected(self.stack.ports.dicom)), "receive", self.trip)
