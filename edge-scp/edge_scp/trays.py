@@ -9,6 +9,7 @@ that has ended: no name, size or journal changes. The uploader empties a tray by
 Who has a tray stands on a page that all processes share; one process at a time may change what it says of a tray.
 """
 
+import errno
 import io
 import mmap
 import os
@@ -97,6 +98,10 @@ class Trays:
         """Write the trays that are not there yet, until there is no room for more."""
         zeros = mmap.mmap(-1, _AT_ONCE * TRAY_BYTES)
         there = os.fstat(self._writing).st_size // TRAY_BYTES
+        for index in range(min(there, count)):
+            if self._states[index] == State.ABSENT:
+                # Written by an uploader that did not live to say so.
+                self._states[index] = State.FREE
         for first in range(there, count, _AT_ONCE):
             if not room():
                 return
@@ -133,13 +138,17 @@ class Trays:
         return self._label(_index(entry)) == (entry.received_ns, entry.size)
 
     def open(self, entry: Entry) -> BinaryIO:
-        """Return an entry's record."""
+        """Return an entry's record; raise `FileNotFoundError` when it is not in its tray any more."""
+        if not self.holds(entry):
+            raise FileNotFoundError(errno.ENOENT, "the tray does not hold it any more", entry.name)
         start = _index(entry) * TRAY_BYTES + LABEL_BYTES
         return cast(BinaryIO, io.BufferedReader(_Part(self._reading, start, entry.size)))
 
     def release(self, entry: Entry) -> None:
-        """Empty a tray; it is free when that is on the disk."""
+        """Empty an entry's tray, unless it holds another by now; it is free when that is on the disk."""
         index = _index(entry)
+        if not self.holds(entry):
+            return
         os.pwrite(self._writing, self._empty, index * TRAY_BYTES)
         os.posix_fadvise(self._reading, index * TRAY_BYTES, TRAY_BYTES, os.POSIX_FADV_DONTNEED)
         self._states[index] = State.FREE

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bucky.settings import Settings
-from edge_scp.announcements import Ended
+from edge_scp.announcements import Ended, Kept
+from edge_scp.capacity import Announced
 from edge_scp.entry import Entry
 from edge_scp.record import CorruptRecord, verify
 from edge_scp.trays import LABEL_BYTES, TRAY_BYTES, State, Trays, wanted
@@ -212,6 +213,36 @@ def test_an_entry_of_a_tray_knows_whether_it_is_still_there(path: Path, content:
     fill(path, 0, content, when=8)
     assert not trays.holds(entry)
     assert not trays.holds(Entry(f"{8:020d}-0.tray", 12, verified=False))
+
+
+def test_news_that_come_too_late_touch_no_other_instance(world: SpoolWorld, content: bytes) -> None:
+    """An instance announced after it was found, uploaded and released is forgotten, not what its tray holds since."""
+    again = restarted(world, {0: content})
+    entry = again.spool.take()
+    assert entry is not None
+    again.spool.release(entry)
+    fill(again.folder.trays, 0, content, when=8)
+    again.spool.arrived([Kept(entry.name, entry.size, SLOT, Announced(entry.size, 1))])
+    late = again.spool.take()
+    assert late is not None
+    with pytest.raises(FileNotFoundError):
+        again.spool.open_record(late)
+    again.spool.release(late)
+    again.spool.give_back(late)
+    assert again.spool.take() is None
+    again.close()
+    (found,) = start(again.folder.trays).found()
+    assert found.received_ns == 8
+
+
+def test_trays_of_an_uploader_that_died_preparing_them_are_used(path: Path) -> None:
+    """Its successor goes on where it ended, with what it had written."""
+    trays, page = Trays.start(path, COUNT)
+    os.close(page)
+    assert trays is not None
+    os.truncate(path, 2 * TRAY_BYTES + 5000)
+    trays.prepare(COUNT, lambda: True)
+    assert (trays.free, path.stat().st_size) == (COUNT, COUNT * TRAY_BYTES)
 
 
 def test_a_part_is_read_like_a_file(path: Path, content: bytes) -> None:
