@@ -20,7 +20,7 @@ from pynetdicom.presentation import build_context
 from bucky.errors import SettingsError
 from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
-from edge_scp.receiver import Arrival
+from edge_scp.arrival import Arrival
 from local_stack.certificates import Certificates, ensure_certificates
 from tests.client_certificates import client, named_client
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone

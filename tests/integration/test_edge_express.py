@@ -22,7 +22,7 @@ from bucky.identity import read_identity
 from bucky.scu.messages import MAX_RECEIVED
 from bucky.settings import Listener
 from edge_scp import express
-from edge_scp.receiver import Arrival
+from edge_scp.arrival import Arrival
 from tests.integration.edge_process import ListenerAlone, eventually, listener_alone
 from tests.lane_talk import (
     BIG_ENDIAN_ID,
