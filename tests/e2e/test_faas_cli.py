@@ -215,5 +215,6 @@ import bucky.serve.app
 for name, loaded in sys.modules.items():
     if name.split(".")[0] in ("bucky", handler.split(".")[0]) and loaded.__file__:
         assert loaded.__file__.startswith(home + "/"), (name, loaded.__file__)
-assert hasattr(module, "handle") or hasattr(module, "handle_batch"), "no handler in " + handler
+kinds = ("handle", "handle_batch", "process")
+assert any(hasattr(module, kind) for kind in kinds), "no handler in " + handler
 """
