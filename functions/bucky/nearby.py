@@ -7,12 +7,15 @@ that: it may be missing at any time, and where it is, or is not what was asked f
 
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
+
+_COPY = re.compile(r"[0-9a-f]{64}\.dcm")
 
 
 class NearbyFirst(S3ObjectStore):
@@ -50,10 +53,11 @@ class NearbyCopies:
         self._bytes = 0
 
     def open(self) -> None:
-        """Make the folder, and empty it of what a predecessor left; raise `OSError`."""
+        """Make the folder, and remove the copies that a predecessor left; raise `OSError`."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in self._folder.iterdir():
-            left.unlink(missing_ok=True)
+            if _COPY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
 
     def keep(self, key: str, size: int, make: Callable[[Path], None]) -> None:
         """Have a copy made, a file of `size` bytes that begins with an object's bytes; raise `OSError`."""

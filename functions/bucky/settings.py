@@ -235,6 +235,9 @@ class Settings(BaseModel):
             field = name.removeprefix(PREFIX).lower()
             if field not in cls.model_fields:
                 raise SettingsError(f"{name} is not a setting; `bucky settings` lists those there are")
+            if value == "" and cls.model_fields[field].default is None:
+                # Said to be none, where the stack of `bucky up` would have one.
+                continue
             values[field] = _decoded(name, value) if _is_structured(cls, field) else value
         secrets_dir = Path(values.get("secrets_dir", cls.model_fields["secrets_dir"].default))
         for field in cls.secret_fields():

@@ -90,14 +90,15 @@ def test_the_oldest_copies_make_room(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
-    """Copies never take the room that receiving needs, and none outlives who would remove it."""
+    """Copies never take the room that receiving needs, none outlives who would remove it, and nothing else goes."""
     folder = tmp_path / "nearby"
     file = _spooled(tmp_path, b"x" * 100)
     roomy = NearbyCopies(folder, 1000, 0)
     roomy.open()
-    roomy.keep("studies/1.dcm", 118, partial(hardlink, file))
-    assert len(list(folder.iterdir())) == 1
+    roomy.keep(f"studies/{'1' * 64}.dcm", 118, partial(hardlink, file))
+    (folder / "report.dcm").write_text("not a copy")
+    assert len(list(folder.iterdir())) == 2
     short = NearbyCopies(folder, 1000, HUGE)
     short.open()
-    short.keep("studies/2.dcm", 118, partial(hardlink, file))
-    assert list(folder.iterdir()) == []
+    short.keep(f"studies/{'2' * 64}.dcm", 118, partial(hardlink, file))
+    assert [path.name for path in folder.iterdir()] == ["report.dcm"]
