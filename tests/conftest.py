@@ -10,11 +10,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
 from pynetdicom.transport import AssociationSocket
 
 from bucky.index import Index
@@ -190,11 +195,24 @@ def store_server(tmp_path: Path) -> Iterator[tuple[Running, Settings]]:
 
 
 @pytest.fixture
-def store_settings(_shared_store: Settings) -> Settings:
+def store_settings(_shared_store: Settings) -> Iterator[Settings]:
     """Settings that reach a fresh, existing bucket on the session's S3 server."""
     settings = _shared_store.model_copy(update={"store_bucket": f"bucky-{secrets.token_hex(6)}"})
     S3ObjectStore(settings).ensure_bucket()
-    return settings
+    yield settings
+    _remove_bucket(settings)
+
+
+def _remove_bucket(settings: Settings) -> None:
+    """Remove a bucket: SeaweedFS has volumes for some seventy."""
+    name = settings.store_bucket
+    keys = settings.store_access_key.get_secret_value(), settings.store_secret_key.get_secret_value()
+    client = Minio(urlsplit(settings.store_endpoint).netloc, *keys, secure=False, region=settings.store_region)
+    # What a test left to be uploaded may still arrive, or the bucket be gone already.
+    with suppress(S3Error):
+        objects = client.list_objects(name, recursive=True)
+        list(client.remove_objects(name, (DeleteObject(str(each.object_name)) for each in objects)))
+        client.remove_bucket(name)
 
 
 @dataclass
