@@ -21,8 +21,8 @@ NAMES = (
     "route-instance",
     "route-stable",
     "forward-instances",
-    "commit-deliveries",
     "process-instances",
+    "commit-deliveries",
     "record-dead-letter",
 )
 

@@ -121,7 +121,7 @@ async def test_readiness_follows_the_object_store(store_server: tuple[Running, S
     [
         ({"BUCKY_HANDLER": "no.such.handler"}, "bucky.serve: BUCKY_HANDLER=no.such.handler: there is no module no"),
         ({}, "bucky.serve: BUCKY_HANDLER names no module"),
-        ({"BUCKY_HANDLER": "bucky.trace"}, "bucky.serve: bucky.trace defines neither"),
+        ({"BUCKY_HANDLER": "bucky.trace"}, "bucky.serve: bucky.trace defines none"),
     ],
 )
 async def test_a_function_that_cannot_start_says_why_in_a_sentence(
