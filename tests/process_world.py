@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -229,3 +230,16 @@ def requested(event: CloudEvent) -> ProcessingRequested:
     payload = event.payload()
     assert isinstance(payload, ProcessingRequested)
     return payload
+
+
+@contextmanager
+def process_world(store: Settings, index: Index) -> Iterator[ProcessWorld]:
+    """Run a gateway whose function `counter` makes one instance of each, over a store and an index, for a block."""
+    gateway = Gateway()
+    gateway.open()
+    gateway.functions["counter"] = deriving
+    world = ProcessWorld(store, index, gateway)
+    yield world
+    gateway.hanging.set()
+    world.calls.close()
+    gateway.close()

@@ -19,7 +19,6 @@ from tests.process_world import (
     DICOM,
     MULTIPART,
     Answer,
-    Gateway,
     ProcessWorld,
     Script,
     data_set_sha256,
@@ -27,6 +26,7 @@ from tests.process_world import (
     deriving,
     files_of,
     multipart,
+    process_world,
     requested,
 )
 
@@ -36,14 +36,8 @@ JSON = "application/json"
 @pytest.fixture
 def world(store_settings: Settings, index: Index) -> Iterator[ProcessWorld]:
     """A store, an index, and a gateway whose function `counter` makes one instance of each."""
-    gateway = Gateway()
-    gateway.open()
-    gateway.functions["counter"] = deriving
-    world = ProcessWorld(store_settings, index, gateway)
-    yield world
-    gateway.hanging.set()
-    world.calls.close()
-    gateway.close()
+    with process_world(store_settings, index) as world:
+        yield world
 
 
 def test_a_study_goes_out_in_one_call_and_its_results_come_in(world: ProcessWorld) -> None:

@@ -22,7 +22,17 @@ from record_dead_letter.handler import handle_batch as record_dead_letters
 from route_stable import handler as route_stable
 from tests.index_rows import indexed
 from tests.keeper_world import Tables
-from tests.process_world import RULES, Answer, Gateway, ProcessWorld, derived, deriving, files_of, multipart, requested
+from tests.process_world import (
+    RULES,
+    Answer,
+    ProcessWorld,
+    derived,
+    deriving,
+    files_of,
+    multipart,
+    process_world,
+    requested,
+)
 from tests.sample_instances import samples
 
 CONTEXT = Context("route-stable", get_logger("test"))
@@ -31,13 +41,8 @@ CONTEXT = Context("route-stable", get_logger("test"))
 @pytest.fixture
 def world(store_settings: Settings, index: Index) -> Iterator[ProcessWorld]:
     """A store, an index, and a gateway whose function `counter` makes one instance of each, in the same study."""
-    gateway = Gateway()
-    gateway.open()
-    gateway.functions["counter"] = deriving
-    world = ProcessWorld(store_settings, index, gateway)
-    yield world
-    world.calls.close()
-    gateway.close()
+    with process_world(store_settings, index) as world:
+        yield world
 
 
 def declare(world: ProcessWorld, study: str) -> list[CloudEvent]:
