@@ -235,9 +235,13 @@ class _Conversation:
         self._client.sendall(pdu)
 
     def _receive(self, source: socket.socket) -> bytes:
-        """Return one PDU, or nothing at the end."""
+        """Return one PDU, or nothing at the end, be it in the middle of one."""
         header = self._exactly(source, 6)
-        return header + self._exactly(source, struct.unpack(">xxI", header)[0]) if header else b""
+        if not header:
+            return b""
+        (length,) = struct.unpack(">xxI", header)
+        body = self._exactly(source, length)
+        return header + body if len(body) == length else b""
 
     def _exactly(self, source: socket.socket, size: int) -> bytes:
         received = bytearray()

@@ -30,6 +30,8 @@ SHOWN_SECONDS = 60.0
 RIGHT_SECONDS = 90.0
 TIMEOUT_SECONDS = 1.5
 """How long the destinations may be silent: shorter than in life, so that a hanging one is noticed while we watch."""
+SLOW_LINE_TIMEOUT_SECONDS = 3.0
+"""The same over the slow line, where an instance is on its way for four seconds: room for a busy machine to answer."""
 ALONE = "ALONE"
 
 # What the index must say of it, while it lasts or at the end.
@@ -138,11 +140,7 @@ class Matrix:
         """Wait until each delivery has its end, and compare that with the destination's own truth."""
         row, node = self.rows[case], self._nodes[case]
         expected = others(row.sent) if case.fault is Fault.CRAWLS else row.sent
-        eventually(
-            lambda: len(self._of(case)) == len(expected) and {one.state for one in self._of(case)} <= SETTLED,
-            RIGHT_SECONDS,
-            f"each delivery of {case.name} has its end",
-        )
+        self._reach(case, SETTLED, len(expected))
         deliveries = self._of(case)
         if row.healed_at is not None:
             row.right_after = (max(one.updated_at for one in deliveries) - row.healed_at).total_seconds()
@@ -159,11 +157,7 @@ class Matrix:
         self._nodes[case].heal()
         asked = self._stack.api.post("/api/dead-letters/redrive", {"destination": case.name})
         assert (len(asked["redriven"]), asked["failed"]) == (self.rows[case].dead, {})
-        eventually(
-            lambda: {one.state for one in self._of(case)} == {DeliveryState.DELIVERED},
-            RIGHT_SECONDS,
-            f"what {case.name} had refused is delivered",
-        )
+        self._reach(case, {DeliveryState.DELIVERED}, INSTANCES)
         assert self._compare(case) == INSTANCES
 
     def _compare(self, case: Case) -> int:
@@ -192,7 +186,7 @@ class Matrix:
             document["destinations"].append(
                 {
                     **{"name": case.name, "type": "dimse", "aet": AET, "host": "127.0.0.1", "port": node.proxy.port},
-                    "timeout_seconds": TIMEOUT_SECONDS,
+                    "timeout_seconds": SLOW_LINE_TIMEOUT_SECONDS if case.fault is Fault.CRAWLS else TIMEOUT_SECONDS,
                 }
             )
             document["rules"].append({"name": case.name, "when": _when(case), "destinations": [case.name]})
@@ -230,6 +224,19 @@ class Matrix:
     def _of(self, case: Case) -> list[DeliveryRow]:
         study = self.rows[case].sent[0].study_instance_uid
         return [row for row in self._stack.deliveries(study) if row.destination == case.name]
+
+    def _reach(self, case: Case, states: set[DeliveryState], count: int) -> None:
+        """Wait until so many deliveries are in these states; else say in which they are, and why."""
+
+        def reached() -> bool:
+            deliveries = self._of(case)
+            return len(deliveries) == count and {one.state for one in deliveries} <= states
+
+        try:
+            eventually(reached, RIGHT_SECONDS, f"{count} deliveries of {case.name} are {', '.join(sorted(states))}")
+        except AssertionError as error:
+            found = Counter((one.state.value, one.attempts, one.reason) for one in self._of(case))
+            raise AssertionError(f"{error}, but {dict(found)}") from None
 
     def _delivered(self, case: Case) -> set[str]:
         return {row.sop_instance_uid for row in self._of(case) if row.state is DeliveryState.DELIVERED}
