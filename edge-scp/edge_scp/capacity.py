@@ -22,7 +22,7 @@ _WORD = 8
 _SLOT_WORDS = 6
 _FREE_SPACE_SECONDS = 0.2
 # A process may take this much, or a fraction of the room, before it looks at the others' words again.
-_ALLOWANCE = 1024 * 1024
+_ALLOWANCE = 8 * 1024 * 1024
 _SHARE = 64
 
 

@@ -5,7 +5,9 @@ import os
 import resource
 import socket
 import struct
+from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -21,6 +23,12 @@ __all__ = ["pytestmark"]
 def instance(number: int, pixels: int = 600_000) -> bytes:
     """Return a C-STORE-RQ with its data set."""
     return store(EXPLICIT_ID, data_set(f"1.2.3.{number}", pixels=pixels), f"1.2.3.{number}", message_id=number)
+
+
+def noise(uid: str, pixels: bytes) -> bytes:
+    """Return a C-STORE-RQ with these pixels."""
+    empty = data_set(uid, pixels=0)
+    return store(EXPLICIT_ID, empty[:-4] + len(pixels).to_bytes(4, "little") + pixels, uid)
 
 
 def free(alone: ListenerAlone) -> int:
@@ -59,6 +67,32 @@ def test_a_tray_is_used_again_and_again(tmp_path: Path) -> None:
             (file,) = alone.files()
             assert len(file) == record.object_size
     assert alone.world.ready() == []
+
+
+def test_digests_of_many_at_once(tmp_path: Path) -> None:
+    """Instances of all lengths, arriving at once in pieces of all lengths, have the digests of their own bytes."""
+    random = Random(20261126)
+    with listener_alone(tmp_path, trays=32) as alone, ExitStack() as associations:
+        peers = [associations.enter_context(associated(alone)) for _ in range(9)]
+        for turn in range(4):
+            sent = {
+                f"1.2.3.{turn}.{number}": random.randbytes(random.randrange(1_040_000)) for number in range(len(peers))
+            }
+            left = {peer: noise(uid, pixels) for peer, (uid, pixels) in zip(peers, sent.items(), strict=True)}
+            while left:
+                peer = random.choice(list(left))
+                size = random.choice((64, 5_000, 70_000, 300_000))
+                peer.send(left[peer][:size])
+                left[peer] = left[peer][size:]
+                if not left[peer]:
+                    del left[peer]
+            assert {peer.stored()[1] for peer in peers} == {0}
+            # It compares each digest with the bytes that are kept.
+            kept = {record.sop_instance_uid for record, _size in all_kept(alone.world.folder.path)}
+            assert kept >= sent.keys()
+            files = alone.files()
+            assert len(files) == len(sent)
+            assert all(any(file.endswith(pixels) for file in files) for pixels in sent.values())
 
 
 def test_a_label_is_written_last(tmp_path: Path) -> None:

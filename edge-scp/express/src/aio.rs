@@ -77,6 +77,12 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.start, BUFFER) }
     }
 
+    /// Return what is filled.
+    pub fn content(&self) -> &[u8] {
+        // SAFETY: no more than there is, and initialised when it was allocated.
+        unsafe { std::slice::from_raw_parts(self.start, self.filled) }
+    }
+
     /// Return what is not filled yet.
     pub fn room(&mut self) -> &mut [u8] {
         let from = self.filled;

@@ -31,6 +31,8 @@ pub struct TrayFile {
     /// Where the buffer goes in the tray.
     offset: u64,
     digest: Option<Sha256>,
+    /// Where in the buffer the digest has got to.
+    digested: usize,
     pub data_set_offset: u64,
     pub size: u64,
     pub taken: u64,
@@ -39,7 +41,15 @@ pub struct TrayFile {
 impl TrayFile {
     /// Return the SHA-256 of the data set.
     pub fn sha256(&mut self) -> [u8; 32] {
+        self.digest_rest();
         self.digest.take().map_or([0; 32], |digest| digest.finalize().into())
+    }
+
+    /// Have all of the buffer in the digest: as much as can be at once, so that meanwhile the peer can send the rest.
+    fn digest_rest(&mut self) {
+        let (Some(digest), Some(buffer)) = (&mut self.digest, &self.buffer) else { return };
+        digest.update(&buffer.content()[self.digested..]);
+        self.digested = buffer.filled;
     }
 }
 
@@ -109,20 +119,22 @@ impl Trays {
         buffer.filled = BLOCK;
         buffer.append(header);
         let data_set_offset = header.len() as u64;
-        let digest = self.digest.then(Sha256::new);
-        let (key, buffer) = (self.last_key, Some(buffer));
-        Some(TrayFile { key, index, buffer, offset: 0, digest, data_set_offset, size: data_set_offset, taken: 0 })
+        Some(TrayFile {
+            key: self.last_key,
+            index,
+            offset: 0,
+            digest: self.digest.then(Sha256::new),
+            digested: buffer.filled,
+            buffer: Some(buffer),
+            data_set_offset,
+            size: data_set_offset,
+            taken: 0,
+        })
     }
 
     /// Append pieces of the data set; there must be room for them (`LONGEST`).
     pub fn write(&mut self, file: &mut TrayFile, pieces: &[&[u8]]) -> Result<()> {
-        for piece in pieces {
-            if let Some(digest) = &mut file.digest {
-                digest.update(piece);
-            }
-            self.append(file, piece)?;
-        }
-        Ok(())
+        pieces.iter().try_for_each(|piece| self.append(file, piece))
     }
 
     /// Append the footer and have all of it made durable; `ended` says when it is, by the key returned.
@@ -173,12 +185,8 @@ impl Trays {
     /// Note that so many bytes of the data set are there, from where `room` began.
     pub fn filled(file: &mut TrayFile, size: usize) {
         let Some(buffer) = &mut file.buffer else { return };
-        let from = buffer.filled;
         buffer.filled += size;
         file.size += size as u64;
-        if let Some(digest) = &mut file.digest {
-            digest.update(&buffer.bytes()[from..from + size]);
-        }
     }
 
     /// Return which files are durable, or have failed with an error, since the last call.
@@ -233,10 +241,11 @@ impl Trays {
             });
         }
         self.writes.give_back(buffer);
-        if let (Ok(()), Some(last)) = (&copied, &mut file.buffer) {
+        if let (Ok(()), Some(last)) = (&copied, &file.buffer) {
             let (begin, end) = (if file.offset == 0 { BLOCK } else { 0 }, last.filled);
-            copied = copy(&last.bytes()[begin..end]);
+            copied = copy(&last.content()[begin..end]);
         }
+        file.digest_rest();
         let digest = file.digest.take();
         self.abandon(file);
         (digest, copied)
@@ -270,7 +279,9 @@ impl Trays {
 
     /// Write a full buffer, and go on with another.
     fn next_buffer(&mut self, file: &mut TrayFile) -> Result<()> {
+        file.digest_rest();
         let full = file.buffer.replace(self.writes.buffer());
+        file.digested = 0;
         let offset = file.offset;
         file.offset += BUFFER as u64;
         full.map_or(Ok(()), |full| self.begin(file.key, file.index, full, offset, false))
