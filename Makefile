@@ -64,6 +64,7 @@ bench-upload: setup ## Measure the way from the spool to store and broker
 
 bench-pipeline: setup ## Compare the way from C-STORE to a destination with Orthanc routing by Lua (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc
+	@-tools/build minio
 	@$(RUN)/python -m tests.bench.pipeline $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
 bench-reindex: setup ## Rebuild the index of 100,000 objects and compare it, row by row, with the one that parsing made

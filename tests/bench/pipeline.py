@@ -18,7 +18,8 @@ from tests.bench.journeys import CT, Journeys, travel
 from tests.bench.natives import build
 from tests.bench.receivers import SYSTEM_PATH, Missing, Receiver, found
 from tests.bench.senders import Load, Senders
-from tests.bench.ways import BuckyWay, OrthancWay, Way
+from tests.bench.ways import BuckyOnMinioWay, BuckyWay, OrthancWay, Way
+from tests.conftest import peer_tool
 
 MODULE = "tests.bench.pipeline"
 REPOSITORY = Path(__file__).parents[2]
@@ -102,6 +103,11 @@ def _loads(options: argparse.Namespace) -> dict[str, Load]:
 def _ways(*, own_network: bool) -> tuple[dict[str, Callable[[Path], Way]], list[Missing]]:
     ways: dict[str, Callable[[Path], Way]] = {"bucky": BuckyWay}
     missing = [Missing("mercure", "neither PyPI nor Debian has it; its installer needs a registry of container images")]
+    minio = peer_tool("minio")
+    if minio is None:
+        missing.append(Missing("bucky, MinIO", "MinIO is not built (tools/build minio)"))
+    else:
+        ways["bucky, MinIO"] = lambda folder: BuckyOnMinioWay(minio, folder)
     orthanc = shutil.which("Orthanc", path=SYSTEM_PATH)
     if orthanc is None:
         missing.append(Missing("Orthanc", "it is not installed (make test-peers)"))

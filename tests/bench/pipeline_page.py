@@ -14,7 +14,7 @@ from tests.bench.results import DISTURBED
 from tests.bench.targets import Verdict
 
 MARKER = "<!-- below: written by `make bench-pipeline` -->"
-OURS, THEIRS = "bucky", ("Orthanc, Lua", "Orthanc, Lua, jobs not saved")
+OURS, THEIRS = ("bucky", "bucky, MinIO"), ("Orthanc, Lua", "Orthanc, Lua, jobs not saved")
 _COLUMNS = ("", "instances/s", "acknowledged/s", "p50 ms", "p99 ms", "most ms", "CPU ms each")
 
 
@@ -24,17 +24,18 @@ def verdicts(journeys: Journeys) -> list[Verdict]:
 
 
 def _verdicts(journeys: Journeys) -> Iterator[Verdict]:
-    for node in dict.fromkeys(node for _load, node, _way in journeys.rounds):
-        steady = journeys.get("steady", node, OURS)
+    measured = dict.fromkeys((node, way) for _load, node, way in journeys.rounds if way in OURS)
+    for node, ours in measured:
+        steady = journeys.get("steady", node, ours)
         for name, most in (("p50", 250), ("p99", 1000)):
             value = getattr(steady, f"{name}_ms") if steady else None
             wanted, met = f"≤ {most}", value is not None and value <= most
-            yield Verdict(f"stored to delivered at {node}, steady load, {name} in ms", wanted, value, met)
-        mine = journeys.get("burst", node, OURS)
+            yield Verdict(f"{ours}, stored to delivered at {node}, steady load, {name} in ms", wanted, value, met)
+        mine = journeys.get("burst", node, ours)
         for way in THEIRS:
             theirs = journeys.get("burst", node, way)
             ratio = mine.rate / theirs.rate if mine and theirs else None
-            yield Verdict(f"sustained to {node}: {OURS} / {way}", "> 1", ratio, ratio is not None and ratio > 1)
+            yield Verdict(f"sustained to {node}: {ours} / {way}", "> 1", ratio, ratio is not None and ratio > 1)
 
 
 def show(console: Console, journeys: Journeys) -> None:
@@ -67,7 +68,7 @@ def publish(
 
 def _ways(journeys: Journeys, load: str, node: str) -> dict[str, Journey]:
     names = [way for one_load, one_node, way in journeys.rounds if (one_load, one_node) == (load, node)]
-    found = {way: journeys.get(load, node, way) for way in sorted(names, key=lambda way: (way != OURS, way))}
+    found = {way: journeys.get(load, node, way) for way in sorted(names, key=lambda way: (way not in OURS, way))}
     return {way: journey for way, journey in found.items() if journey is not None}
 
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import httpx
 
 from bucky.index import DeliveryState
 from bucky.routing import Routing
+from local_stack import servers
 from local_stack.commands import stop_stack
 from local_stack.layout import Home
+from local_stack.process import start, stop, wait_ready
 from local_stack.servers import free_port
 from tests.bench.network import listening
 from tests.bench.receivers import DCMTK_ENVIRONMENT, MAX_PDU, READY_SECONDS, STOP_SECONDS
@@ -49,11 +53,11 @@ class Way(Protocol):
 class BuckyWay:
     """The whole stack as `bucky up` starts it, with one rule: everything to the node."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+    def __init__(self, folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         home = folder / "bucky"
+        home.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._stack = RunningStack(home, {})
+            self._stack = RunningStack(home, dict(environ))
         except BaseException:
             # An interrupted benchmark leaves nothing running.
             stop_stack(Home(home))
@@ -93,6 +97,36 @@ class BuckyWay:
     def stop(self) -> None:
         """Stop as Ctrl-C does."""
         self._stack.stop()
+
+
+class BuckyOnMinioWay(BuckyWay):
+    """The same with MinIO for its object store."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        port, keys = free_port(), (f"bucky{secrets.token_hex(4)}", secrets.token_hex(16))
+        minio = servers.minio(program, folder / "minio", port, free_port(), *keys)
+        self._minio = start(minio, folder / "minio.log")
+        try:
+            wait_ready(minio, self._minio, folder / "minio.log")
+            store = {"ENDPOINT": f"http://127.0.0.1:{port}", "ACCESS_KEY": keys[0], "SECRET_KEY": keys[1]}
+            super().__init__(folder, {f"BUCKY_STORE_{name}": value for name, value in store.items()})
+        except BaseException:
+            stop(self._minio, STOP_SECONDS)
+            raise
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return MinIO's too."""
+        return super().cpu_seconds() | {"minio": sum(map(own_seconds, tree(self._minio.pid)))}
+
+    def pids(self) -> list[int]:
+        """Return MinIO's too."""
+        return [*super().pids(), self._minio.pid]
+
+    def stop(self) -> None:
+        """Stop the stack, then MinIO."""
+        super().stop()
+        stop(self._minio, STOP_SECONDS)
 
 
 class OrthancWay:

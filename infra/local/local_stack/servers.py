@@ -1,5 +1,6 @@
 """The servers Bucky stands on, as programs: nats-server, SeaweedFS, MinIO, PostgreSQL."""
 
+import json
 import os
 import shutil
 import socket
@@ -42,7 +43,8 @@ def nats_server(data: Path, port: int, monitor_port: int, user: str, password: s
             str(port),
         ),
         env={
-            "BUCKY_NATS_STORE": str(data),
+            # Parsed as a value of the configuration: a comma would end it.
+            "BUCKY_NATS_STORE": json.dumps(str(data)),
             "BUCKY_NATS_MONITOR": f'"{HOST}:{monitor_port}"',
             "BUCKY_NATS_USER": user,
             "BUCKY_NATS_PASSWORD": f'"{password}"',
