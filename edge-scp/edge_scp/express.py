@@ -72,8 +72,8 @@ def lane_of(
         write_back=synced,
         digest=DIGEST,
     )
-    if synced and trays is not None and trays.any:
-        _use(lane, trays)
+    if trays is not None and trays.any:
+        _use(lane, trays, synced=synced)
     return Express(lane, selector, receiver)
 
 
@@ -93,10 +93,10 @@ class TraysFor:
         return os.fstat(self.page).st_size > 0
 
 
-def _use(lane: "_express.Lane", trays: TraysFor) -> None:
-    """Have instances kept in trays, unless this process may not write past the cache."""
+def _use(lane: "_express.Lane", trays: TraysFor, *, synced: bool) -> None:
+    """Have instances kept in trays, past the cache if they are to be on the disk; unless this process may not."""
     try:
-        descriptor = os.open(trays.path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        descriptor = os.open(trays.path, os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if synced else 0))
         try:
             lane.use_trays(descriptor, trays.page, trays.receiver, trays.receivers, trays.slot)
         finally:

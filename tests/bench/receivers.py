@@ -134,14 +134,13 @@ def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Lau
         "BUCKY_NATS_URL": "nats://127.0.0.1:9",
     }
     trays = folder / TRAYS
-    bare = more.get("BUCKY_SPOOL_SYNC") == "none"
-    if (kept := folder.parent / TRAYS).exists() and not bare:
+    if (kept := folder.parent / TRAYS).exists():
         kept.rename(trays)
-    prepared = 0 if bare else Settings().spool_trays * TRAY_BYTES
+    prepared = Settings().spool_trays * TRAY_BYTES
     return Launch(
         (sys.executable, "-m", "edge_scp"),
         {**env, **more},
-        ready=lambda: not prepared or (trays.exists() and trays.stat().st_size >= prepared),
+        ready=lambda: trays.exists() and trays.stat().st_size >= prepared,
     )
 
 

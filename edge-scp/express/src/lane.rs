@@ -15,7 +15,7 @@ use crate::landing::Landed;
 use crate::room::Room;
 use crate::shared::{Bell, Board, checked};
 use crate::socket;
-use crate::trays::Trays;
+use crate::trays::{Care, Trays};
 
 pub const RECEIVED_AT_ONCE: usize = 256 * 1024;
 /// Of a message, so much tells what it is; the rest is received where it stays.
@@ -86,7 +86,8 @@ impl Lane {
 
     /// Keep instances in trays from here on.
     pub fn use_trays(&mut self, file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8) -> Result<()> {
-        let trays = Trays::open(file, page, stripe, owner, self.folder.digest)?;
+        let care = Care { digest: self.folder.digest, durable: self.board.is_some() };
+        let trays = Trays::open(file, page, stripe, owner, care)?;
         socket::watch(&self.epoll, trays.descriptor(), libc::EPOLLIN, TRAYS)?;
         self.trays = Some(trays);
         Ok(())

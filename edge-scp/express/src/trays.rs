@@ -69,6 +69,12 @@ struct Writer {
     stage: Stage,
 }
 
+/// What is done for an instance beside keeping its bytes.
+pub struct Care {
+    pub digest: bool,
+    pub durable: bool,
+}
+
 /// The trays of one process.
 pub struct Trays {
     file: OwnedFd,
@@ -81,13 +87,15 @@ pub struct Trays {
     writers: HashMap<u64, Writer>,
     last_key: u64,
     digest: bool,
+    /// Whether what is kept is to be on the disk.
+    durable: bool,
     /// Ended while others were waited for.
     unheard: Vec<Ended>,
 }
 
 impl Trays {
     /// Open the trays in a file, as `page` says how they stand; `stripe` is the first that may be taken, and the step.
-    pub fn open(file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8, digest: bool) -> Result<Self> {
+    pub fn open(file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8, with: Care) -> Result<Self> {
         let (first, step) = stripe;
         Ok(Self {
             file: duplicate(file)?,
@@ -99,7 +107,8 @@ impl Trays {
             writes: Writes::open()?,
             writers: HashMap::new(),
             last_key: 0,
-            digest,
+            digest: with.digest,
+            durable: with.durable,
             unheard: Vec::new(),
         })
     }
@@ -297,6 +306,7 @@ impl Trays {
     }
 
     fn begin(&mut self, key: u64, index: usize, buffer: Buffer, offset: u64, durable: bool) -> Result<()> {
+        let durable = durable && self.durable;
         self.writes.begin(key, self.file.as_raw_fd(), buffer, index as u64 * TRAY + offset, durable)?;
         if let Some(writer) = self.writers.get_mut(&key) {
             writer.under_way += 1;
