@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from local_stack.certificates import ensure_certificates
 from local_stack.servers import free_port
 from tests.client_certificates import asking_server, named_client
 from tests.forwarding_world import CT, EXPLICIT
+from tests.slow_line import SlowLine
 from tests.stow_server import Request, StowServer, Whole
 
 
@@ -246,6 +248,18 @@ def test_an_answer_that_never_comes_has_an_end(server: StowServer, monkeypatch: 
         f"{server.url} broke the connection: no answer in time",
     )
     finished.set()
+
+
+def test_over_a_slow_line_the_answer_is_waited_for_when_all_has_left(
+    server: StowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that takes longer than an answer may must arrive, not be sent again and again for ever."""
+    monkeypatch.setattr("bucky.forwarding.stow.ANSWER_FACTOR", 1)
+    with SlowLine(urlsplit(server.url).port or 0, bytes_per_second=100_000) as line:
+        url = f"http://127.0.0.1:{line.port}/dicom-web"
+        (result,) = send(url, [instance(1, bytes(400_000))], timeout_seconds=1.5)
+    assert (result.outcome, result.reason) == (Outcome.STORED, "")
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ use crate::intake::size_of;
 use crate::lane::Lane;
 use crate::trays::{LONGEST, TrayFile, Trays};
 
-/// A tray has so much room for what goes after an instance.
-const FOOTER: u64 = 8 * 1024;
+/// So much of an instance a tray can take; the rest is for what goes after it.
+const ROOM: u64 = LONGEST - 8 * 1024;
 
 /// What takes the bytes of one instance.
 pub enum Keeping {
@@ -92,7 +92,7 @@ impl Lane {
 
     /// Go on in a file of its own with what gets too long for its tray.
     fn moved_if_long(&mut self, arrival: &mut Arrival, more: u64) -> Result<(), Refusal> {
-        let long = matches!(&arrival.file, Ok(Keeping::Tray(tray)) if tray.size + more + FOOTER > LONGEST);
+        let long = matches!(&arrival.file, Ok(Keeping::Tray(tray)) if !Trays::fits(tray.size + more));
         let Some(trays) = self.trays.as_mut().filter(|_| long) else { return Ok(()) };
         let file = SpoolFile::create(&self.folder, Vec::new()).map_err(|error| Refusal::of(&error))?;
         let Ok(Keeping::Tray(tray)) = std::mem::replace(&mut arrival.file, Ok(Keeping::File(file))) else {
@@ -109,11 +109,11 @@ impl Lane {
 impl Trays {
     /// Tell whether an instance of such a size fits.
     pub fn fits(size: u64) -> bool {
-        size + FOOTER <= LONGEST
+        size <= ROOM
     }
 
     /// Return how much more a tray can take of an instance, after so many bytes.
     pub fn left(size: u64) -> usize {
-        (LONGEST - FOOTER).saturating_sub(size) as usize
+        ROOM.saturating_sub(size) as usize
     }
 }

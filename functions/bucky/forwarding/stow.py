@@ -1,5 +1,6 @@
 """Sending to a DICOMweb server by STOW-RS (PS3.18 §10.5)."""
 
+import socket
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -20,6 +21,10 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
 ANSWER_FACTOR = 4
 """How much longer than a connection an answer may take: the server stores every instance before it answers."""
+UNSENT_BYTES = 64 * 1024
+"""At most this waits in the system: over a slow line, the wait for an answer begins when nearly all has left."""
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+"""Not every system has it."""
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, 503, HTTPStatus.GATEWAY_TIMEOUT})
 _MISCONFIGURED = frozenset({401, 403, 404, 405, 406, 407, 411, 501})
 
@@ -39,12 +44,17 @@ class StowSender:
         identity = destination.tls_identity_secret
         timeout = destination.timeout_seconds
         self._destination = destination
-        self._client = httpx.Client(
-            auth=_auth(destination, secrets),
+        transport = httpx.HTTPTransport(
             verify=client_context(destination.tls_ca_file, secrets.file(identity) if identity else None),
+            limits=httpx.Limits(max_connections=destination.max_connections),
+            trust_env=False,
+            socket_options=[(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)] if _NOTSENT_LOWAT is not None else [],
+        )
+        self._client = httpx.Client(
+            transport=transport,
+            auth=_auth(destination, secrets),
             timeout=httpx.Timeout(timeout, read=timeout * ANSWER_FACTOR),
             headers={"Accept": ACCEPT},
-            limits=httpx.Limits(max_connections=destination.max_connections),
             follow_redirects=False,
             trust_env=False,
         )
