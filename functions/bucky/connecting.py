@@ -5,6 +5,9 @@ from pathlib import Path
 
 from bucky.errors import DestinationUnavailable
 
+ANSWER_FACTOR = 4
+"""How much longer than a connection an HTTP server's answer may take: it stores what it got before it answers, and over
+a slow line some of that is still on its way when all has been handed to the system."""
 MISCONFIGURED_RETRY_SECONDS = 30.0
 """Somebody must put it right first: no need to ask every second."""
 

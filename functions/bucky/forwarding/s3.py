@@ -14,7 +14,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
+from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS
 from bucky.destinations import S3Destination
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
 from bucky.events import utc_now
@@ -206,7 +206,7 @@ def _client(destination: S3Destination, secrets: Secrets) -> "S3Client":
         verify=str(destination.tls_ca_file) if destination.tls_ca_file else None,
         config=Config(
             connect_timeout=destination.timeout_seconds,
-            read_timeout=destination.timeout_seconds,
+            read_timeout=destination.timeout_seconds * ANSWER_FACTOR,
             max_pool_connections=destination.max_connections,
             # Who tries again, and when, is the connector's business.
             retries={"total_max_attempts": 1},

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import httpx
 
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS, client_context, in_words
+from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS, client_context, in_words
 from bucky.destinations import BasicAuth, BearerAuth, StowDestination
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding.in_units import Unit, in_units
@@ -19,8 +19,6 @@ from bucky.outgoing import Outcome, Outgoing, StoreResult
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
-ANSWER_FACTOR = 4
-"""How much longer than a connection an answer may take: the server stores every instance before it answers."""
 UNSENT_BYTES = 64 * 1024
 """At most this waits in the system: over a slow line, the wait for an answer begins when nearly all has left."""
 _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
