@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bucky.scu.messages import ABORT_REQUEST, DATA
+from tests.accepting import accept_each, shut, stop_accepting
 from tests.raw_peer import elements, us, values
 
 COMMAND, LAST = 0x01, 0x02
@@ -93,31 +94,21 @@ class DimseProxy:
         """Listen."""
         self._listener = socket.create_server(("127.0.0.1", self._port), backlog=64)
         self._port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        accept_each(self._listener, self._serve)
 
     def close(self) -> None:
         """Listen no longer, and end what is open."""
         listener, self._listener = self._listener, None
         if listener is not None:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+            stop_accepting(listener)
         self._released.set()
-        for one in list(self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        shut(*self._open)
 
     def crawl(self, bytes_per_second: float) -> None:
         """Become a slow line."""
         self.bytes_per_second = bytes_per_second
         if self._listener is not None:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * PIECE_BYTES)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError), self._upstream() as node:

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from tests.accepting import accept_each, shut, stop_accepting
+
 PIECE_BYTES = 1024
 
 
@@ -21,19 +23,11 @@ class SlowLine:
         self.port = int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        accept_each(self._listener, self._serve)
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        stop_accepting(self._listener)
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._to)) as server:
@@ -48,6 +42,4 @@ def _carry(source: socket.socket, sink: socket.socket, seconds_per_byte: float) 
         while piece := source.recv(PIECE_BYTES):
             time.sleep(len(piece) * seconds_per_byte)
             sink.sendall(piece)
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    shut(source, sink)

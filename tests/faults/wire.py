@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import BinaryIO
 
+from tests.accepting import accept_each, shut, stop_accepting
 from tests.dimse_proxy import Act, DimseProxy
 from tests.pausable_server import PausableServer
 
@@ -105,8 +106,7 @@ class HttpWire(PausableServer):
 
     def _cut(self, request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
-        with contextlib.suppress(OSError):
-            request.connection.shutdown(socket.SHUT_RDWR)
+        shut(request.connection)
 
 
 class NatsWire:
@@ -120,19 +120,11 @@ class NatsWire:
         self._upstream, self._trip = port, trip
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        accept_each(self._listener, self._serve)
 
     def close(self) -> None:
         """Listen no longer."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        stop_accepting(self._listener)
 
     def _serve(self, client: socket.socket) -> None:
         with client:
@@ -187,9 +179,7 @@ class _NatsConnection:
                         break
                     line += payload
                 sink.sendall(line)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        shut(source, sink)
 
     def _from_client(self, subject: str, reply: str, payload: bytes) -> bool:
         if subject in self._delivered:

@@ -72,6 +72,7 @@ struct Writer {
 /// What is done for an instance beside keeping its bytes.
 pub struct Care {
     pub digest: bool,
+    /// Whether it is on the disk before it is answered.
     pub durable: bool,
 }
 
@@ -86,16 +87,14 @@ pub struct Trays {
     writes: Writes,
     writers: HashMap<u64, Writer>,
     last_key: u64,
-    digest: bool,
-    /// Whether what is kept is to be on the disk.
-    durable: bool,
+    care: Care,
     /// Ended while others were waited for.
     unheard: Vec<Ended>,
 }
 
 impl Trays {
     /// Open the trays in a file, as `page` says how they stand; `stripe` is the first that may be taken, and the step.
-    pub fn open(file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8, with: Care) -> Result<Self> {
+    pub fn open(file: RawFd, page: RawFd, stripe: (usize, usize), owner: u8, care: Care) -> Result<Self> {
         let (first, step) = stripe;
         Ok(Self {
             file: duplicate(file)?,
@@ -107,8 +106,7 @@ impl Trays {
             writes: Writes::open()?,
             writers: HashMap::new(),
             last_key: 0,
-            digest: with.digest,
-            durable: with.durable,
+            care,
             unheard: Vec::new(),
         })
     }
@@ -132,7 +130,7 @@ impl Trays {
             key: self.last_key,
             index,
             offset: 0,
-            digest: self.digest.then(Sha256::new),
+            digest: self.care.digest.then(Sha256::new),
             digested: buffer.filled,
             buffer: Some(buffer),
             data_set_offset,
@@ -306,7 +304,7 @@ impl Trays {
     }
 
     fn begin(&mut self, key: u64, index: usize, buffer: Buffer, offset: u64, durable: bool) -> Result<()> {
-        let durable = durable && self.durable;
+        let durable = durable && self.care.durable;
         self.writes.begin(key, self.file.as_raw_fd(), buffer, index as u64 * TRAY + offset, durable)?;
         if let Some(writer) = self.writers.get_mut(&key) {
             writer.under_way += 1;
