@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 UV_VERSION := 0.13.8
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
+SYNC = UV_PYTHON=$${UV_PYTHON:-$$(tools/find-python)} $(UV) sync --frozen --quiet
 RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
@@ -19,8 +20,8 @@ setup: .venv/.installed ## Install everything from the lock file into .venv
 	@python3 -m venv .cache/uv || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.venv/.installed: uv.lock pyproject.toml tools/build_express.py $(wildcard edge-scp/express/Cargo.* edge-scp/express/src/*) | $(filter .cache/%,$(UV))
-	@$(UV) sync --frozen --quiet
+.venv/.installed: uv.lock pyproject.toml tools/find-python tools/build_express.py $(wildcard edge-scp/express/Cargo.* edge-scp/express/src/*) | $(filter .cache/%,$(UV))
+	@$(SYNC)
 	@touch $@
 
 demo: setup ## Send real DICOM the whole way; leaves the stack running (KEEP=0 stops it)
@@ -55,7 +56,7 @@ test-postgres: setup ## Run every test that touches the index against a real Pos
 
 bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom and C (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc
-	@$(UV) sync --frozen --quiet --inexact --group bench
+	@$(SYNC) --inexact --group bench
 	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
 bench-upload: setup ## Measure the way from the spool to store and broker
@@ -71,7 +72,7 @@ bench-reindex: setup ## Rebuild the index of 100,000 objects and compare it, row
 	@$(RUN)/python -m tests.bench.reindex $(ARGS)
 
 fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
-	@$(UV) sync --frozen --quiet --inexact --group fuzz
+	@$(SYNC) --inexact --group fuzz
 	@$(RUN)/python -m tests.fuzz $(ARGS)
 
 test-powercut: setup ## Cut the power under load, again and again (root)

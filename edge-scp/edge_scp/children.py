@@ -13,6 +13,7 @@ from typing import Any
 
 from bucky.errors import SettingsError
 from bucky.log import configure, get_logger
+from bucky.memory import settle
 from bucky.settings import Settings
 from edge_scp.channel import Channel, Message, channel_pair
 from edge_scp.commit_board import BoardDescriptors
@@ -215,6 +216,7 @@ def run(
         settings = Settings.load(os.environ)
         inherited = Inherited.of(sys.argv[1:])
         configure(settings.log_level)
+        settle()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             well = runner.run(work(settings, inherited))
     except SettingsError as error:

@@ -7,6 +7,7 @@ import sys
 from bucky import log
 from bucky.broker import connect
 from bucky.errors import BuckyError
+from bucky.memory import settle
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
@@ -35,6 +36,7 @@ async def run(settings: Settings) -> None:
     )
     server = HttpServer(pages(connector, metrics), settings.connector_http_host, settings.connector_http_port)
     await server.start()
+    settle()
     log.get_logger("connector").info("connector.started", port=server.port)
 
     await connector.run(stop)

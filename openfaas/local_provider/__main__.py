@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bucky import log
 from bucky.errors import BuckyError, SettingsError
+from bucky.memory import settle
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 from local_provider.api import build_app
@@ -33,7 +34,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
         stop.set()
 
     async with new_client() as client:
-        functions = Functions(settings.provider_dir, inherited_environment(environ), client, on_fault)
+        functions = Functions(settings.provider_dir, inherited_environment(environ), on_fault)
         app = build_app(
             functions,
             Proxy(functions, client),
@@ -42,6 +43,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
         )
         server = HttpServer(app, HOST, settings.provider_port)
         await server.start()
+        settle()
         functions.restore()
         _log.info("provider started", url=f"http://{HOST}:{server.port}")
         await stop.wait()

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from bucky.errors import NotFound
 from bucky.log import get_logger
 from local_provider.deployments import (
@@ -59,7 +57,6 @@ class Functions:
         self,
         folder: Path,
         inherited: Mapping[str, str],
-        client: httpx.AsyncClient,
         on_fault: Callable[[BaseException], None],
     ) -> None:
         self._store = DeploymentStore(folder / "functions")
@@ -67,7 +64,6 @@ class Functions:
         self._logs = folder / "logs"
         make_folder(self._logs)
         self._inherited = inherited
-        self._client = client
         self._on_fault = on_fault
         self._functions: dict[str, Function] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -180,7 +176,7 @@ class Functions:
     def _roll(self, function: Function) -> None:
         deployment = function.deployed.deployment
         mounted = self._secrets.mount(deployment.service, deployment.secrets)
-        replicas = ReplicaSet(command(deployment, self._inherited, mounted), function.log, self._client, self._on_fault)
+        replicas = ReplicaSet(command(deployment, self._inherited, mounted), function.log, self._on_fault)
         function.sets.insert(0, replicas)
         self._start(_take_over(function, replicas))
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import quote
 
-import httpx
-
+from bucky.kept_connections import CallFailed
 from bucky.log import get_logger
 from local_provider.logs import FunctionLog
-from local_provider.process import Command, Replica
+from local_provider.process import HOST, Command, Replica
 
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 10.0
@@ -15,6 +16,7 @@ STEADY_SECONDS = 10.0
 PROBE_SECONDS = 0.1
 READY_PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 5.0
+MOST_ANSWER_BYTES = 64 * 1024
 FAILED_PROBES = 2
 
 _log = get_logger("provider")
@@ -27,12 +29,10 @@ class ReplicaSet:
         self,
         command: Command,
         log: FunctionLog,
-        client: httpx.AsyncClient,
         on_fault: Callable[[BaseException], None],
     ) -> None:
         self._command = command
         self._function_log = log
-        self._client = client
         self._on_fault = on_fault
         self._keepers: list[asyncio.Task[None]] = []
         self._running: list[Replica] = []
@@ -135,11 +135,12 @@ class ReplicaSet:
             await asyncio.sleep(READY_PROBE_SECONDS if ready else PROBE_SECONDS)
 
     async def _says_ready(self, replica: Replica) -> bool:
+        head = f"GET {quote(self._command.ready_path, safe='/?&=%')} HTTP/1.1\r\nHost: {HOST}".encode()
         try:
-            answer = await self._client.get(replica.url + self._command.ready_path, timeout=PROBE_TIMEOUT_SECONDS)
-        except httpx.TransportError:
+            answer = await replica.calls.call(head, b"", silence=PROBE_TIMEOUT_SECONDS, most_bytes=MOST_ANSWER_BYTES)
+        except CallFailed:
             return False
-        return answer.status_code == httpx.codes.OK
+        return answer.status == HTTPStatus.OK
 
     def _announce(self) -> None:
         self._changed.set()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from bucky import log
 from bucky.errors import BuckyError
 from bucky.handlers import load_handler
+from bucky.memory import settle
 from bucky.serve.app import FunctionApp
 from bucky.serve.dependencies import Dependencies
 from bucky.serve.server import HttpServer, stop_signal
@@ -33,6 +34,7 @@ async def serve(settings: Settings) -> int:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = stop_signal()
     await server.start()
+    settle()
     logger.info("function.started", function=handler.function, port=server.port, needs=handler.dependencies)
 
     opening = asyncio.create_task(dependencies.open())

@@ -6,6 +6,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,7 +78,15 @@ def examine(home: Home) -> Iterator[Finding]:
 
 def _python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    return Finding("python", "good", version)
+    # As tools/find-python chooses it: distributions optimise theirs without saying so.
+    if "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")) or sys.base_prefix == "/usr":
+        return Finding("python", "good", version)
+    return Finding(
+        "python",
+        "note",
+        f"{version}, built without optimisations: everything takes half as long again",
+        "install your distribution's Python, remove .venv, and run `make setup`",
+    )
 
 
 def _tool(tool: str, argument: str) -> Finding:
