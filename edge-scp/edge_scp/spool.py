@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,18 +59,17 @@ class Spool:
         self.on_ready()
 
     def open_record(self, entry: Entry) -> BinaryIO:
-        """Return an entry's record, as a file."""
+        """Return an entry's record, as a file; from a tray, as one in memory."""
         trays = self._trays_of(entry)
         return self.path(entry).open("rb") if trays is None else trays.open(entry)
 
-    def copy(self, entry: Entry, target: Path) -> None:
-        """Have an entry's record in another file: by another name for its own, or written there, not synced."""
-        trays = self._trays_of(entry)
-        if trays is None:
-            target.hardlink_to(self.path(entry))
+    def copy(self, entry: Entry, record: BinaryIO, target: Path) -> None:
+        """Have an entry's open record in another file: by another name for its own, or written there, not synced."""
+        if isinstance(record, BytesIO):
+            with target.open("xb", buffering=0) as copy:
+                copy.write(record.getbuffer())
         else:
-            with trays.open(entry) as record, target.open("xb") as copy:
-                shutil.copyfileobj(record, copy, 1024 * 1024)
+            target.hardlink_to(self.path(entry))
 
     def path(self, entry: Entry) -> Path:
         """Return where the file of an entry is that is in no tray."""

@@ -19,13 +19,9 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
 
 from bucky.settings import Settings
 from edge_scp.entry import Entry
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 TRAY_BYTES = 1024 * 1024
 LABEL_BYTES = 4096
@@ -137,12 +133,11 @@ class Trays:
         """Tell whether an entry is still in its tray."""
         return self._label(_index(entry)) == (entry.received_ns, entry.size)
 
-    def open(self, entry: Entry) -> BinaryIO:
-        """Return an entry's record; raise `FileNotFoundError` when it is not in its tray any more."""
+    def open(self, entry: Entry) -> io.BytesIO:
+        """Return an entry's record, read at once; raise `FileNotFoundError` when it is not in its tray any more."""
         if not self.holds(entry):
             raise FileNotFoundError(errno.ENOENT, "the tray does not hold it any more", entry.name)
-        start = _index(entry) * TRAY_BYTES + LABEL_BYTES
-        return cast(BinaryIO, io.BufferedReader(_Part(self._reading, start, entry.size)))
+        return io.BytesIO(os.pread(self._reading, entry.size, _index(entry) * TRAY_BYTES + LABEL_BYTES))
 
     def release(self, entry: Entry) -> None:
         """Empty an entry's tray, unless it holds another by now; it is free when that is on the disk."""
@@ -166,30 +161,6 @@ class Trays:
         magic, when, size, checksum = _LABEL.unpack(label)
         whole = magic == _MAGIC and checksum == zlib.crc32(label[:-4]) and size <= TRAY_BYTES - LABEL_BYTES
         return (when, size) if whole else None
-
-
-class _Part(io.RawIOBase):
-    """Part of a file, as a file."""
-
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size = descriptor, start, size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        room = memoryview(buffer)[: max(0, self._size - self._at)]
-        read = os.preadv(self._descriptor, [room], self._start + self._at) if room else 0
-        self._at += read
-        return read
 
 
 def _index(entry: Entry) -> int:

@@ -51,6 +51,10 @@ class Uploaded:
     uploaded_at: float
 
 
+class Unfit(Exception):
+    """An entry cannot be uploaded, and never will; that says nothing of the store."""
+
+
 class Uploader:
     """The loops between the spool and the outside; `run` until cancelled."""
 
@@ -113,7 +117,7 @@ class Uploader:
         except Unavailable:
             # Behind the others: should the store refuse this one alone, they go on.
             self._spool.give_back(entry)
-        except (InvalidInstance, CorruptRecord) as error:
+        except Unfit as error:
             await self._set_aside(entry, str(error))
         except Exception:
             # The failure policy of uploads: whatever happened, the instance is tried again.
@@ -138,12 +142,9 @@ class Uploader:
     async def _upload(self, entry: Entry) -> Uploaded:
         started = time.monotonic()
         try:
-            record = await self._record(entry)
-            key = record.key
-            await self._store.call(lambda: asyncio.to_thread(self._put, entry, key, record.object_size))
+            record = await self._store.call(lambda: asyncio.to_thread(self._put, entry))
         finally:
             self._uploading.release()
-        self._leave_nearby(entry, record)
         ended = time.monotonic()
         self._metrics.uploaded(record.object_size, ended - started)
         return Uploaded(entry, record, started, ended)
@@ -156,28 +157,23 @@ class Uploader:
             with contextlib.suppress(Unavailable):
                 return await self._broker.call(lambda: self._publisher.publish(event))
 
-    async def _record(self, entry: Entry) -> Record:
-        if entry.verified:
-            # A few hundred bytes just written: read sooner than a thread takes it up.
-            with self._spool.open_record(entry) as file:
-                return read_record(file)
-        return await asyncio.to_thread(self._verified, entry)
-
-    def _verified(self, entry: Entry) -> Record:
+    def _put(self, entry: Entry) -> Record:
+        """Upload an entry, in a thread; its record is read once, and a copy stays nearby."""
         with self._spool.open_record(entry) as file:
-            return verify(file)
-
-    def _put(self, entry: Entry, key: str, size: int) -> None:
-        with self._spool.open_record(entry) as file:
-            self._objects.put(key, file, size)
-
-    def _leave_nearby(self, entry: Entry, record: Record) -> None:
-        if self._nearby is not None:
             try:
-                self._nearby.keep(record.key, entry.size, partial(self._spool.copy, entry))
-            except OSError as error:
-                # Only speed is lost: whoever reads asks the store.
-                log.warning("nearby.unwritable", entry=entry.name, error=error.strerror)
+                record = read_record(file) if entry.verified else verify(file)
+                key = record.key
+            except (InvalidInstance, CorruptRecord) as error:
+                raise Unfit(str(error)) from error
+            file.seek(0)
+            self._objects.put(key, file, record.object_size)
+            if self._nearby is not None:
+                try:
+                    self._nearby.keep(key, entry.size, partial(self._spool.copy, entry, file))
+                except OSError as error:
+                    # Only speed is lost: whoever reads asks the store.
+                    log.warning("nearby.unwritable", entry=entry.name, error=error.strerror)
+            return record
 
     async def _set_aside(self, entry: Entry, reason: str) -> None:
         log.error("instance.set_aside", entry=entry.name, reason=reason)

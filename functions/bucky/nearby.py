@@ -8,7 +8,7 @@ that: it may be missing at any time, and where it is, or is not what was asked f
 import contextlib
 import os
 import re
-from collections import deque
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,14 +42,13 @@ class NearbyFirst(S3ObjectStore):
 
 
 class NearbyCopies:
-    """The folder as the edge keeps it: at most `max_bytes`, the oldest go first, and none while the disk is short.
-
-    One thread at a time.
-    """
+    """The folder as the edge keeps it: at most `max_bytes`, the oldest go first, and none while the disk is short."""
 
     def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int) -> None:
         self._folder, self._max_bytes, self._min_free_bytes = folder, max_bytes, min_free_bytes
-        self._copies: deque[tuple[Path, int]] = deque()
+        self._guard = threading.Lock()
+        # The oldest first; who has made room for one makes it.
+        self._sizes: dict[Path, int] = {}
         self._bytes = 0
 
     def open(self) -> None:
@@ -62,20 +61,25 @@ class NearbyCopies:
     def keep(self, key: str, size: int, make: Callable[[Path], None]) -> None:
         """Have a copy made, a file of `size` bytes that begins with an object's bytes; raise `OSError`."""
         copy = self._folder / copy_name(key)
-        if copy.exists():
-            return
+        with self._guard:
+            wanted = self._made_room(copy, size)
+        if wanted:
+            make(copy)
+
+    def _made_room(self, copy: Path, size: int) -> bool:
+        if copy in self._sizes:
+            return False
         space = os.statvfs(self._folder)
         room = self._max_bytes if space.f_bavail * space.f_frsize > self._min_free_bytes + self._max_bytes else 0
-        self._bytes += size
-        while self._copies and self._bytes > room:
-            oldest, its_size = self._copies.popleft()
-            self._bytes -= its_size
+        while self._sizes and self._bytes + size > room:
+            oldest = next(iter(self._sizes))
+            self._bytes -= self._sizes.pop(oldest)
             oldest.unlink(missing_ok=True)
-        if self._bytes > room:
-            self._bytes -= size
-            return
-        self._copies.append((copy, size))
-        make(copy)
+        if self._bytes + size > room:
+            return False
+        self._sizes[copy] = size
+        self._bytes += size
+        return True
 
 
 def copy_name(key: str) -> str:

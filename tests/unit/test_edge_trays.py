@@ -245,7 +245,7 @@ def test_trays_of_an_uploader_that_died_preparing_them_are_used(path: Path) -> N
     assert (trays.free, path.stat().st_size) == (COUNT, COUNT * TRAY_BYTES)
 
 
-def test_a_part_is_read_like_a_file(path: Path, content: bytes) -> None:
+def test_a_record_is_read_like_a_file(path: Path, content: bytes) -> None:
     """Reading, seeking and the end are those of the record, not of the file that holds it."""
     start(path)
     fill(path, 1, content)
