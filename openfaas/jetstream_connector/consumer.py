@@ -25,8 +25,9 @@ from jetstream_connector.topology import stream_of
 from jetstream_connector.turns import Turns
 
 LONG_FETCH_SECONDS = 2.0
-# While a call is in flight, the next batch may gather for so many times its linger.
-LINGERS = 5
+# While a call is in flight, the next batch gathers for so long, and looks so often whether that has ended.
+GATHER_SECONDS = 0.2
+LOOK_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 # Messages sent back with a delay still count as delivered, and past this many nothing behind them comes.
 LEAST_ACK_PENDING = 50_000
@@ -167,22 +168,22 @@ class Consumer:
     async def _fetch(self, size: int) -> list[Msg]:
         """Wait for a first message, then linger for a full batch; return none when there is none.
 
-        It lingers longer while a call is in flight: a second call with a part of a batch takes from the first
-        what that would leave over for it.
+        It gathers on while a call is in flight: a second call with a part of a batch takes from the first what
+        that would leave over for it, and small batches cost nearly as much as large ones.
         """
         pull = self._pull
         fetched = await self._first(pull) if pull is not None else []
-        linger = self._subscription.linger
-        for _ in range(LINGERS):
-            if pull is None or not fetched or len(fetched) >= size or self._stopping.is_set():
-                break
+        wait = linger = min(self._subscription.linger, LONG_FETCH_SECONDS)
+        gathers_until = time.monotonic() + GATHER_SECONDS
+        while pull is not None and 0 < len(fetched) < size and not self._stopping.is_set():
             try:
-                fetched += await pull.more(size - len(fetched), min(linger, LONG_FETCH_SECONDS))
+                fetched += await pull.more(size - len(fetched), wait)
             except NatsError:
                 # What was fetched counts; if the broker is away, the next fetch will say so.
                 break
-            if not self._work or linger <= 0:
+            if not self._work or linger <= 0 or time.monotonic() >= gathers_until:
                 break
+            wait = max(linger, LOOK_SECONDS)
         return fetched
 
     async def _first(self, pull: Pull) -> list[Msg]:
