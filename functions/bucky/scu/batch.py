@@ -60,6 +60,9 @@ def store_all(
                 on_result(index, result)
 
     lanes = max(1, min(associations, len(items)))
+    if lanes == 1:
+        _store_share(peer, items, range(len(items)), tell, limits)
+        return [results[index] for index in range(len(items))]
     with ThreadPoolExecutor(lanes, "c-store") as pool:
         try:
             shares = [range(lane, len(items), lanes) for lane in range(lanes)]
