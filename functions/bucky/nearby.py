@@ -47,7 +47,7 @@ class NearbyCopies:
     def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int) -> None:
         self._folder, self._max_bytes, self._min_free_bytes = folder, max_bytes, min_free_bytes
         self._guard = threading.Lock()
-        # The oldest first; who has made room for one makes it.
+        # The oldest first.
         self._sizes: dict[Path, int] = {}
         self._bytes = 0
 
@@ -62,9 +62,8 @@ class NearbyCopies:
         """Have a copy made, a file of `size` bytes that begins with an object's bytes; raise `OSError`."""
         copy = self._folder / copy_name(key)
         with self._guard:
-            wanted = self._made_room(copy, size)
-        if wanted:
-            make(copy)
+            if self._made_room(copy, size):
+                make(copy)
 
     def _made_room(self, copy: Path, size: int) -> bool:
         if copy in self._sizes:

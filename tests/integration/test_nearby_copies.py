@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -102,3 +103,16 @@ def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
     short.open()
     short.keep(f"studies/{'2' * 64}.dcm", 118, partial(hardlink, file))
     assert [path.name for path in folder.iterdir()] == ["report.dcm"]
+
+
+def test_uploads_at_once_keep_each_copy_once_and_within_the_room(tmp_path: Path) -> None:
+    """Uploads run side by side, and the same instance may come twice at once."""
+    folder = tmp_path / "nearby"
+    copies = NearbyCopies(folder, 1000, 0)
+    copies.open()
+    file = _spooled(tmp_path, b"x" * 82)
+    with ThreadPoolExecutor(8) as threads:
+        keys = [f"studies/{number // 4}.dcm" for number in range(400)]
+        list(threads.map(lambda key: copies.keep(key, 100, partial(hardlink, file)), keys))
+    assert sorted(int(path.stem) for path in folder.iterdir())[-1] == 99
+    assert len(list(folder.iterdir())) == 10
