@@ -85,6 +85,8 @@ class Consumer:
         self.dispatcher.stopping = True
         run, keep_alive = self._tasks
         await run
+        if self._pull is not None:
+            self._in_hand |= {id(raw): raw for raw in await self._pull.end()}
         if self._work:
             await asyncio.wait(self._work, timeout=seconds)
         for task in self._work:

@@ -5,6 +5,7 @@ for every message. Here one request waits for a first message, and one more take
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Self
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 
 _NEXT = "$JS.API.CONSUMER.MSG.NEXT"
@@ -21,6 +23,7 @@ _HEARTBEAT = "100"
 _OVER = frozenset({"404", "408", "409"})
 # What the broker is given to say that a request is over, once it is.
 _ANSWER_SECONDS = 0.5
+END_SECONDS = 2.0
 
 
 class Pull:
@@ -52,6 +55,15 @@ class Pull:
     def arrived(self) -> list[Msg]:
         """Return one message that came for a request that was given up, or none."""
         return self._waiting(1)
+
+    async def end(self) -> list[Msg]:
+        """Take nothing more, so that no request left open gets what is handed back; return what had come already."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._client.is_connected:
+            with contextlib.suppress(NatsError, TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+        return self._waiting(len(self._came))
 
     async def close(self) -> None:
         """Close the inbox; what was sent to it comes again."""

@@ -99,8 +99,11 @@ async def test_readiness_follows_the_object_store(store_server: tuple[Running, S
                 response = await client.get("/ready")
                 return str(response.json().get("reason", response.json()["status"]))
 
+            async def without_bucket() -> bool:
+                return "'bucky' does not exist" in await reason()
+
             await ready(f"http://127.0.0.1:{port}/health")
-            assert "'bucky' does not exist" in await reason()
+            await until(without_bucket)
             assert (await post(client, event("a"))).status_code == 503
             S3ObjectStore(settings).ensure_bucket()
             await ready(f"http://127.0.0.1:{port}/ready")
