@@ -2,7 +2,7 @@
 
 import gc
 
-# Python's own are 700, 10 and 10: a service that handles hundreds of events a second then spends a tenth of its time
+# Python's own are 700, 10 and 10: a service that handles hundreds of events a second then spends its time on
 # looking for cycles among the classes and statements it keeps for ever.
 _THRESHOLDS = (20_000, 20, 10)
 

@@ -189,14 +189,14 @@ class Consumer:
         return fetched
 
     async def _first(self, pull: Pull) -> list[Msg]:
-        """Wait for one message; when stopped meanwhile, return one that had come already."""
+        """Wait for one message; when stopped meanwhile, return none and leave what comes to the end of the pull."""
         fetch = asyncio.create_task(pull.first(LONG_FETCH_SECONDS))
         await asyncio.wait({fetch, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
         if fetch.done():
             return fetch.result()
         fetch.cancel()
         await asyncio.wait({fetch})
-        return pull.arrived()
+        return []
 
     async def _ensure(self) -> None:
         """Make the durable consumer, or bring it up to date, and subscribe to it."""

@@ -23,7 +23,7 @@ _HEARTBEAT = "100"
 _OVER = frozenset({"404", "408", "409"})
 # What the broker is given to say that a request is over, once it is.
 _ANSWER_SECONDS = 0.5
-END_SECONDS = 2.0
+_END_SECONDS = 2.0
 
 
 class Pull:
@@ -52,16 +52,13 @@ class Pull:
         waiting: dict[str, object] = {"expires": int(seconds * 1e9)} if seconds > 0 else {"no_wait": True}
         return await self._ask({"batch": size, **waiting}, size, seconds + _ANSWER_SECONDS)
 
-    def arrived(self) -> list[Msg]:
-        """Return one message that came for a request that was given up, or none."""
-        return self._waiting(1)
-
     async def end(self) -> list[Msg]:
         """Take nothing more, so that no request left open gets what is handed back; return what had come already."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._client.is_connected:
+            # What a broker that is going away sends after this comes again after its ack wait.
             with contextlib.suppress(NatsError, TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
+                async with asyncio.timeout(_END_SECONDS):
                     await subscription.drain()  # type: ignore[no-untyped-call]
         return self._waiting(len(self._came))
 

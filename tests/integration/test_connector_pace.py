@@ -235,7 +235,7 @@ async def test_a_batch_that_waits_for_its_turn_is_handed_back_at_the_stop(nats_s
         consumers = made.connector._subscribers["worker"].consumers.values()
         await until(lambda: sum(len(one._in_hand) for one in consumers) == 2)
         made.stop.set()
-        await asyncio.sleep(0.05)
+        await until(lambda: all(one.dispatcher.stopping for one in consumers))
         release.set()
     assert len(made.gateway.calls) == 1
     async with stage(nats_settings, streams=False) as made:

@@ -60,17 +60,17 @@ def store_all(
                 on_result(index, result)
 
     lanes = max(1, min(associations, len(items)))
+    shares = [range(lane, len(items), lanes) for lane in range(lanes)]
     if lanes == 1:
-        _store_share(peer, items, range(len(items)), tell, limits)
-        return [results[index] for index in range(len(items))]
-    with ThreadPoolExecutor(lanes, "c-store") as pool:
-        try:
-            shares = [range(lane, len(items), lanes) for lane in range(lanes)]
-            for work in [pool.submit(_store_share, peer, items, share, tell, limits) for share in shares]:
-                work.result()
-        except BaseException:
-            limits.stop.set()
-            raise
+        _store_share(peer, items, shares[0], tell, limits)
+    else:
+        with ThreadPoolExecutor(lanes, "c-store") as pool:
+            try:
+                for work in [pool.submit(_store_share, peer, items, share, tell, limits) for share in shares]:
+                    work.result()
+            except BaseException:
+                limits.stop.set()
+                raise
     return [results[index] for index in range(len(items))]
 
 
