@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 from bucky.cli.app import app
 from bucky.events import CloudEvent, DeadLettered
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
+from bucky.ports import free_port
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, traefik
 from local_stack.process import Program, http_ok
-from local_stack.servers import free_port
 from tests.admin_world import KEY, indexed, requested
 from tests.conftest import make_nats, run
 

@@ -24,10 +24,10 @@ from pynetdicom.transport import AssociationSocket
 
 from bucky.index import Index
 from bucky.objects import S3ObjectStore
+from bucky.ports import free_port
 from bucky.settings import Settings
 from local_stack import servers
 from local_stack.process import Program, start, stop, wait_ready
-from local_stack.servers import free_port
 
 PEERS = {
     "dcmtk": ("storescu", "dcmsend", "echoscu", "storescp"),

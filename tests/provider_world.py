@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
+from bucky.ports import free_port
 from local_stack.process import Program, http_ok
-from local_stack.servers import free_port
 from tests.conftest import Running, run
 
 USER = "admin"

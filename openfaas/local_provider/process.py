@@ -5,7 +5,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from bucky.kept_connections import KeptConnections
+from bucky.ports import free_port
 from bucky.settings import PREFIX, Settings
 from local_provider.deployments import Deployment, InvalidRequest
 from local_provider.logs import FunctionLog
@@ -95,8 +95,11 @@ class Replica:
 
     @classmethod
     async def start(cls, command: Command, log: FunctionLog) -> Self:
-        """Start the command on a free port, in a process group of its own, leashed to this process."""
-        port = _free_port()
+        """Start the command on a free port, in a process group of its own, leashed to this process.
+
+        Should another process take the port first, the function ends, and is started again on another.
+        """
+        port = free_port()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-I", "-S", str(LEASH), str(os.getpid())),
@@ -154,12 +157,3 @@ class Replica:
             rest = rest[-READ_BYTES:]
         if rest:
             self._log.append(self.instance, rest.decode(errors="replace"))
-
-
-def _free_port() -> int:
-    # Another process may take it before the function does; the function then fails to bind, ends, and is
-    # started again on another.
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from tests.bench.natives import Natives
 from tests.bench.network import listening
 from tests.bench.stored import TRAY_BYTES, TRAYS

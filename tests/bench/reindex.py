@@ -28,11 +28,12 @@ from bucky import log
 from bucky.index import Index
 from bucky.index.schema import instances, series, studies
 from bucky.objects import S3ObjectStore
+from bucky.ports import free_port
 from bucky.settings import Settings
 from keeper.readers import PROCESSES, THREADS, DirectReader, ProcessReader, Reader
 from keeper.reindex import Reindex, ReindexReport
 from local_stack.process import stop
-from local_stack.servers import free_port, postgresql
+from local_stack.servers import postgresql
 from tests.conftest import make_store, run
 from tests.keeper_world import ONLY_THE_INDEX_KNOWS, indexed, store_samples
 

@@ -13,12 +13,12 @@ from typing import Protocol
 import httpx
 
 from bucky.index import DeliveryState
+from bucky.ports import free_port
 from bucky.routing import Routing
 from local_stack import servers
 from local_stack.commands import stop_stack
 from local_stack.layout import Home
 from local_stack.process import start, stop, wait_ready
-from local_stack.servers import free_port
 from tests.bench.network import listening
 from tests.bench.receivers import DCMTK_ENVIRONMENT, MAX_PDU, READY_SECONDS, STOP_SECONDS
 from tests.bench.usage import own_seconds, tree

@@ -18,7 +18,7 @@ from bucky.events import utc_now
 from bucky.index import Counts, Index
 from bucky.index.database import Database
 from bucky.index.schema import metadata
-from local_stack.servers import free_port
+from bucky.ports import free_port
 from tests.index_rows import digest, indexed
 
 MIGRATE = """

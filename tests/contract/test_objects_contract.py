@@ -20,8 +20,8 @@ import pytest
 from bucky.errors import InvalidInstance, NotFound, StoreUnavailable
 from bucky.keys import object_key
 from bucky.objects import PART_BYTES, MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from tests.running_stack import eventually
 
 KEY = object_key("1.2", "1.2.3", "1.2.3.4", "a" * 64)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from local_stack.servers import REPOSITORY, free_port
+from bucky.ports import free_port
+from local_stack.servers import REPOSITORY
 
 README = REPOSITORY / "openfaas" / "jetstream_connector" / "README.md"
 _BLOCK = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

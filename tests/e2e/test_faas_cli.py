@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from bucky.ports import free_port
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments, read_stack
-from local_stack.servers import REPOSITORY, free_port
+from local_stack.servers import REPOSITORY
 from tests.conftest import peer_tool
 from tests.provider_world import PASSWORD, USER, Provider, eventually, running_provider
 

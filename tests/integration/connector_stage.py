@@ -23,13 +23,14 @@ from starlette.routing import Route
 
 from bucky.broker import connect
 from bucky.events import CloudEvent
+from bucky.ports import free_port
 from bucky.serve.server import HttpServer
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import GatewayDirectory
 from jetstream_connector.metrics import Metrics
-from local_stack.servers import REPOSITORY, free_port
+from local_stack.servers import REPOSITORY
 
 Batch = list[dict[str, Any]]
 Behaviour = Callable[[Batch], Awaitable[Response]]

@@ -20,6 +20,7 @@ import nats
 from pynetdicom.association import Association
 
 from bucky.events import CloudEvent
+from bucky.ports import free_port
 from bucky.scu import Peer
 from bucky.settings import Listener, Settings
 from edge_scp.connections import Verdict
@@ -29,7 +30,6 @@ from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
-from local_stack.servers import free_port
 from tests.edge_world import SLOT, SpoolWorld
 
 NOWHERE = "127.0.0.1:9"

@@ -12,8 +12,8 @@ import pytest
 from nats.js.errors import NotFoundError
 from starlette.responses import Response
 
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from tests.conftest import Running
 from tests.integration.connector_stage import (
     Batch,

@@ -16,10 +16,10 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from bucky.part10 import split
+from bucky.ports import free_port
 from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from local_stack.destination import Destination, received, storage_sop_classes
 from local_stack.process import tcp_open
-from local_stack.servers import free_port
 from tests.conftest import peer_tool
 
 CT_SMALL = Path(pydicom.data.__file__).parent / "test_files" / "CT_small.dcm"

@@ -9,9 +9,9 @@ import pytest
 from bucky.destinations import DimseDestination
 from bucky.forwarding import Secrets, Senders
 from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.ports import free_port
 from local_stack.certificates import ensure_certificates
 from local_stack.destination import Destination
-from local_stack.servers import free_port
 from tests.client_certificates import asking_server, named_client
 from tests.forwarding_world import CT, EXPLICIT
 

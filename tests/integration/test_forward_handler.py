@@ -17,9 +17,9 @@ from bucky.events import (
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore, put_bytes
+from bucky.ports import free_port
 from forward_instances import content
 from local_stack.destination import Answer, Destination, Received
-from local_stack.servers import free_port
 from tests.forwarding_world import MR, CrashingIndex, forward, request, save_destination, state
 
 SENDERS = Senders(Secrets(Path("/nowhere")))

@@ -11,9 +11,9 @@ from bucky.events import DeliveryFailed
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
+from bucky.ports import free_port
 from bucky.streams import DAY, STREAMS
 from keeper.overdue import Overdue
-from local_stack.servers import free_port
 from tests.contract.destination_worlds import model
 from tests.forwarding_world import forward, request, save_destination, state
 from tests.upper_world import eventually

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bucky.kept_connections import Answer, Broken, CallFailed, KeptConnections, NotConnected, Silent
-from local_stack.servers import free_port
+from bucky.ports import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nRetry-After: 7\r\n\r\nhello"
 HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 3"

@@ -21,12 +21,12 @@ from starlette.responses import Response
 from bucky.events import CloudEvent, DeliveryRequested, delivery_id
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
+from bucky.ports import free_port
 from bucky.routing import Routing
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from jetstream_connector import gate, outcomes
 from local_stack.destination import Answer, Destination, Received
-from local_stack.servers import free_port
 from tests.forwarding_world import forward, request
 from tests.integration.connector_stage import Batch, Stage, open_client, stage, until
 from tests.integration.test_forward_handler import SENDERS

@@ -19,8 +19,8 @@ from bucky.keys import object_key
 from bucky.log import get_logger
 from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from parse_instance.handler import handle_batch
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

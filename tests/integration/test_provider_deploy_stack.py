@@ -10,9 +10,10 @@ from pydantic import SecretStr
 
 from bucky.errors import Permanent, Retriable, SettingsError
 from bucky.index import Index
+from bucky.ports import free_port
 from bucky.settings import Settings
 from local_provider.client import deploy
-from local_stack.servers import REPOSITORY, free_port
+from local_stack.servers import REPOSITORY
 from tests.provider_world import PASSWORD, USER, eventually, running_provider
 
 STACK = REPOSITORY / "openfaas" / "stack.yaml"

@@ -14,8 +14,8 @@ from bucky.forwarding import Secrets, Senders, s3
 from bucky.forwarding.s3 import S3Sender
 from bucky.objects import S3ObjectStore, put_bytes
 from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from tests.contract.destination_worlds import S3World
 from tests.forwarding_world import CT, EXPLICIT
 from tests.way_to_store import WayToStore

@@ -12,10 +12,10 @@ from pynetdicom import ALL_TRANSFER_SYNTAXES
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
 from bucky.errors import NotFound, StoreUnavailable
+from bucky.ports import free_port
 from bucky.scu import Outcome, Outgoing, Peer, store_all
 from bucky.scu.batch import contexts_for
 from local_stack.destination import Answer, Destination, Received
-from local_stack.servers import free_port
 from tests.dimse_proxy import DimseProxy
 
 CT, MR, ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.88.22"

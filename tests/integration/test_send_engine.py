@@ -10,11 +10,11 @@ import pytest
 
 from bucky.foreign_file import ForeignFile, read_foreign_file
 from bucky.part10 import FileMeta, file_header
+from bucky.ports import free_port
 from bucky.scu import Peer
 from bucky.send import FileResult, Sent, send
 from local_stack.demo_data import Expected, demo_files
 from local_stack.destination import Answer, Destination
-from local_stack.servers import free_port
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -10,8 +10,8 @@ import pytest
 
 from bucky.events import BATCH_MEDIA_TYPE, CloudEvent
 from bucky.objects import S3ObjectStore
+from bucky.ports import free_port
 from bucky.settings import Settings
-from local_stack.servers import free_port
 from tests.conftest import Running
 from tests.integration.connector_stage import ended, process, ready, until
 

@@ -18,8 +18,8 @@ from bucky.forwarding import Secrets
 from bucky.forwarding.stow import StowSender
 from bucky.forwarding.stow_answer import read_answer
 from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.ports import free_port
 from local_stack.certificates import ensure_certificates
-from local_stack.servers import free_port
 from tests.client_certificates import asking_server, named_client
 from tests.forwarding_world import CT, EXPLICIT
 from tests.slow_line import SlowLine

@@ -22,11 +22,11 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
+from bucky.ports import free_port
 from bucky.settings import Settings
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, ping_url, traefik
 from local_stack.process import Program, http_ok
-from local_stack.servers import free_port
 from tests.conftest import Running, run
 
 KEY = "key-of-the-gateway-test"

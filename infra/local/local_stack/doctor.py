@@ -21,9 +21,10 @@ from rich.table import Table
 
 from bucky.errors import BuckyError
 from bucky.objects import S3ObjectStore
+from bucky.ports import is_free
 from bucky.settings import Settings
 from local_stack.commands import DEFAULT_HOME, AsJson, HomeOption, running
-from local_stack.layout import Home, Ports, is_free
+from local_stack.layout import Home, Ports
 from local_stack.process import ProcessFailed
 from local_stack.servers import installed
 from local_stack.stack import build

@@ -2,15 +2,14 @@
 
 import json
 import secrets
-import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from bucky.errors import BuckyError
+from bucky.ports import free_port, is_free
 from bucky.settings import secret_file_name
-from local_stack.servers import HOST, free_port
 
 
 class CannotStart(BuckyError):
@@ -44,15 +43,12 @@ class Ports:
     seaweedfs_5: int = 8888
     seaweedfs_6: int = 18888
     seaweedfs_7: int = 18333
-    seaweedfs_8: int = 33646
+    seaweedfs_8: int = 23647
 
     @classmethod
     def free(cls) -> Self:
         """Choose ports nobody listens on just now."""
-        chosen: set[int] = set()
-        while len(chosen) < len(fields(cls)):
-            chosen.add(free_port())
-        return cls(*chosen)
+        return cls(*(free_port() for _ in fields(cls)))
 
     @property
     def seaweedfs(self) -> tuple[int, ...]:
@@ -128,14 +124,3 @@ class Home:
             return None
         record: dict[str, Any] = json.loads(self.record.read_text())
         return record
-
-
-def is_free(port: int) -> bool:
-    """Say whether a server could listen on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

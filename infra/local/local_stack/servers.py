@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,6 @@ from local_stack.process import ProcessFailed, Program, exits_with_0, http_ok
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOST = "127.0.0.1"
 NOBODY = 65534
-
-
-def free_port() -> int:
-    """Return a TCP port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def installed(tool: str) -> str:

@@ -1,0 +1,37 @@
+"""Ports for servers: none that an outgoing connection could take before the server binds it."""
+
+import socket
+
+import pytest
+
+from bucky import ports
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "lowest", "highest", "count"),
+    [
+        ("32768\t60999\n", 20_000, 65_535, 12_768 + 4_536),
+        ("1024 60999", 61_000, 65_535, 4_536),
+        ("1024 65535", 20_000, 65_535, 45_536),
+    ],
+)
+def test_servers_stay_clear_of_outgoing_connections(outgoing: str, lowest: int, highest: int, count: int) -> None:
+    """A port is outside the range outgoing connections get, unless that leaves none."""
+    chosen = ports.servers_ports(outgoing)
+    assert (chosen[0], chosen[-1], len(chosen)) == (lowest, highest, count)
+
+
+def test_a_port_is_handed_out_once_and_can_be_listened_on() -> None:
+    """Each call gives another port."""
+    chosen = [ports.free_port() for _ in range(500)]
+    assert len(set(chosen)) == 500
+    with socket.create_server(("127.0.0.1", chosen[-1])):
+        assert not ports.is_free(chosen[-1])
+
+
+def test_a_port_that_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody listens on is not offered."""
+    taken, free = ports.free_port(), ports.free_port()
+    monkeypatch.setattr(ports, "_turns", iter([taken, free]))
+    with socket.create_server(("127.0.0.1", taken)):
+        assert ports.free_port() == free
