@@ -8,7 +8,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 
-.PHONY: help setup demo up down test lint test-peers test-minio test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
+.PHONY: help setup demo up down test lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -20,8 +20,9 @@ setup: .venv/.installed ## Install everything from the lock file into .venv
 	@python3 -m venv .cache/uv || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.venv/.installed: uv.lock pyproject.toml tools/find-python tools/build_express.py $(wildcard edge-scp/express/Cargo.* edge-scp/express/src/*) | $(filter .cache/%,$(UV))
+.venv/.installed: uv.lock pyproject.toml tools/find-python tools/build tools/build_express.py $(wildcard edge-scp/express/Cargo.* edge-scp/express/src/*) | $(filter .cache/%,$(UV))
 	@$(SYNC)
+	@-tools/build versitygw
 	@touch $@
 
 demo: setup ## Send real DICOM the whole way; leaves the stack running (KEEP=0 stops it)
@@ -49,6 +50,9 @@ test-peers: setup ## Install the peers that tests talk to (DCMTK, Orthanc: root 
 
 test-minio: setup ## Run every test that touches the object store against a real MinIO
 	@if tools/build minio; then TEST_STORE=minio $(RUN)/pytest $(ARGS); fi
+
+test-versitygw: setup ## Run every test that touches the object store against a real Versity S3 Gateway
+	@if tools/build versitygw; then TEST_STORE=versitygw $(RUN)/pytest $(ARGS); fi
 
 test-postgres: setup ## Run every test that touches the index against a real PostgreSQL
 	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || tools/install-peers postgresql; \

@@ -27,7 +27,9 @@ from bucky.objects import S3ObjectStore
 from bucky.ports import free_port
 from bucky.settings import Settings
 from local_stack import servers
+from local_stack.own_store import GATEWAY
 from local_stack.process import Program, start, stop, wait_ready
+from local_stack.servers import built
 
 PEERS = {
     "dcmtk": ("storescu", "dcmsend", "echoscu", "storescp"),
@@ -37,17 +39,8 @@ PEERS = {
 _used: set[str] = set()
 _missing: set[str] = set()
 
-
-def peer_tool(tool: str) -> str | None:
-    """Return the path of a peer's tool, from the cache of built tools or from the system.
-
-    The system's comes before this environment's: pynetdicom installs a `storescu` of its own.
-    """
-    cached = servers.REPOSITORY / ".cache" / "bin" / tool
-    if cached.exists():
-        return str(cached)
-    return shutil.which(tool, path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
-
+# The object stores that TEST_STORE may name; SeaweedFS, the default, needs more ports than these.
+STORES = {"minio": servers.minio, "versitygw": servers.versitygw}
 
 # The fixtures through which tests reach the server that TEST_STORE or TEST_INDEX replaces.
 STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test", "world"}
@@ -66,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker in item.iter_markers("peer"):
             name = marker.args[0]
-            if all(peer_tool(tool) for tool in PEERS[name]):
+            if all(built(tool) for tool in PEERS[name]):
                 _used.add(name)
             else:
                 _missing.add(name)
@@ -143,16 +136,16 @@ def make_store(folder: Path) -> tuple[Running, Settings]:
     """Start a fresh S3 server in the folder; return it with settings that reach it."""
     access, secret = "bucky" + secrets.token_hex(4), secrets.token_hex(16)
     port, console = free_port(), free_port()
-    if os.environ.get("TEST_STORE") == "minio":
-        executable = peer_tool("minio")
-        if executable is None:
-            pytest.fail("TEST_STORE=minio, but MinIO is not built: run `make test-minio`")
-        program = servers.minio(executable, folder / "minio", port, console, access, secret)
-        _used.add("minio")
-    else:
+    name = os.environ.get("TEST_STORE", "seaweedfs")
+    if name == "seaweedfs":
         internal = tuple(free_port() for _ in range(8))
-        program = servers.seaweedfs(folder / "seaweedfs", port, console, internal, access, secret)
-        _used.add("seaweedfs")
+        program = servers.seaweedfs(folder / name, port, console, internal, access, secret)
+    else:
+        executable = built(name)
+        if executable is None:
+            pytest.fail(f"TEST_STORE={name}, but {name} is not built: run `make test-{name}`")
+        program = STORES[name](executable, folder / name, port, console, access, secret)
+    _used.add(name)
     settings = Settings.load(
         {
             "BUCKY_STORE_ENDPOINT": f"http://127.0.0.1:{port}",
@@ -276,9 +269,9 @@ def servers_under_test(
 ) -> Iterator[ServersUnderTest]:
     """MinIO or PostgreSQL where this run is about them; nothing where the stack brings its own."""
     under_test = ServersUnderTest({}, {})
-    if os.environ.get("TEST_STORE") == "minio":
-        server, settings = make_store(tmp_path_factory.mktemp("minio"))
-        under_test.running["minio"] = server
+    if "TEST_STORE" in os.environ:
+        server, settings = make_store(tmp_path_factory.mktemp("store"))
+        under_test.running["object-store"] = server
         under_test.environ |= {
             "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
             "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
@@ -287,7 +280,7 @@ def servers_under_test(
             "BUCKY_STORE_BARRIER_SECONDS": "2",
         }
     else:
-        _used.add("seaweedfs")
+        _used.add(GATEWAY if built(GATEWAY) else "seaweedfs")
     if os.environ.get("TEST_INDEX") == "postgres":
         postgresql: PostgreSql = request.getfixturevalue("_postgresql")
         under_test.running["postgresql"] = postgresql.server
@@ -296,8 +289,8 @@ def servers_under_test(
         _used.add("sqlite")
     _used.update(("nats-server", "traefik"))
     yield under_test
-    if "minio" in under_test.running:
-        under_test.running["minio"].stop()
+    if "object-store" in under_test.running:
+        under_test.running["object-store"].stop()
 
 
 @pytest.fixture

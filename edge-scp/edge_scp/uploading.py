@@ -113,7 +113,7 @@ def _prepare(trays: Trays | None, settings: Settings) -> None:
 
 
 def _nearby(settings: Settings) -> NearbyCopies | None:
-    if settings.nearby_dir is None:
+    if settings.nearby_dir is None or settings.store_files_dir is not None:
         return None
     copies = NearbyCopies(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
     try:

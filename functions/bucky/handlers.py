@@ -62,10 +62,9 @@ class Dependency:
 
 
 def _open_objects(settings: Settings) -> Any:
-    from bucky.nearby import NearbyFirst
-    from bucky.objects import S3ObjectStore
+    from bucky.nearby import nearby_first
 
-    return NearbyFirst(settings, settings.nearby_dir) if settings.nearby_dir else S3ObjectStore(settings)
+    return nearby_first(settings)
 
 
 def _open_index(settings: Settings) -> Any:

@@ -1,8 +1,9 @@
-"""Copies of what was stored just now, on the machine it came in at (docs/adr/0024).
+"""Objects as files on the machine they came in at, which spares the object store two reads of nearly every instance.
 
-The edge leaves each instance it has uploaded in a folder, under the last part of its key; functions on the same
-machine read it there, and spare the object store two reads of nearly every instance. A copy is never more than
-that: it may be missing at any time, and where it is, or is not what was asked for, the object store is asked.
+Either the object store is a gateway over a file system of this machine: then its own files are read (docs/adr/0027).
+Or the edge leaves a copy of each instance it has uploaded in a folder, under the last part of its key (docs/adr/0024).
+Neither is more than a shortcut: a file may be missing at any time, and where it is, or is not what was asked for, the
+object store is asked.
 """
 
 import contextlib
@@ -12,28 +13,46 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from bucky.keys import key_parts
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
 
 _COPY = re.compile(r"[0-9a-f]{64}\.dcm")
 
 
-class NearbyFirst(S3ObjectStore):
-    """An S3 bucket that looks for a copy on this machine before it asks the server; `stored` never does."""
+def nearby_first(settings: Settings) -> S3ObjectStore:
+    """Return the bucket, read nearby first where the settings name a folder for that."""
+    if settings.store_files_dir:
+        bucket = settings.store_files_dir / settings.store_bucket
+        return NearbyFirst(settings, lambda key: bucket / key if key_parts(key) else None)
+    if settings.nearby_dir:
+        copies = settings.nearby_dir
+        return NearbyFirst(settings, lambda key: copies / copy_name(key))
+    return S3ObjectStore(settings)
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+
+class NearbyFirst(S3ObjectStore):
+    """An S3 bucket that looks for a file on this machine before it asks the server; `stored` never does.
+
+    `find` says where the file of a key would be, None for nowhere.
+    """
+
+    def __init__(self, settings: Settings, find: Callable[[str], Path | None]) -> None:
         super().__init__(settings)
         self.stored = S3ObjectStore(settings)
-        self._folder = folder
+        self._find = find
 
     def get(self, key: str, offset: int = 0, length: int = 0) -> bytes:
-        """Return part of an object; only a read of known length can be served from a copy."""
+        """Return part of an object; only a read of known length can be served from a file."""
         found = self._read(key, offset, length) if length else b""
         return found if found and len(found) == length else self.stored.get(key, offset, length)
 
     def _read(self, key: str, offset: int, length: int) -> bytes:
+        path = self._find(key)
+        if path is None:
+            return b""
         with contextlib.suppress(OSError):
-            descriptor = os.open(self._folder / copy_name(key), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.pread(descriptor, length, offset)
             finally:

@@ -61,7 +61,8 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
     store_endpoint: str = Field(
-        "http://127.0.0.1:8333", description="URL of the S3 endpoint (MinIO, SeaweedFS, AWS S3, any other)."
+        "http://127.0.0.1:8333",
+        description="URL of the S3 endpoint (MinIO, SeaweedFS, AWS S3, any other).",
     )
     store_region: str = Field("us-east-1", description="S3 region.")
     store_bucket: str = Field("bucky", description="Bucket that keeps the instances.")
@@ -70,6 +71,13 @@ class Settings(BaseModel):
     store_ca_file: Path | None = Field(None, description="CA certificate of the S3 endpoint, if private.")
     store_checksum: Literal["crc64nvme", "sha256"] = Field(
         "crc64nvme", description="Checksum the store verifies each upload by; tried out before the first upload."
+    )
+    store_files_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder in which the store keeps each bucket as a folder and each object as a file, where it is such a "
+            "gateway on this machine: functions read there first, and `BUCKY_NEARBY_DIR` is not used."
+        ),
     )
     store_barrier: Literal["none", "syncfs", "delay"] = Field(
         "delay",

@@ -8,18 +8,20 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from bucky import log
+from local_stack.own_store import GATEWAY
+from local_stack.servers import SYSTEM_PATH, built
 from tests.bench import network, pipeline_page, report
 from tests.bench.journeys import CT, Journeys, travel
 from tests.bench.natives import build
-from tests.bench.receivers import SYSTEM_PATH, Missing, Receiver, found
+from tests.bench.receivers import Missing, Receiver, found
 from tests.bench.senders import Load, Senders
 from tests.bench.ways import BuckyOnMinioWay, BuckyWay, OrthancWay, Way
-from tests.conftest import peer_tool
 
 MODULE = "tests.bench.pipeline"
 REPOSITORY = Path(__file__).parents[2]
@@ -101,13 +103,17 @@ def _loads(options: argparse.Namespace) -> dict[str, Load]:
 
 
 def _ways(*, own_network: bool) -> tuple[dict[str, Callable[[Path], Way]], list[Missing]]:
-    ways: dict[str, Callable[[Path], Way]] = {"bucky": BuckyWay}
+    ways: dict[str, Callable[[Path], Way]] = {"bucky, SeaweedFS": partial(BuckyWay, seaweedfs=True)}
     missing = [Missing("mercure", "neither PyPI nor Debian has it; its installer needs a registry of container images")]
-    minio = peer_tool("minio")
+    if built(GATEWAY) is None:
+        missing.append(Missing("bucky", f"its object store is not built (tools/build {GATEWAY})"))
+    else:
+        ways = {"bucky": BuckyWay, **ways}
+    minio = built("minio")
     if minio is None:
         missing.append(Missing("bucky, MinIO", "MinIO is not built (tools/build minio)"))
     else:
-        ways["bucky, MinIO"] = lambda folder: BuckyOnMinioWay(minio, folder)
+        ways["bucky, MinIO"] = partial(BuckyOnMinioWay, minio)
     orthanc = shutil.which("Orthanc", path=SYSTEM_PATH)
     if orthanc is None:
         missing.append(Missing("Orthanc", "it is not installed (make test-peers)"))

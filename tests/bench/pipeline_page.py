@@ -14,7 +14,7 @@ from tests.bench.results import DISTURBED
 from tests.bench.targets import Verdict
 
 MARKER = "<!-- below: written by `make bench-pipeline` -->"
-OURS, THEIRS = ("bucky", "bucky, MinIO"), ("Orthanc, Lua", "Orthanc, Lua, jobs not saved")
+OURS, THEIRS = ("bucky", "bucky, SeaweedFS", "bucky, MinIO"), ("Orthanc, Lua", "Orthanc, Lua, jobs not saved")
 _COLUMNS = ("", "instances/s", "acknowledged/s", "p50 ms", "p99 ms", "most ms", "CPU ms each")
 
 

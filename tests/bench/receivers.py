@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bucky.ports import free_port
 from bucky.settings import Settings
+from local_stack.servers import SYSTEM_PATH
 from tests.bench.natives import Natives
 from tests.bench.network import listening
 from tests.bench.stored import TRAY_BYTES, TRAYS
 
-SYSTEM_PATH = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin"
 MAX_PDU = 131072
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0

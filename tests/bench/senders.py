@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from local_stack.servers import SYSTEM_PATH
 from tests.bench.cargo import Cargo, cargo
 from tests.bench.natives import Natives
 from tests.bench.network import Link
-from tests.bench.receivers import SYSTEM_PATH
 
 # More than this written and not yet on the disk makes Linux slow the writers down (vm.dirty_background_ratio).
 MOST_BYTES = 2_000_000_000

@@ -37,10 +37,13 @@ from bucky.streams import ensure_streams
 from edge_scp.dependency import Dependency
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.uploader import Uploader
-from local_stack.servers import REPOSITORY
+from local_stack.servers import REPOSITORY, built
 from tests.bench.usage import wait_for_calm
 from tests.conftest import make_nats, make_store
 from tests.edge_world import SpoolWorld
+
+# The object stores besides SeaweedFS, by what they are built as.
+_TOOLS = {"Versity S3 Gateway": "versitygw", "MinIO": "minio"}
 
 Put = Callable[[str, bytes], None]
 
@@ -236,18 +239,18 @@ def _show(console: Console, title: str, rows: dict[str, list[Run]]) -> None:
 
 
 def _stores(console: Console) -> list[str]:
-    if (REPOSITORY / ".cache/bin/minio").exists():
-        return ["SeaweedFS", "MinIO"]
-    console.print("[red]MinIO is left out: it was not built (tools/build minio)")
-    return ["SeaweedFS"]
+    for name, tool in _TOOLS.items():
+        if built(tool) is None:
+            console.print(f"[red]{name} is left out: it was not built (tools/build {tool})")
+    return ["SeaweedFS", *(name for name, tool in _TOOLS.items() if built(tool))]
 
 
 @contextlib.contextmanager
 def _settings(store: str) -> Iterator[Settings]:
     """Run a store for a while."""
     before = os.environ.pop("TEST_STORE", None)
-    if store == "MinIO":
-        os.environ["TEST_STORE"] = "minio"
+    if store in _TOOLS:
+        os.environ["TEST_STORE"] = _TOOLS[store]
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:
         server, settings = make_store(Path(folder))
         try:

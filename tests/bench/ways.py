@@ -51,11 +51,16 @@ class Way(Protocol):
 
 
 class BuckyWay:
-    """The whole stack as `bucky up` starts it, with one rule: everything to the node."""
+    """The whole stack as `bucky up` starts it, with one rule: everything to the node.
 
-    def __init__(self, folder: Path, environ: Mapping[str, str] = MappingProxyType({})) -> None:
+    With `seaweedfs` the home is one that SeaweedFS serves, whatever was built.
+    """
+
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str] = MappingProxyType({}), *, seaweedfs: bool = False
+    ) -> None:
         home = folder / "bucky"
-        home.parent.mkdir(parents=True, exist_ok=True)
+        (Home(home).volumes if seaweedfs else folder).mkdir(parents=True, exist_ok=True)
         try:
             self._stack = RunningStack(home, dict(environ))
         except BaseException:

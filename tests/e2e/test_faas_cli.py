@@ -16,8 +16,7 @@ import pytest
 from bucky.ports import free_port
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments, read_stack
-from local_stack.servers import REPOSITORY
-from tests.conftest import peer_tool
+from local_stack.servers import REPOSITORY, built
 from tests.provider_world import PASSWORD, USER, Provider, eventually, running_provider
 
 pytestmark = pytest.mark.peer("faas-cli")
@@ -46,7 +45,7 @@ class FaasCli:
 
     def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
         """Run a command; return what it printed, or fail when it ends with another code."""
-        tool = peer_tool("faas-cli")
+        tool = built("faas-cli")
         assert tool is not None
         done = subprocess.run(
             (tool, *arguments),

@@ -21,7 +21,7 @@ import pytest
 
 from bucky.scu import status
 from local_stack.destination import Answer, Destination, Received
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.faults.node import AET, OTHER_CLASS, Fault, Held, Node, by_proxy, held_in, third
 from tests.sample_instances import Sample
 
@@ -94,7 +94,7 @@ class Storescp(AloneNode):
 
     def command(self, fault: Fault | None) -> Sequence[str]:
         """Return its command line; without `--promiscuous` it takes only the SOP classes it knows."""
-        program = peer_tool("storescp")
+        program = built("storescp")
         assert program is not None
         return (
             *(program, "--fork", "+B", "+xa", "--max-pdu", "131072", "-aet", AET, "-od", str(self.folder)),
@@ -142,7 +142,7 @@ class Orthanc(AloneNode):
 
     def command(self, fault: Fault | None) -> Sequence[str]:
         """Return its command line; a fault that it has from the start is in its configuration."""
-        program = peer_tool("Orthanc")
+        program = built("Orthanc")
         assert program is not None
         configuration: dict[str, Any] = {
             **{"StorageDirectory": str(self.folder), "IndexDirectory": str(self.folder)},

@@ -137,7 +137,7 @@ class SteppedStack:
         environ = dict(servers.environ)
         if "BUCKY_STORE_ENDPOINT" in environ:
             endpoint = environ["BUCKY_STORE_ENDPOINT"]
-            running["object-store"] = servers.running["minio"]
+            running["object-store"] = servers.running["object-store"]
         else:
             running["object-store"], settings = make_store(folder)
             closing.callback(running["object-store"].stop)

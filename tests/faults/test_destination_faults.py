@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.conftest import PEERS, ServersUnderTest, peer_tool
+from local_stack.servers import built
+from tests.conftest import PEERS, ServersUnderTest
 from tests.faults.conftest import TABLES
 from tests.faults.matrix import CASES, INSTANCES, OTHERS, REASONS, Case, Matrix, matrix, others
 from tests.faults.node import Fault, Node, third
@@ -41,7 +42,7 @@ def world(
     tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest, request: pytest.FixtureRequest
 ) -> Iterator[Matrix]:
     """A stack with a healthy destination, and one for each case that can be run here."""
-    installed = [node for node, peer in PEER_OF.items() if all(peer_tool(tool) for tool in PEERS[peer])]
+    installed = [node for node, peer in PEER_OF.items() if all(built(tool) for tool in PEERS[peer])]
     cases = [case for case in CASES if case.node in {Scripted, *installed}]
     if any(issubclass(case.node, AloneNode) for case in cases):
         skip_unless_alone()

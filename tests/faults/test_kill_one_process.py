@@ -22,7 +22,7 @@ KILL_AFTER = 300
 CONVERGE_SECONDS = 90.0
 # A server that is not the stack's own is killed in the run that is about it.
 VICTIMS_OF_OTHERS = {
-    "TEST_STORE": ("minio",),
+    "TEST_STORE": ("object-store",),
     "TEST_INDEX": ("postgresql", "index connections"),
 }
 PROCESSES = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.network_alone import run_alone
 
 SCRIPT = """
@@ -81,7 +81,7 @@ print(json.dumps(told))
 @pytest.mark.peer("orthanc")
 def test_orthanc_commits_and_what_it_lost_is_sent_again(tmp_path: Path) -> None:
     """A real archive's report reaches the deliveries: two are delivered, and the one deleted there goes once more."""
-    told = run_alone(SCRIPT, peer_tool("Orthanc"), tmp_path)
+    told = run_alone(SCRIPT, built("Orthanc"), tmp_path)
     assert told["sent"] == ["uncommitted"] * 3
     assert told["reported"] == ["delivered", "retrying", "delivered"]
     assert told["reason"] == "the destination did not commit to keeping it: 0x0112, no such object instance"

@@ -20,7 +20,7 @@ from bucky.ports import free_port
 from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
 from local_stack.destination import Destination, received, storage_sop_classes
 from local_stack.process import tcp_open
-from tests.conftest import peer_tool
+from local_stack.servers import built
 
 CT_SMALL = Path(pydicom.data.__file__).parent / "test_files" / "CT_small.dcm"
 CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
@@ -141,7 +141,7 @@ def test_it_answers_an_echo(tmp_path: Path) -> None:
 @pytest.mark.peer("dcmtk")
 def test_dcmtk_sends_to_it(tmp_path: Path) -> None:
     """A sender that is not ours finds an ordinary storage SCP."""
-    dcmsend = peer_tool("dcmsend")
+    dcmsend = built("dcmsend")
     assert dcmsend is not None
     with Destination(tmp_path) as destination:
         address = ["-aec", "DEMO", "127.0.0.1", str(destination.port)]

@@ -9,7 +9,7 @@ import pytest
 
 from bucky.settings import Listener, ListenerTls
 from local_stack.certificates import ensure_certificates
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.integration.edge_process import ListenerAlone, listener_alone
 
 pytestmark = pytest.mark.peer("dcmtk")
@@ -35,7 +35,7 @@ PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 
 def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of DCMTK's tools, and make sure that it is DCMTK's."""
-    path = peer_tool(tool)
+    path = built(tool)
     assert path is not None
     version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     assert "dcmtk" in version.stdout

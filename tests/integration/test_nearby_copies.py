@@ -10,7 +10,7 @@ import pytest
 
 from bucky.errors import NotFound, Permanent
 from bucky.events import InstanceStored
-from bucky.nearby import NearbyCopies, NearbyFirst
+from bucky.nearby import NearbyCopies, nearby_first
 from bucky.objects import S3ObjectStore, put_bytes
 from bucky.settings import Settings
 from forward_instances.content import data_set_of
@@ -31,7 +31,7 @@ def _spooled(folder: Path, content: bytes) -> Path:
     return path
 
 
-def _kept(settings: Settings, folder: Path) -> tuple[NearbyFirst, InstanceStored, bytes]:
+def _kept(settings: Settings, folder: Path) -> tuple[S3ObjectStore, InstanceStored, bytes]:
     """Return a store, an instance that is in it and nearby, and the object's bytes."""
     objects = S3ObjectStore(settings)
     (stored,) = store_samples(objects, "1.2.3.4", 1, bucket=settings.store_bucket)
@@ -40,18 +40,51 @@ def _kept(settings: Settings, folder: Path) -> tuple[NearbyFirst, InstanceStored
     copies.open()
     spooled = _spooled(folder, content)
     copies.keep(stored.key, len(content), partial(hardlink, spooled))
-    return NearbyFirst(settings, folder / "nearby"), stored, content
+    return nearby_first(settings.model_copy(update={"nearby_dir": folder / "nearby"})), stored, content
+
+
+def objects_away(settings: Settings, **more: Path) -> Settings:
+    """Return settings of a store that cannot be reached."""
+    return settings.model_copy(update={"store_endpoint": "http://127.0.0.1:9", **more})
 
 
 def test_a_copy_is_read_instead_of_the_object(store_settings: Settings, tmp_path: Path) -> None:
     """What is nearby needs no store: any part of it, and never what the spool wrote behind it."""
     objects, stored, content = _kept(store_settings, tmp_path)
-    away = NearbyFirst(store_settings.model_copy(update={"store_endpoint": "http://127.0.0.1:9"}), tmp_path / "nearby")
+    away = nearby_first(objects_away(store_settings, nearby_dir=tmp_path / "nearby"))
     assert away.get(stored.key, 0, len(content)) == content
     assert away.get(stored.key, 1000, 24) == content[1000:1024]
     with data_set_of(away, stored) as stream:
         assert hashlib.sha256(stream.read()).hexdigest() == stored.sha256
     assert objects.get(stored.key) == content
+
+
+def test_a_gateways_own_files_are_read_instead_of_asking_it(store_settings: Settings, tmp_path: Path) -> None:
+    """Where the store is a gateway over a folder of this machine, no copy is needed."""
+    (stored,) = store_samples(S3ObjectStore(store_settings), "1.2.3.4", 1, bucket=store_settings.store_bucket)
+    content = S3ObjectStore(store_settings).get(stored.key)
+    file = tmp_path / store_settings.store_bucket / stored.key
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    away = nearby_first(objects_away(store_settings, store_files_dir=tmp_path))
+    assert away.get(stored.key, 1000, 24) == content[1000:1024]
+    with data_set_of(away, stored) as stream:
+        assert hashlib.sha256(stream.read()).hexdigest() == stored.sha256
+    file.unlink()
+    there = nearby_first(store_settings.model_copy(update={"store_files_dir": tmp_path}))
+    assert there.get(stored.key, 0, 100) == content[:100]
+
+
+@pytest.mark.parametrize("key", ["../secret", "studies/../../secret", "secret"])
+def test_no_key_leads_to_another_file(store_settings: Settings, tmp_path: Path, key: str) -> None:
+    """Only the key of an instance is looked for among the files."""
+    bucket = tmp_path / store_settings.store_bucket
+    (bucket / "studies").mkdir(parents=True)
+    for folder in (tmp_path, bucket):
+        (folder / "secret").write_bytes(b"x" * 100)
+    there = nearby_first(store_settings.model_copy(update={"store_files_dir": tmp_path}))
+    with pytest.raises((NotFound, ValueError)):
+        there.get(key, 0, 100)
 
 
 def test_without_a_copy_the_store_is_asked(store_settings: Settings, tmp_path: Path) -> None:

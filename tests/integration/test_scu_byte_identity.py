@@ -16,7 +16,7 @@ from bucky.send import Sent, send
 from local_stack.certificates import ensure_certificates
 from local_stack.demo_data import Expected, demo_files
 from local_stack.destination import Destination
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.network_alone import run_alone
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -112,7 +112,7 @@ print(json.dumps([[r.outcome, r.sha256, r.transfer_syntax_uid, r.reason] for r i
 @pytest.mark.peer("dcmtk")
 def test_dcmtk_receives_the_same_bytes(tmp_path: Path) -> None:
     """A receiver that is not ours, writing what it gets bit by bit, gets what we sent."""
-    storescp = peer_tool("storescp")
+    storescp = built("storescp")
     demo_files(tmp_path / "files")
     (tmp_path / "received").mkdir()
     results = run_alone(DCMTK_SCRIPT, storescp, tmp_path / "files", tmp_path / "received")

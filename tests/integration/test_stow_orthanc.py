@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.network_alone import run_alone
 
 ORTHANC_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -55,7 +55,7 @@ print(json.dumps({
 @pytest.mark.skipif(not ORTHANC_PLUGIN.exists(), reason="orthanc-dicomweb is not installed: run `make test-peers`")
 def test_orthanc_takes_what_is_sent_and_says_what_is_wrong(tmp_path: Path) -> None:
     """A server that is not ours holds the same data sets, twice sent too, and its refusal is read as one."""
-    orthanc = peer_tool("Orthanc")
+    orthanc = built("Orthanc")
     told = run_alone(ORTHANC_SCRIPT, orthanc, ORTHANC_PLUGIN, tmp_path)
     for batch in told["results"]:
         assert [outcome for outcome, _, _ in batch] == [

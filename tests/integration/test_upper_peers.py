@@ -23,7 +23,7 @@ from edge_scp.reception import Answer
 from edge_scp.statuses import Status
 from edge_scp.storage_syntaxes import VERIFICATION
 from edge_scp.store_service import StoreCommand
-from tests.conftest import peer_tool
+from local_stack.servers import built
 from tests.sample_instances import samples
 from tests.upper_world import Stage, eventually, stage
 
@@ -122,7 +122,7 @@ def test_identity_and_extended_negotiation_are_read_past() -> None:
 
 def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of DCMTK's tools."""
-    path = peer_tool(tool)
+    path = built(tool)
     assert path is not None
     return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=30, check=False)
 

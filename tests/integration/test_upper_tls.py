@@ -15,8 +15,8 @@ from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
 from edge_scp.tls import server_context
 from local_stack.certificates import Certificates, ensure_certificates
+from local_stack.servers import built
 from tests.client_certificates import client, named_client
-from tests.conftest import peer_tool
 from tests.raw_peer import RawPeer, request, store
 from tests.sample_instances import samples
 from tests.upper_world import Stage, eventually, stage
@@ -154,7 +154,7 @@ def test_a_certificate_that_is_not_there_names_the_setting(certificates: Certifi
 )
 def test_dcmtk_over_tls(certificates: Certificates, profile: str) -> None:
     """storescu stores with each of DCMTK's BCP 195 profiles."""
-    path = peer_tool("storescu")
+    path = built("storescu")
     assert path is not None
     options = ("+tla", profile, "+cf", str(certificates.ca), "-aec", "BUCKY")
     with stage(tls_of(certificates)) as upper:

@@ -25,8 +25,9 @@ from bucky.ports import is_free
 from bucky.settings import Settings
 from local_stack.commands import DEFAULT_HOME, AsJson, HomeOption, running
 from local_stack.layout import Home, Ports
+from local_stack.own_store import GATEWAY
 from local_stack.process import ProcessFailed
-from local_stack.servers import installed
+from local_stack.servers import built, installed
 from local_stack.stack import build
 
 SLOW_FSYNC_SECONDS = 0.02
@@ -68,6 +69,7 @@ def examine(home: Home) -> Iterator[Finding]:
     yield _python()
     for tool, argument in (("nats-server", "--version"), ("weed", "version"), ("traefik", "version")):
         yield _tool(tool, argument)
+    yield _gateway()
     yield from _disk(home.path)
     yield _settings()
     if running(home):
@@ -92,11 +94,25 @@ def _python() -> Finding:
 
 def _tool(tool: str, argument: str) -> Finding:
     try:
-        shown = subprocess.run((installed(tool), argument), capture_output=True, text=True, timeout=20, check=True)
+        return Finding(tool, "good", _version(installed(tool), argument))
     except (ProcessFailed, OSError, subprocess.SubprocessError) as error:
         return Finding(tool, "bad", f"does not run: {error}", "run `make setup`")
-    words = " ".join(line for line in shown.stdout.strip().splitlines()[:1])
-    return Finding(tool, "good", " ".join(words.split()))
+
+
+def _gateway() -> Finding:
+    remedy = f"install Go 1.24 or newer, then run `tools/build {GATEWAY}`"
+    executable = built(GATEWAY)
+    if executable is None:
+        return Finding(GATEWAY, "note", "not built: new homes get SeaweedFS, which costs four times as much", remedy)
+    try:
+        return Finding(GATEWAY, "good", _version(executable, "--version"))
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(GATEWAY, "bad", f"does not run: {error}", remedy)
+
+
+def _version(executable: str, argument: str) -> str:
+    shown = subprocess.run((executable, argument), capture_output=True, text=True, timeout=20, check=True)
+    return " ".join(" ".join(shown.stdout.strip().splitlines()[:1]).split())
 
 
 def _disk(path: Path) -> Iterator[Finding]:

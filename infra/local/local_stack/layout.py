@@ -77,7 +77,9 @@ class Home:
         self.tls = self.path / "tls"
         self.spool = self.path / "spool"
         self.nearby = self.path / "nearby"
-        self.objects = self.path / "objects"
+        # The object store's: SeaweedFS's volumes, or a folder for each bucket.
+        self.volumes = self.path / "objects"
+        self.buckets = self.path / "buckets"
         self.nats = self.path / "nats"
         self.provider = self.path / "provider"
         self.crosswalks = self.path / "crosswalks"

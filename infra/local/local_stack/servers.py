@@ -1,4 +1,4 @@
-"""The servers Bucky stands on, as programs: nats-server, SeaweedFS, MinIO, PostgreSQL."""
+"""The servers Bucky stands on, as programs: nats-server, Versity S3 Gateway, SeaweedFS, MinIO, PostgreSQL."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from local_stack.process import ProcessFailed, Program, exits_with_0, http_ok
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOST = "127.0.0.1"
 NOBODY = 65534
+SYSTEM_PATH = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin"
 
 
 def installed(tool: str) -> str:
@@ -21,6 +22,12 @@ def installed(tool: str) -> str:
     if found is None:
         raise ProcessFailed(f"{tool} is not installed; run `make setup`")
     return found
+
+
+def built(tool: str) -> str | None:
+    """Return the path of a tool that `tools/build` made, or that the system has."""
+    cached = REPOSITORY / ".cache" / "bin" / tool
+    return str(cached) if cached.exists() else shutil.which(tool, path=SYSTEM_PATH)
 
 
 def nats_server(data: Path, port: int, monitor_port: int, user: str, password: str) -> Program:
@@ -105,7 +112,7 @@ def minio(executable: str, data: Path, port: int, console_port: int, access: str
     """Return a MinIO server."""
     data.mkdir(parents=True, exist_ok=True)
     return Program(
-        name="minio",
+        name="object-store",
         argv=(
             executable,
             "server",
@@ -122,6 +129,45 @@ def minio(executable: str, data: Path, port: int, console_port: int, access: str
             "MINIO_UPDATE": "off",
         },
         ready=http_ok(f"http://{HOST}:{port}/minio/health/live"),
+        address=f"http://{HOST}:{port}",
+    )
+
+
+def versitygw(
+    executable: str,
+    data: Path,
+    port: int,
+    console_port: int,
+    access: str,
+    secret: str,
+    https: tuple[str, str] = ("", ""),
+) -> Program:
+    """Return a Versity S3 Gateway over a folder: a bucket is a folder in it, an object a file.
+
+    `https` is where browsers reach its API and its console, if not directly.
+    """
+    api, console = https[0] or f"http://{HOST}:{port}", https[1] or f"http://{HOST}:{console_port}"
+    data.mkdir(parents=True, exist_ok=True)
+    return Program(
+        name="object-store",
+        argv=(
+            executable,
+            f"--port={HOST}:{port}",
+            f"--webui={HOST}:{console_port}",
+            "--webui-no-tls",
+            f"--webui-gateways={api}",
+            # The console is a page whose scripts ask the API.
+            f"--cors-allow-origin={console}",
+            "--health=/health",
+            "--quiet",
+            "--keep-alive",
+            "posix",
+            # An object's ETag is made of the checksum it came with, which is compared anyway, instead of an MD5.
+            "--data-integrity-etag",
+            str(data),
+        ),
+        env={"ROOT_ACCESS_KEY_ID": access, "ROOT_SECRET_ACCESS_KEY": secret},
+        ready=http_ok(f"http://{HOST}:{port}/health"),
         address=f"http://{HOST}:{port}",
     )
 

@@ -14,8 +14,9 @@ from bucky.settings import PREFIX, Settings
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, ping_url, traefik
 from local_stack.layout import Home, Ports
+from local_stack.own_store import own_store
 from local_stack.process import Program, http_ok, tcp_open
-from local_stack.servers import HOST, REPOSITORY, nats_server, seaweedfs
+from local_stack.servers import HOST, REPOSITORY, nats_server
 
 NATS_USER = "bucky"
 # A quarter of a gigabyte on whoever's disk tries it; an edge of its own has more by default.
@@ -37,13 +38,14 @@ def build(home: Home, ports: Ports, environ: Mapping[str, str], *, demo: bool = 
     """Decide what runs; `environ` may hold `BUCKY_*` settings, which win over the stack's own."""
     chosen = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     chosen.pop("BUCKY_HOME", None)
-    env = {**_environment(home, ports), **(_sync_barrier(home) if _own_store(chosen) else {}), **chosen}
+    store = None if "BUCKY_STORE_ENDPOINT" in chosen else own_store(home, ports)
+    env = {**_environment(home, ports), **(store.environment if store else {}), **chosen}
     settings = Settings.load(env)
     return Stack(
         home,
         ports,
         settings,
-        tuple(_servers(home, ports, chosen)),
+        (*_broker(home, ports, chosen), *((store.program,) if store else ())),
         (*_services(home, ports, env, settings), *(_destination(home, ports) if demo else ())),
     )
 
@@ -76,31 +78,10 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
     }
 
 
-def _own_store(chosen: Mapping[str, str]) -> bool:
-    return "BUCKY_STORE_ENDPOINT" not in chosen
-
-
-def _sync_barrier(home: Home) -> dict[str, str]:
-    # Our own object store is on this machine and does not sync by itself; a real sync is the barrier.
-    return {"BUCKY_STORE_BARRIER": "syncfs", "BUCKY_STORE_BARRIER_PATH": str(home.objects)}
-
-
-def _servers(home: Home, ports: Ports, chosen: Mapping[str, str]) -> list[Program]:
-    programs = []
-    if "BUCKY_NATS_URL" not in chosen:
-        programs.append(nats_server(home.nats, ports.nats, ports.nats_monitor, NATS_USER, home.secret("nats_password")))
-    if _own_store(chosen):
-        programs.append(
-            seaweedfs(
-                home.objects,
-                ports.s3,
-                ports.s3_console,
-                ports.seaweedfs,
-                home.secret("store_access_key"),
-                home.secret("store_secret_key"),
-            )
-        )
-    return programs
+def _broker(home: Home, ports: Ports, chosen: Mapping[str, str]) -> list[Program]:
+    if "BUCKY_NATS_URL" in chosen:
+        return []
+    return [nats_server(home.nats, ports.nats, ports.nats_monitor, NATS_USER, home.secret("nats_password"))]
 
 
 def _services(home: Home, ports: Ports, env: Mapping[str, str], settings: Settings) -> list[Program]:
