@@ -95,6 +95,7 @@ def test_with_the_gateway_an_object_is_a_file(tmp_path: Path) -> None:
         with one.outgoing.opened() as data_set:
             assert keys[one.sha256].read_bytes().endswith(data_set.read())
     assert not home.volumes.exists()
+    assert not home.nearby.exists(), "its files are read where they are"
 
 
 @pytest.mark.timeout(300)
