@@ -6,6 +6,7 @@ the action runs before the message goes any further, and the connection that car
 
 import contextlib
 import http.client
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.pausable_server import PausableServer
 
 ANSWERED = " answered"
 """What the kind of an answer ends in; without it, it is the question's."""
+_BATCH = re.compile(rb"Nats-Batch-Id: *[0-9a-f]+")
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
@@ -112,8 +114,8 @@ class HttpWire(PausableServer):
 class NatsWire:
     """Passes the NATS protocol on to a port, message by message.
 
-    Kinds are `publish TYPE` with its acknowledgement as the answer, and `ack TYPE`, where what counts as
-    content is the message that is acknowledged. Types are subjects without what comes after the third token.
+    Kinds are `publish TYPE` with its acknowledgement as the answer, and `ack TYPE`. The content of these two is the
+    message that is acknowledged, or all of its batch. Types are subjects without what comes after the third token.
     """
 
     def __init__(self, port: int, trip: TripWire) -> None:
@@ -148,6 +150,7 @@ class _NatsConnection:
         self._trip, self._client, self._server = trip, client, server
         self._published: dict[str, tuple[str, bytes]] = {}
         self._delivered: dict[str, tuple[str, bytes]] = {}
+        self._batches: dict[bytes, bytes] = {}
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -187,9 +190,12 @@ class _NatsConnection:
             return not _is_ack(payload) or self._trip.passes(f"ack {kind}", content)
         if not subject.startswith("dicom."):
             return True
-        kind = f"publish {_type(subject)}"
+        kind, answered = f"publish {_type(subject)}", payload
+        if batch := _BATCH.search(payload):
+            # Its last message alone is answered, for all of them.
+            answered = self._batches[batch[0]] = self._batches.get(batch[0], b"") + payload
         if reply:
-            self._published[reply] = kind, payload
+            self._published[reply] = kind, answered
         return self._trip.passes(kind, payload)
 
     def _from_server(self, subject: str, reply: str, payload: bytes) -> bool:
