@@ -48,7 +48,9 @@ def main() -> int:
             for way in (*ways, *ways)[turn % len(ways) :][: len(ways)]:
                 if options.way and way not in options.way:
                     continue
-                _measure(ways[way], way, nodes, Path(name) / f"{turn}-{way}", senders, journeys, options)
+                _measure(
+                    ways[way], way, nodes, Path(name) / f"{turn}-{way.replace(', ', '-')}", senders, journeys, options
+                )
                 pipeline_page.show(console, journeys)
     verdicts = pipeline_page.verdicts(journeys)
     report.show_verdicts(console, verdicts)
