@@ -132,11 +132,11 @@ def make_nats(folder: Path) -> tuple[Running, Settings]:
     return server, settings
 
 
-def make_store(folder: Path) -> tuple[Running, Settings]:
-    """Start a fresh S3 server in the folder; return it with settings that reach it."""
+def make_store(folder: Path, name: str | None = None) -> tuple[Running, Settings]:
+    """Start a fresh S3 server in the folder, by default TEST_STORE's; return it with settings that reach it."""
     access, secret = "bucky" + secrets.token_hex(4), secrets.token_hex(16)
     port, console = free_port(), free_port()
-    name = os.environ.get("TEST_STORE", "seaweedfs")
+    name = name or os.environ.get("TEST_STORE", "seaweedfs")
     if name == "seaweedfs":
         internal = tuple(free_port() for _ in range(8))
         program = servers.seaweedfs(folder / name, port, console, internal, access, secret)

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import io
-import os
 import secrets
 import statistics
 import sys
@@ -39,11 +38,11 @@ from edge_scp.metrics import UploaderMetrics
 from edge_scp.uploader import Uploader
 from local_stack.servers import REPOSITORY, built
 from tests.bench.usage import wait_for_calm
-from tests.conftest import make_nats, make_store
+from tests.conftest import STORES, make_nats, make_store
 from tests.edge_world import SpoolWorld
 
-# The object stores besides SeaweedFS, by what they are built as.
-_TOOLS = {"Versity S3 Gateway": "versitygw", "MinIO": "minio"}
+# The object stores, as `make_store` knows them.
+_TOOLS = {"SeaweedFS": "seaweedfs", "Versity S3 Gateway": "versitygw", "MinIO": "minio"}
 
 Put = Callable[[str, bytes], None]
 
@@ -239,28 +238,22 @@ def _show(console: Console, title: str, rows: dict[str, list[Run]]) -> None:
 
 
 def _stores(console: Console) -> list[str]:
-    for name, tool in _TOOLS.items():
-        if built(tool) is None:
-            console.print(f"[red]{name} is left out: it was not built (tools/build {tool})")
-    return ["SeaweedFS", *(name for name, tool in _TOOLS.items() if built(tool))]
+    missing = {name: tool for name, tool in _TOOLS.items() if tool in STORES and built(tool) is None}
+    for name, tool in missing.items():
+        console.print(f"[red]{name} is left out: it was not built (tools/build {tool})")
+    return [name for name in _TOOLS if name not in missing]
 
 
 @contextlib.contextmanager
 def _settings(store: str) -> Iterator[Settings]:
     """Run a store for a while."""
-    before = os.environ.pop("TEST_STORE", None)
-    if store in _TOOLS:
-        os.environ["TEST_STORE"] = _TOOLS[store]
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:
-        server, settings = make_store(Path(folder))
+        server, settings = make_store(Path(folder), _TOOLS[store])
         try:
             S3ObjectStore(settings).ensure_bucket()
             yield settings
         finally:
             server.stop()
-            os.environ.pop("TEST_STORE", None)
-            if before is not None:
-                os.environ["TEST_STORE"] = before
 
 
 @contextlib.contextmanager

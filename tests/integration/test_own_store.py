@@ -69,6 +69,15 @@ def test_objects_of_a_gateway_that_is_gone_are_not_hidden_by_another_store(home:
     assert not home.volumes.exists()
 
 
+@pytest.mark.usefixtures("is_not_built")
+def test_a_path_that_seaweedfs_would_cut_is_refused(tmp_path: Path) -> None:
+    """It takes a comma for the end of a folder, and would look in another one."""
+    home = Home(tmp_path / "home, sweet")
+    home.create()
+    with pytest.raises(CannotStart, match=r"a comma in it.*choose another --home"):
+        own_store.own_store(home, Ports())
+
+
 @pytest.mark.usefixtures("is_built")
 @pytest.mark.parametrize("code", [errno.ENOTSUP, errno.EPERM])
 def test_a_file_system_without_attributes_gets_seaweedfs(

@@ -26,10 +26,12 @@ class OwnStore:
 
 
 def own_store(home: Home, ports: Ports) -> OwnStore:
-    """Choose the object store of a home; raise `CannotStart` when the one it has is not installed."""
+    """Choose the object store of a home; raise `CannotStart` when that one cannot serve it."""
     keys = home.secret("store_access_key"), home.secret("store_secret_key")
     executable = _gateway(home)
     if executable is None:
+        if "," in str(home.volumes):
+            raise CannotStart(f"{home.path} has a comma in it, at which SeaweedFS would cut it: choose another --home")
         program = seaweedfs(home.volumes, ports.s3, ports.s3_console, ports.seaweedfs, *keys)
         return OwnStore(program, _synced(home.volumes))
     https = (f"https://localhost:{ports.s3_https}", f"https://localhost:{ports.console_https}")
