@@ -1,7 +1,7 @@
 """Real servers for the tests, and a report of which ones were used.
 
-`TEST_STORE=minio` and `TEST_INDEX=postgres` (set by `make test-minio` and `make test-postgres`) run the
-same tests against those servers; the default is SeaweedFS and SQLite.
+`TEST_STORE=minio`, `TEST_STORE=versitygw` and `TEST_INDEX=postgres` (set by `make test-minio` and the like) run
+the same tests against those servers; the default is SeaweedFS and SQLite, and for a whole stack the store it brings.
 """
 
 import os
@@ -41,6 +41,8 @@ _missing: set[str] = set()
 
 # The object stores that TEST_STORE may name; SeaweedFS, the default, needs more ports than these.
 STORES = {"minio": servers.minio, "versitygw": servers.versitygw}
+# The one that `bucky up` brings for a new home.
+OWN_STORE = GATEWAY if built(GATEWAY) else "seaweedfs"
 
 # The fixtures through which tests reach the server that TEST_STORE or TEST_INDEX replaces.
 STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test", "world"}
@@ -280,7 +282,7 @@ def servers_under_test(
             "BUCKY_STORE_BARRIER_SECONDS": "2",
         }
     else:
-        _used.add(GATEWAY if built(GATEWAY) else "seaweedfs")
+        _used.add(OWN_STORE)
     if os.environ.get("TEST_INDEX") == "postgres":
         postgresql: PostgreSql = request.getfixturevalue("_postgresql")
         under_test.running["postgresql"] = postgresql.server

@@ -4,6 +4,7 @@ import itertools
 import secrets
 import socket
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _HOST = "127.0.0.1"
@@ -39,14 +40,12 @@ def free_port() -> int:
 
     A port that the system chose could be taken by anyone's outgoing connection before its server binds it.
     """
-    return next(port for port in _turns if is_free(port))
+    return next(port for port in _turns() if is_free(port))
 
 
-def _in_turn() -> Iterator[int]:
+@cache
+def _turns() -> Iterator[int]:
     outgoing = _OUTGOING.read_text() if _OUTGOING.exists() else _OUTGOING_BY_DEFAULT
     ports = servers_ports(outgoing)
     start = secrets.randbelow(len(ports))  # processes that choose side by side begin apart
     return itertools.cycle(ports[start:] + ports[:start])
-
-
-_turns = _in_turn()

@@ -32,10 +32,9 @@ from bucky.ports import free_port
 from bucky.settings import Settings
 from keeper.readers import PROCESSES, THREADS, DirectReader, ProcessReader, Reader
 from keeper.reindex import Reindex, ReindexReport
-from local_stack.own_store import GATEWAY
 from local_stack.process import stop
-from local_stack.servers import built, postgresql
-from tests.conftest import make_store, run
+from local_stack.servers import postgresql
+from tests.conftest import OWN_STORE, make_store, run
 from tests.keeper_world import ONLY_THE_INDEX_KNOWS, indexed, store_samples
 
 STUDY_SIZE = 200
@@ -122,7 +121,7 @@ def _show(results: list[dict[str, object]], console: Console) -> None:
 @contextlib.contextmanager
 def _filled(folder: Path, options: argparse.Namespace, console: Console) -> Iterator[Settings]:
     """Run a store that holds the objects; the index that parsing made of them is a file in the folder."""
-    server, settings = make_store(folder, GATEWAY if built(GATEWAY) else "seaweedfs")
+    server, settings = make_store(folder, OWN_STORE)
     try:
         S3ObjectStore(settings).ensure_bucket()
         index = Index.open(_parsed_url(folder))

@@ -32,6 +32,7 @@ def test_a_port_is_handed_out_once_and_can_be_listened_on() -> None:
 def test_a_port_that_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody listens on is not offered."""
     taken, free = ports.free_port(), ports.free_port()
-    monkeypatch.setattr(ports, "_turns", iter([taken, free]))
+    turns = iter([taken, free])
+    monkeypatch.setattr(ports, "_turns", lambda: turns)
     with socket.create_server(("127.0.0.1", taken)):
         assert ports.free_port() == free

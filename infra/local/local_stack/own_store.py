@@ -34,8 +34,12 @@ def own_store(home: Home, ports: Ports) -> OwnStore:
             raise CannotStart(f"{home.path} has a comma in it, at which SeaweedFS would cut it: choose another --home")
         program = seaweedfs(home.volumes, ports.s3, ports.s3_console, ports.seaweedfs, *keys)
         return OwnStore(program, _synced(home.volumes))
-    https = (f"https://localhost:{ports.s3_https}", f"https://localhost:{ports.console_https}")
-    program = versitygw(executable, home.buckets, ports.s3, ports.s3_console, *keys, https=https)
+    # The console is a page whose scripts ask the API; a browser reaches both through Traefik.
+    browsers = (
+        f"--webui-gateways=https://localhost:{ports.s3_https}",
+        f"--cors-allow-origin=https://localhost:{ports.console_https}",
+    )
+    program = versitygw(executable, home.buckets, ports.s3, ports.s3_console, *keys, *browsers)
     return OwnStore(program, {**_synced(home.buckets), "BUCKY_STORE_FILES_DIR": str(home.buckets)})
 
 

@@ -140,13 +140,9 @@ def versitygw(
     console_port: int,
     access: str,
     secret: str,
-    https: tuple[str, str] = ("", ""),
+    *arguments: str,
 ) -> Program:
-    """Return a Versity S3 Gateway over a folder: a bucket is a folder in it, an object a file.
-
-    `https` is where browsers reach its API and its console, if not directly.
-    """
-    api, console = https[0] or f"http://{HOST}:{port}", https[1] or f"http://{HOST}:{console_port}"
+    """Return a Versity S3 Gateway over a folder: a bucket is a folder in it, an object a file."""
     data.mkdir(parents=True, exist_ok=True)
     return Program(
         name="object-store",
@@ -155,12 +151,10 @@ def versitygw(
             f"--port={HOST}:{port}",
             f"--webui={HOST}:{console_port}",
             "--webui-no-tls",
-            f"--webui-gateways={api}",
-            # The console is a page whose scripts ask the API.
-            f"--cors-allow-origin={console}",
             "--health=/health",
             "--quiet",
             "--keep-alive",
+            *arguments,
             "posix",
             # An object's ETag is made of the checksum it came with, which is compared anyway, instead of an MD5.
             "--data-integrity-etag",
