@@ -61,19 +61,19 @@ test-postgres: setup ## Run every test that touches the index against a real Pos
 bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom and C (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc
 	@$(SYNC) --inexact --group bench
-	@$(RUN)/python -m tests.bench.ingest $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
+	@$(RUN)/python -m bench.ingest $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
 bench-upload: setup ## Measure the way from the spool to store and broker
 	@-tools/build minio
-	@$(RUN)/python -m tests.bench.upload $(ARGS)
+	@$(RUN)/python -m bench.upload $(ARGS)
 
 bench-pipeline: setup ## Compare the way from C-STORE to a destination with Orthanc routing by Lua (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc
 	@-tools/build minio
-	@$(RUN)/python -m tests.bench.pipeline $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
+	@$(RUN)/python -m bench.pipeline $(if $(QUICK),--quick,$(if $(ARGS),,--publish)) $(ARGS)
 
 bench-reindex: setup ## Rebuild the index of 100,000 objects and compare it, row by row, with the one that parsing made
-	@$(RUN)/python -m tests.bench.reindex $(ARGS)
+	@$(RUN)/python -m bench.reindex $(ARGS)
 
 fuzz: setup ## Fuzz the edge's upper layer (ARGS=seconds, default 120)
 	@$(SYNC) --inexact --group fuzz

@@ -17,7 +17,7 @@ from bucky.objects import ObjectStore, S3ObjectStore
 from bucky.settings import Settings
 from keeper.bucket_studies import InstanceObject, read_instance
 
-# Measured: `python -m tests.bench.reindex --reads 0x8 1x4 2x2 2x4 4x4`.
+# Measured: `python -m bench.reindex --reads 0x8 1x4 2x2 2x4 4x4`.
 PROCESSES = os.cpu_count() or 1
 THREADS = 4
 

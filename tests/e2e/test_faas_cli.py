@@ -17,7 +17,8 @@ from bucky.ports import free_port
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments, read_stack
 from local_stack.servers import REPOSITORY, built
-from tests.provider_world import PASSWORD, USER, Provider, eventually, running_provider
+from tests.support.provider.provider_process import PASSWORD, USER, Provider, running_provider
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.peer("faas-cli")
 

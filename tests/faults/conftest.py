@@ -2,8 +2,7 @@
 
 import pytest
 
-TABLES = pytest.StashKey[list[str]]()
-"""The tables to print, as text."""
+from tests.support.faults.report import TABLES
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

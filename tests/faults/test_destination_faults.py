@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from local_stack.servers import built
-from tests.conftest import PEERS, ServersUnderTest
-from tests.faults.conftest import TABLES
-from tests.faults.matrix import CASES, INSTANCES, OTHERS, REASONS, Case, Matrix, matrix, others
-from tests.faults.node import Fault, Node, third
-from tests.faults.nodes import AloneNode, Orthanc, Scripted, Storescp, skip_unless_alone
-from tests.faults.table import table
-from tests.running_stack import RunningStack
+from tests.support.faults.matrix import CASES, INSTANCES, OTHERS, REASONS, Case, Matrix, matrix, others
+from tests.support.faults.node import Fault, Node, third
+from tests.support.faults.nodes import AloneNode, Orthanc, Scripted, Storescp, skip_unless_alone
+from tests.support.faults.report import TABLES
+from tests.support.faults.table import table
+from tests.support.servers import PEERS, ServersUnderTest
+from tests.support.stack.running_stack import RunningStack
 
 pytestmark = pytest.mark.timeout(300)
 PEER_OF: dict[type[Node], str] = {Storescp: "dcmtk", Orthanc: "orthanc"}

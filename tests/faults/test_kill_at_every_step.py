@@ -14,12 +14,12 @@ import pytest
 
 from bucky.index import DeliveryState
 from bucky.part10 import split
-from tests.conftest import ServersUnderTest
-from tests.faults.conftest import TABLES
-from tests.faults.stepped_stack import INSTANCES, Killed, SteppedStack
-from tests.faults.steps import BOUNDARIES, Boundary
-from tests.faults.steps_table import table
-from tests.running_stack import eventually
+from tests.support.faults.report import TABLES
+from tests.support.faults.stepped_stack import INSTANCES, Killed, SteppedStack
+from tests.support.faults.steps import BOUNDARIES, Boundary
+from tests.support.faults.steps_table import table
+from tests.support.servers import ServersUnderTest
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
 CONVERGE_SECONDS = 120.0
@@ -67,7 +67,9 @@ def test_all_is_right_in_the_end(world: World, boundary: Boundary) -> None:
     study = killed.sent[0].study_instance_uid
     expected = Counter(one.sha256 for one in killed.sent)
     eventually(
-        lambda: len(stack.deliveries(study, DeliveryState.DELIVERED)) >= INSTANCES, CONVERGE_SECONDS, "all is delivered"
+        lambda: len(stack.deliveries(study, DeliveryState.DELIVERED)) >= INSTANCES,
+        "all is delivered",
+        seconds=CONVERGE_SECONDS,
     )
     instances = stack.instances(study)
     assert Counter(row.sha256 for row in instances) == expected

@@ -13,9 +13,10 @@ from bucky.index import DeliveryState, InstanceRow
 from bucky.part10 import split
 from bucky.scu import Outcome, Peer, StoreResult, store_all
 from local_stack.destination import received
-from tests.conftest import ServersUnderTest
-from tests.running_stack import RunningStack, eventually
-from tests.sample_instances import Sample, samples
+from tests.support.dicom.sample_instances import Sample, samples
+from tests.support.servers import ServersUnderTest
+from tests.support.stack.running_stack import RunningStack
+from tests.support.waiting import eventually
 
 INSTANCES = 1000
 KILL_AFTER = 300
@@ -69,8 +70,8 @@ def test_nothing_acknowledged_is_lost(stack: RunningStack, victim: str) -> None:
     study = sent[0].study_instance_uid
     eventually(
         lambda: len(stack.deliveries(study, DeliveryState.DELIVERED)) >= INSTANCES,
-        CONVERGE_SECONDS,
         f"all {INSTANCES} delivered after {victim} was killed",
+        seconds=CONVERGE_SECONDS,
     )
     instances = stack.instances(study)
     deliveries = stack.deliveries(study)
@@ -79,7 +80,7 @@ def test_nothing_acknowledged_is_lost(stack: RunningStack, victim: str) -> None:
     assert {row.state for row in deliveries} == {DeliveryState.DELIVERED}
     assert Counter(digests_in_bucket(stack, instances)) == expected
     assert expected.keys() <= received(stack.home.destination).keys()
-    eventually(stack.healthy, 30, f"every part is well again after {victim} was killed")
+    eventually(stack.healthy, f"every part is well again after {victim} was killed")
 
 
 def send_and_kill(stack: RunningStack, sent: Sequence[Sample], victim: str) -> None:
@@ -103,7 +104,7 @@ def send_and_kill(stack: RunningStack, sent: Sequence[Sample], victim: str) -> N
         store_all(peer, [sent[index].outgoing for index in waiting], associations=4, on_result=on_result)
         return len(acknowledged) == len(sent)
 
-    eventually(all_acknowledged, CONVERGE_SECONDS, f"every instance is acknowledged though {victim} was killed")
+    eventually(all_acknowledged, f"every instance is acknowledged though {victim} was killed", seconds=CONVERGE_SECONDS)
     assert kill.is_set()
 
 

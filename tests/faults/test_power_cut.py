@@ -20,9 +20,10 @@ import pytest
 
 from bucky.scu import Outcome, store_all
 from edge_scp.record import CorruptRecord, verify
-from tests.edge_world import SpoolWorld
-from tests.integration.edge_process import EdgeProcess, edge_process, eventually
-from tests.sample_instances import Sample, samples
+from tests.support.dicom.sample_instances import Sample, samples
+from tests.support.edge.edge_process import EdgeProcess, edge_process
+from tests.support.edge.spool_world import SpoolWorld
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TEST_POWERCUT") != "1" or os.geteuid() != 0,
@@ -161,7 +162,7 @@ def lost_in_cuts(disk: Disk, scratch: Path, sync: str, cuts: int, trays: int = 0
         edge_process(scratch, spool_dir=spool, spool_sync=sync, spool_trays=trays) as edge,
         ThreadPoolExecutor(1) as pool,
     ):
-        eventually(lambda: not trays or (spool / "trays").stat().st_size == trays * MEGABYTE, 30, "trays are there")
+        eventually(lambda: not trays or (spool / "trays").stat().st_size == trays * MEGABYTE, "trays are there")
         for number in range(cuts):
             sent = samples(BATCH)
             sender, copy = Sender(sent), scratch / f"cut-{number}.img"

@@ -27,8 +27,8 @@ from keeper.readers import DirectReader
 from keeper.reconcile import Reconcile
 from keeper.reindex import Reindex
 from keeper.republisher import Republisher
-from tests.integration.test_keeper_commands import bucky, environment
-from tests.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, indexed, store_samples, stored_event
+from tests.support.services.command_line import bucky, environment
+from tests.support.services.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, indexed, store_samples, stored_event
 
 STUDY = "1.2.3.900"
 

@@ -10,7 +10,7 @@ from bucky.broker import connect, disconnect
 from bucky.events import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
-from tests.faults.wire import ANSWERED, NatsWire, TripWire
+from tests.support.faults.wire import ANSWERED, NatsWire, TripWire
 
 KIND = "publish dicom.instance.stored"
 

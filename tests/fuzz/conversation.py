@@ -12,7 +12,7 @@ from edge_scp.upper_layer.association import Association, Service
 from edge_scp.upper_layer.limits import Limits
 from edge_scp.upper_layer.negotiation import Negotiator
 from edge_scp.upper_layer.states import State
-from tests.raw_peer import ABORT, RELEASE_RP, RELEASE_RQ, echo, request, store
+from tests.support.dimse.raw_peer import ABORT, RELEASE_RP, RELEASE_RQ, echo, request, store
 
 LIMITS = Limits(max_pdu=4096, artim_seconds=10, idle_seconds=20)
 SYNTAXES = Syntaxes(Settings())

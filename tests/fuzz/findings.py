@@ -1,6 +1,6 @@
 """Conversations that once broke a rule, found by fuzzing; each is tested from then on."""
 
-from tests.raw_peer import echo
+from tests.support.dimse.raw_peer import echo
 
 FINDINGS: tuple[bytes, ...] = (
     # An A-ASSOCIATE-RQ shorter than its protocol version raised struct.error.

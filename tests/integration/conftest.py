@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bucky.settings import Settings
-from tests.integration.connector_stage import Stage, stage
+from tests.support.connector.connector_world import ConnectorWorld, stage
 
 
 @pytest.fixture
-async def on_stage(nats_settings: Settings) -> AsyncIterator[Stage]:
+async def on_stage(nats_settings: Settings) -> AsyncIterator[ConnectorWorld]:
     """A running connector, in this process."""
     async with stage(nats_settings) as made:
         yield made

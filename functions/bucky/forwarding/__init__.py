@@ -10,7 +10,7 @@ s3.py            objects in a bucket
 stow.py          STOW-RS; stow_request.py and stow_answer.py are its messages
 
 A new kind is a model in `bucky.destinations`, a module here, a line in `senders.py`, and a world in
-`tests/contract/destination_worlds.py`, where every kind passes the same suite.
+`tests/support/destinations/destination_worlds.py`, where every kind passes the same suite.
 """
 
 from bucky.forwarding.secrets import Secrets

@@ -1,0 +1,76 @@
+"""Finding studies, the same on SQLite and PostgreSQL."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from bucky.index import Index, StudyQuery
+from tests.support.index.rows import header, indexed
+
+STUDIES = {
+    "1.1": header(PatientName="Doe^Jane", PatientID="P1", AccessionNumber="A1", StudyDate="20240101", Modality="CT"),
+    "1.2": header(PatientName="DOE^JOHN", PatientID="P2", AccessionNumber="A2", StudyDate="2024.06.30", Modality="MR"),
+    "1.3": header(PatientName="100%_Sure^Ann", PatientID="P1", StudyDate="20250101", Modality="CT"),
+    "1.4": {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎"}]}},
+    "1.5": header(PatientName="Müller^Ärzte"),
+}
+
+
+@pytest.fixture
+def index(index_url: str) -> Iterator[Index]:
+    """An index of five studies of one instance each, indexed one after the other."""
+    index = Index.open(index_url)
+    index.migrate()
+    for uid, head in STUDIES.items():
+        index.upsert_instances([indexed(uid, head, study_instance_uid=uid)])
+    yield index
+    index.close()
+
+
+SEARCHES = [
+    (StudyQuery(), "12345"),
+    (StudyQuery(patient_id="P1"), "13"),
+    (StudyQuery(patient_id="p1"), ""),
+    (StudyQuery(patient_name="doe*"), "12"),
+    (StudyQuery(patient_name="Doe^J??e"), "1"),
+    (StudyQuery(patient_name="doe"), ""),
+    (StudyQuery(patient_name="*%*"), "3"),
+    (StudyQuery(patient_name="100%_*"), "3"),
+    (StudyQuery(patient_name="10__*"), ""),
+    (StudyQuery(patient_name="山田*"), "4"),
+    (StudyQuery(patient_name="yamada^tarou"), "4"),
+    (StudyQuery(patient_name="MÜLLER^ä*"), "5"),
+    (StudyQuery(patient_name="\\*"), ""),
+    (StudyQuery(accession_number="A2"), "2"),
+    (StudyQuery(study_instance_uid="1.4"), "4"),
+    (StudyQuery(modality="CT"), "13"),
+    (StudyQuery(modality="CT", patient_id="P1", study_date_from="20241231"), "3"),
+    (StudyQuery(study_date_from="20240101", study_date_to="20240630"), "12"),
+    (StudyQuery(study_date_to="20231231"), ""),
+]
+
+
+def test_search(index: Index) -> None:
+    """A search finds the studies that match, no others, and counts as many."""
+    for query, found in SEARCHES:
+        expected = {f"1.{digit}" for digit in found}
+        assert {row.study_instance_uid for row in index.search_studies(query)} == expected, query
+        assert index.count_studies(query) == len(found), query
+
+
+def test_pages_hold_every_study_once(index: Index) -> None:
+    """Paging shows every study once, the one that changed last first."""
+    pages = [index.search_studies(StudyQuery(limit=2, offset=offset)) for offset in (0, 2, 4, 6)]
+    assert [row.study_instance_uid for page in pages for row in page] == ["1.5", "1.4", "1.3", "1.2", "1.1"]
+
+
+def test_a_study_shows_its_modalities_and_counts(index: Index) -> None:
+    """Modalities, series and instances of a study are those of its parts."""
+    for name, series, modality in (("a", "1.8", "SEG"), ("b", "1.9", "CT"), ("c", "1.9", "CT")):
+        index.upsert_instances(
+            [indexed(name, header(Modality=modality), study_instance_uid="1.1", series_instance_uid=series)]
+        )
+    study = index.search_studies(StudyQuery(study_instance_uid="1.1"))[0]
+    assert study == index.study("1.1")
+    assert (study.modalities, study.series_count, study.instance_count) == (("CT", "SEG"), 3, 4)
+    assert study.first_received_at < study.last_instance_at

@@ -1,0 +1,114 @@
+"""Destinations and rules through the admin API, by two administrators at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bucky.settings import Settings
+from tests.support.services.admin_world import AdminWorld, world
+
+NO_BROKER = Settings.load({"BUCKY_NATS_URL": "nats://127.0.0.1:9"})
+PACS: dict[str, Any] = {"name": "pacs", "type": "dimse", "aet": "PACS", "host": "pacs.example.org", "port": 104}
+RULE: dict[str, Any] = {
+    "name": "ct",
+    "when": {"all": [{"attribute": "Modality", "in": ["CT"]}, {"not": {"association": "calling_aet", "equals": "X"}}]},
+    "destinations": ["pacs"],
+}
+
+
+@pytest.fixture
+async def here(index_url: str) -> AsyncIterator[AdminWorld]:
+    """The application with an empty routing."""
+    async with world(NO_BROKER, index_url) as made:
+        yield made
+
+
+async def put(here: AdminWorld, path: str, body: Any, version: int) -> tuple[int, Any]:
+    """Write with the version that was read; return the status and the answer."""
+    answer = await here.api.put(path, json=body, headers={"If-Match": f'"{version}"'})
+    return answer.status_code, answer.json()
+
+
+async def test_destinations_and_rules_are_made_changed_and_removed(here: AdminWorld) -> None:
+    """The whole life of a destination and a rule, each change a version of its own."""
+    assert await put(here, "/api/destinations/pacs", PACS, 0) == (200, {"version": 1})
+    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2})
+    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3})
+    assert (await here.api.get("/api/destinations/pacs")).json()["port"] == 11112
+    assert (await here.api.get("/api/rules/ct")).json()["when"] == RULE["when"]
+    in_use = await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"3"'})
+    assert in_use.status_code == 409
+    assert "ct" in in_use.json()["error"]
+    assert (await here.api.delete("/api/rules/ct", headers={"If-Match": '"3"'})).json() == {"version": 4}
+    assert (await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"4"'})).json() == {"version": 5}
+    versions = (await here.api.get("/api/routing/versions")).json()
+    assert [version["version"] for version in versions] == [5, 4, 3, 2, 1]
+    second = (await here.api.get("/api/routing/versions/2")).json()["document"]
+    assert await put(here, "/api/routing", second, 5) == (200, {"version": 6})
+    assert (await here.api.get("/api/rules")).json() == (await here.api.get("/api/routing")).json()["document"]["rules"]
+
+
+async def test_changing_one_rule_leaves_the_rest_as_it_is(here: AdminWorld) -> None:
+    """What is edited alone must not take the crosswalks, or the way rules are matched, with it."""
+    whole = {
+        "destinations": [PACS],
+        "crosswalks": [{"name": "ids", "type": "csv", "file": "ids.csv", "key": "key", "value": "value"}],
+        "match": "first",
+        "rules": [{"name": "mr", "morph": [{"crosswalk": "PatientID", "table": "ids"}], "destinations": ["pacs"]}],
+    }
+    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1})
+    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2})
+    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3})
+    document = (await here.api.get("/api/routing")).json()["document"]
+    assert (document["crosswalks"], document["match"]) == (whole["crosswalks"], "first")
+
+
+async def test_a_change_must_say_what_it_changes(here: AdminWorld) -> None:
+    """Without If-Match, or with one that is no version, nothing may be written."""
+    assert (await here.api.put("/api/destinations/pacs", json=PACS)).status_code == 428
+    for stale in ('"7"', "0", 'W/"0"', "*", '"0", "1"', '"-1"', '"x"'):
+        answer = await here.api.put("/api/destinations/pacs", json=PACS, headers={"If-Match": stale})
+        assert answer.status_code == 412, stale
+    assert (await here.api.get("/api/routing")).headers["etag"] == '"0"'
+
+
+async def test_of_many_who_change_the_same_version_one_wins(here: AdminWorld) -> None:
+    """Two administrators must never overwrite each other unknowingly, however close they come."""
+    bodies = [PACS | {"port": port} for port in range(1, 11)]
+    answers = await asyncio.gather(*(put(here, "/api/destinations/pacs", body, 0) for body in bodies))
+    assert sorted(status for status, _ in answers) == [200] + [412] * 9
+    winner = next(body for body, (status, _) in zip(bodies, answers, strict=True) if status == 200)
+    assert (await here.api.get("/api/destinations/pacs")).json()["port"] == winner["port"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/api/destinations/pacs", PACS | {"port": 0}, "port"),
+        ("/api/destinations/pacs", PACS | {"colour": "red"}, "colour"),
+        ("/api/destinations/other", PACS, "other"),
+        ("/api/rules/ct", RULE, "pacs"),
+        ("/api/rules/ct", RULE | {"when": {"attribute": "Modalty", "equals": "CT"}}, "Modalty"),
+        ("/api/rules/ct", RULE | {"when": {"attribute": "Modality", "regex": "("}}, "RE2"),
+        ("/api/routing", {"rules": [RULE]}, "does not exist"),
+        ("/api/routing", {"destinations": [PACS, PACS]}, "twice"),
+        ("/api/routing", [], "body"),
+        ("/api/destinations/pacs", None, "body"),
+    ],
+)
+async def test_what_is_not_valid_is_refused_with_the_place(here: AdminWorld, path: str, body: Any, said: str) -> None:
+    """A typing error must be answered with where it is, and must not reach the routing."""
+    status, answer = await put(here, path, body, 0)
+    assert status == 422
+    assert said in answer["error"]
+    assert (await here.api.get("/api/routing")).json()["version"] == 0
+
+
+async def test_what_is_not_there_is_404(here: AdminWorld) -> None:
+    """A name that does not exist must be said to, for reading and for removing."""
+    for path in ("/api/destinations/none", "/api/rules/none", "/api/routing/versions/9"):
+        assert (await here.api.get(path)).status_code == 404
+    for path in ("/api/destinations/none", "/api/rules/none"):
+        assert (await here.api.delete(path, headers={"If-Match": '"0"'})).status_code == 404

@@ -1,0 +1,41 @@
+"""A processing that was decided, and that nobody was told of, is asked for again; one that waits is left alone."""
+
+from datetime import timedelta
+
+from bucky.broker import connect
+from bucky.events import CloudEvent, ProcessingRequested, utc_now
+from bucky.gathering import of_study
+from bucky.index import Index
+from bucky.routing import Routing
+from bucky.settings import Settings
+from bucky.streams import ensure_streams
+from keeper.findings import Kind, Report
+from keeper.open_deliveries import reconcile_deliveries
+from keeper.republisher import Republisher
+from keeper.waiting import read
+from tests.support.index.rows import indexed
+
+
+async def test_a_lost_request_is_published_once_more(nats_settings: Settings, index: Index) -> None:
+    """After a crash between the record and the event, the reconciler gives the study to the function."""
+    index.save_routing(
+        Routing.from_yaml("rules: [{name: r, trigger: study_stable, process: {function: f}}]"), 0, "test"
+    )
+    index.upsert_instances([indexed("a"), indexed("b")])
+    gathered = of_study(index, index.routing(), "1.2")
+    index.request_deliveries(gathered.requests, members=gathered.members)
+    client = await connect(nats_settings, "test")
+    try:
+        await ensure_streams(client.jetstream())
+        publisher, before = Republisher(client.jetstream()), utc_now() + timedelta(minutes=1)
+        found = []
+        for _ in range(2):
+            report = Report(dry_run=False)
+            await reconcile_deliveries(index, publisher, report, before)
+            found.append(report.count(Kind.REQUEST_LOST))
+        subject = f"{ProcessingRequested.TYPE}.f"
+        told: list[CloudEvent] = [one.event async for one in read(client.jetstream(), "DELIVERIES", subject)]
+    finally:
+        await client.close()
+    assert found == [1, 0]
+    assert [event.payload() for event in told] == gathered.requests
