@@ -7,8 +7,11 @@ SYNC = UV_PYTHON=$${UV_PYTHON:-$$(tools/find-python)} $(UV) sync --frozen --quie
 RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
+# Tests wait for servers more than they work: more workers than processors. JOBS=0 runs them one after the other.
+JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST = $(RUN)/pytest --numprocesses $(JOBS) --dist loadscope
 
-.PHONY: help setup demo up down test lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
+.PHONY: help setup demo up down test test-busy test-soak lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,8 +37,14 @@ up: setup ## Start the stack in the foreground until Ctrl-C
 down: setup ## Stop the stack
 	@$(RUN)/bucky down $(ARGS)
 
-test: lint ## Run all tests against real servers
-	@$(RUN)/pytest $(ARGS)
+test: lint ## Run all tests against real servers (ARGS=--times: where the time goes)
+	@$(PYTEST) $(ARGS)
+
+test-busy: lint ## Run all tests beside four busy processes: slower, and green
+	@tools/busy $(PYTEST) $(ARGS)
+
+test-soak: setup ## Let the soaks last ten times as long (before a release: ten minutes)
+	@TEST_SOAK=10 $(PYTEST) tests/integration/edge_scp $(ARGS) -k soak
 
 lint: setup ## Check style and types
 	@$(RUN)/ruff check --no-cache .
@@ -48,15 +57,15 @@ test-peers: setup ## Install the peers that tests talk to (DCMTK, Orthanc: root 
 	@tools/install-peers dcmtk orthanc
 	@-tools/build faas-cli
 
-test-minio: setup ## Run every test that touches the object store against a real MinIO
-	@if tools/build minio; then TEST_STORE=minio $(RUN)/pytest $(ARGS); fi
+test-minio: setup ## Run what is about the object store against a real MinIO
+	@if tools/build minio; then TEST_STORE=minio $(PYTEST) $(ARGS); fi
 
-test-versitygw: setup ## Run every test that touches the object store against a real Versity S3 Gateway
-	@if tools/build versitygw; then TEST_STORE=versitygw $(RUN)/pytest $(ARGS); fi
+test-versitygw: setup ## Run what is about the object store against a real Versity S3 Gateway
+	@if tools/build versitygw; then TEST_STORE=versitygw $(PYTEST) $(ARGS); fi
 
-test-postgres: setup ## Run every test that touches the index against a real PostgreSQL
+test-postgres: setup ## Run what is about the index against a real PostgreSQL
 	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || tools/install-peers postgresql; \
-	then TEST_INDEX=postgres $(RUN)/pytest $(ARGS); fi
+	then TEST_INDEX=postgres $(PYTEST) $(ARGS); fi
 
 bench-ingest: setup ## Compare the receive path with DCMTK, Orthanc, pynetdicom and C (QUICK=1: under 3 minutes)
 	@-tools/install-peers dcmtk orthanc

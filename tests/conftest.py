@@ -8,11 +8,13 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pynetdicom.transport import AssociationSocket
+from xdist.remote import Producer
 
 from bucky.index import Index
 from bucky.objects import S3ObjectStore
@@ -20,6 +22,8 @@ from bucky.ports import free_port
 from bucky.settings import Settings
 from local_stack import servers
 from local_stack.servers import built
+from tests.support import times
+from tests.support.faults.report import TABLES, note_rows
 from tests.support.servers import (
     MISSING,
     OWN_STORE,
@@ -33,21 +37,24 @@ from tests.support.servers import (
     remove_bucket,
     run,
 )
+from tests.support.side_by_side import Scheduling, longest_first
 
-# The fixtures through which tests reach the server that TEST_STORE or TEST_INDEX replaces.
-STORE_FIXTURES = {"store", "store_settings", "store_server", "servers_under_test", "world"}
-INDEX_FIXTURES = {"index", "index_url", "servers_under_test"}
+SERVER_MARKERS = {"TEST_STORE": "store", "TEST_INDEX": "index"}
+"""The marker of tests whose subject is the server that a variable replaces."""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Deal tests to workers by what they share."""
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what touches the server that is replaced, if one is; skip what needs a peer that is not there."""
-    wanted = (STORE_FIXTURES if "TEST_STORE" in os.environ else set()) | (
-        INDEX_FIXTURES if "TEST_INDEX" in os.environ else set()
-    )
+    """Keep what is about a replaced server; skip what needs a missing peer."""
+    wanted = [marker for variable, marker in SERVER_MARKERS.items() if variable in os.environ]
     if wanted:
-        untouched = [item for item in items if not wanted & set(getattr(item, "fixturenames", ()))]
-        config.hook.pytest_deselected(items=untouched)
-        items[:] = [item for item in items if item not in untouched]
+        others = [item for item in items if not any(item.get_closest_marker(marker) for marker in wanted)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
     for item in items:
         for marker in item.iter_markers("peer"):
             name = marker.args[0]
@@ -56,10 +63,47 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             else:
                 MISSING.add(name)
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not installed: run `make test-peers`"))
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which real servers and peers took part, and which were missing."""
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this worker what took part, if this is one."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output.update(used=sorted(USED), missing=sorted(MISSING), tables=session.config.stash.get(TABLES, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Gather what a worker told."""
+    told = getattr(node, "workeroutput", {})
+    USED.update(told.get("used", ()))
+    MISSING.update(told.get("missing", ()))
+    for name, rows in told.get("tables", {}).items():
+        note_rows(node.config, name, rows)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the table of times."""
+    parser.addoption("--times", action="store_true", help="show where the time went, by file")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note the processor time of each phase of a test."""
+    report = yield
+    times.note(item, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which real servers and peers took part, and which were missing; and where the time went, if asked to."""
+    if config.getoption("--times"):
+        reports = [report for kind in terminalreporter.stats.values() for report in kind]
+        terminalreporter.section("times, in seconds")
+        for line in times.lines(times.by_file(each for each in reports if isinstance(each, pytest.TestReport))):
+            terminalreporter.write_line(line)
     terminalreporter.section("real servers")
     terminalreporter.write_line("used: " + (", ".join(sorted(USED)) or "none"))
     for name in sorted(MISSING):
@@ -121,21 +165,47 @@ def _postgresql() -> Iterator[PostgreSql]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def _index_template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path | str:
+    """An index that has its tables and nothing else: a SQLite file, or the name of a PostgreSQL database."""
+    if os.environ.get("TEST_INDEX") == "postgres":
+        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+        url = postgresql.fresh_database()
+        made: Path | str = url.rpartition("/")[2]
+    else:
+        made = tmp_path_factory.mktemp("index") / "index.db"
+        url = f"sqlite:///{made}"
+    index = Index.open(url)
+    index.migrate()
+    index.close()
+    return made
+
+
 @pytest.fixture
-def index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """The URL of a fresh, empty index database."""
-    if os.environ.get("TEST_INDEX") != "postgres":
-        USED.add("sqlite")
-        return f"sqlite:///{tmp_path / 'index.db'}"
-    postgresql: PostgreSql = request.getfixturevalue("_postgresql")
-    return postgresql.fresh_database()
+def empty_index_url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of a database that has no tables yet."""
+    if os.environ.get("TEST_INDEX") == "postgres":
+        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+        return postgresql.fresh_database()
+    USED.add("sqlite")
+    return f"sqlite:///{tmp_path / 'index.db'}"
+
+
+@pytest.fixture
+def index_url(_index_template: Path | str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh index that has its tables."""
+    if isinstance(_index_template, str):
+        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+        return postgresql.fresh_database(_index_template)
+    USED.add("sqlite")
+    shutil.copy(_index_template, tmp_path / "index.db")
+    return f"sqlite:///{tmp_path / 'index.db'}"
 
 
 @pytest.fixture
 def index(index_url: str) -> Iterator[Index]:
-    """An empty index."""
+    """An index that has its tables and nothing else."""
     opened = Index.open(index_url)
-    opened.migrate()
     yield opened
     opened.close()
 

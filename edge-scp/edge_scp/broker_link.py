@@ -6,7 +6,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from bucky.batches import BatchPublisher
-from bucky.broker import connect, disconnect
+from bucky.broker import connect, disconnect, jetstream
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent
 from bucky.settings import Settings
@@ -29,7 +29,7 @@ class BrokerLink:
                 self._client = await connect(self._settings, "edge")
                 self._publisher = BatchPublisher(self._client)
         try:
-            await ensure_streams(self._client.jetstream(), self._settings.nats_replicas)
+            await ensure_streams(jetstream(self._client), self._settings.nats_replicas)
         except (NatsError, OSError, TimeoutError) as error:
             raise BrokerUnavailable(f"the streams cannot be ensured: {type(error).__name__}") from error
 

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.broker import connect
+from bucky.broker import connect, jetstream
 from bucky.errors import BrokerUnavailable
 from bucky.settings import Settings
 from bucky.streams import STREAMS
@@ -45,7 +45,7 @@ class BrokerLink:
 
     def jetstream(self) -> JetStreamContext:
         """Return JetStream, or raise `BrokerUnavailable` while there is no connection."""
-        return self.client().jetstream(timeout=5)
+        return jetstream(self.client())
 
     async def check(self) -> dict[str, Any]:
         """Raise unless JetStream answers and has Bucky's streams; return how many messages they hold."""

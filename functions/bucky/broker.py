@@ -18,6 +18,13 @@ from bucky.settings import Settings
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+# A broker that syncs each write can be busy for seconds when its machine is.
+REQUEST_TIMEOUT_SECONDS = 30.0
+
+
+def jetstream(client: Client) -> JetStreamContext:
+    """Return JetStream over a connection, patient with a busy broker."""
+    return client.jetstream(timeout=REQUEST_TIMEOUT_SECONDS)
 
 
 class Publisher(Protocol):

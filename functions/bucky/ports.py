@@ -1,11 +1,14 @@
 """TCP ports for servers on this host."""
 
-import itertools
+import fcntl
+import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _HOST = "127.0.0.1"
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -36,16 +39,30 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on just now, another at each call.
+    """Return a port nobody listens on just now, and that no process of this user was given lately.
 
-    A port that the system chose could be taken by anyone's outgoing connection before its server binds it.
+    A port that the system chose could be taken by anyone's outgoing connection before its server binds it; one that
+    two processes found free at the same time, by the other's server. Raise `OSError` when none is free.
     """
-    return next(port for port in _turns() if is_free(port))
+    ports = servers_ports(_OUTGOING.read_text() if _OUTGOING.exists() else _OUTGOING_BY_DEFAULT)
+    with _counter() as counter:
+        said = counter.read()
+        last = int(said) if said.isdigit() else secrets.randbelow(len(ports))
+        for turn in range(last + 1, last + 1 + len(ports)):
+            port = ports[turn % len(ports)]
+            if is_free(port):
+                counter.seek(0)
+                counter.truncate()
+                counter.write(str(turn % len(ports)).encode())
+                return port
+    raise OSError(f"each of {len(ports)} ports has a server that listens on it")
 
 
-@cache
-def _turns() -> Iterator[int]:
-    outgoing = _OUTGOING.read_text() if _OUTGOING.exists() else _OUTGOING_BY_DEFAULT
-    ports = servers_ports(outgoing)
-    start = secrets.randbelow(len(ports))  # processes that choose side by side begin apart
-    return itertools.cycle(ports[start:] + ports[:start])
+@contextmanager
+def _counter() -> Iterator[BinaryIO]:
+    """Open, for one process at a time, the file that says whose turn was the last."""
+    path = Path(tempfile.gettempdir()) / f"bucky-ports-{os.getuid()}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file

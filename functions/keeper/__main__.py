@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from bucky import log
-from bucky.broker import JetStreamPublisher, connect, disconnect
+from bucky.broker import JetStreamPublisher, connect, disconnect, jetstream
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.log import get_logger
@@ -57,7 +57,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
     client = await _connected(settings, state)
     index = Index.open(settings.index_url.get_secret_value())
     objects = S3ObjectStore(settings)
-    js = client.jetstream()
+    js = jetstream(client)
 
     async def migrate() -> None:
         await asyncio.to_thread(index.migrate)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bucky.broker import connect, disconnect
+from bucky.broker import connect, disconnect, jetstream
 from bucky.cli.access import AsJson, Home
 from bucky.cli.output import print_json, print_rows
 from bucky.index import Index
@@ -87,7 +87,7 @@ def _opened(home: Path | None) -> Iterator[tuple[Settings, ObjectStore, Index]]:
 async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *, dry_run: bool) -> Report:
     client = await connect(settings, "reconcile")
     try:
-        publisher = Republisher(client.jetstream())
+        publisher = Republisher(jetstream(client))
         grace = settings.reconcile_grace_seconds
         return await Reconcile(objects, index, publisher, settings.store_bucket, grace, dry_run).run()
     finally:

@@ -10,6 +10,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from bucky.batches import BatchPublisher
+from bucky.broker import jetstream
 from bucky.errors import BrokerUnavailable
 from bucky.events import URGENT
 from bucky.log import get_logger
@@ -54,7 +55,7 @@ class Connector:
         replicas: int = 1,
     ) -> None:
         self._client = client
-        self._js: JetStreamContext = client.jetstream()
+        self._js: JetStreamContext = jetstream(client)
         self._directory, self._caller, self._metrics = directory, caller, metrics
         self._refresh_seconds = refresh_seconds
         self._outlet = Outlet(client, BatchPublisher(client), AttemptLedger(self._js, replicas), self._published)

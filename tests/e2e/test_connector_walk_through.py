@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from bucky.ports import free_port
 from local_stack.servers import REPOSITORY
 
@@ -27,7 +25,6 @@ def on_free_ports(text: str, ports: dict[str, int]) -> str:
     return re.sub("|".join(ports), lambda match: str(ports[match[0]]), text)
 
 
-@pytest.mark.timeout(120)
 def test_the_walk_through_does_what_it_says(tmp_path: Path) -> None:
     """Whoever follows the connector's README must see what it shows, down to the exit code."""
     ports = {port: free_port() for port in ("4222", "8082", "8102")}

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from local_stack.servers import built
+from tests.support.faults import table
 from tests.support.faults.matrix import CASES, INSTANCES, OTHERS, REASONS, Case, Matrix, matrix, others
 from tests.support.faults.node import Fault, Node, third
 from tests.support.faults.nodes import AloneNode, Orthanc, Scripted, Storescp, skip_unless_alone
-from tests.support.faults.report import TABLES
-from tests.support.faults.table import table
+from tests.support.faults.report import note_rows
 from tests.support.servers import PEERS, ServersUnderTest
 from tests.support.stack.running_stack import RunningStack
 
-pytestmark = pytest.mark.timeout(300)
 PEER_OF: dict[type[Node], str] = {Storescp: "dcmtk", Orthanc: "orthanc"}
 """What `make test-peers` calls a node's program."""
 
@@ -51,7 +50,7 @@ def world(
     try:
         with matrix(stack, folder / "nodes", cases) as made:
             yield made
-            request.config.stash.setdefault(TABLES, []).append(table(made.rows.values()))
+            note_rows(request.config, table.NAME, map(table.row, made.rows.values()))
     finally:
         stack.stop()
 

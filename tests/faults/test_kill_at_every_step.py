@@ -14,18 +14,19 @@ import pytest
 
 from bucky.index import DeliveryState
 from bucky.part10 import split
-from tests.support.faults.report import TABLES
+from tests.support.faults import steps_table
+from tests.support.faults.report import note_rows
 from tests.support.faults.stepped_stack import INSTANCES, Killed, SteppedStack
-from tests.support.faults.steps import BOUNDARIES, Boundary
-from tests.support.faults.steps_table import table
+from tests.support.faults.steps import BOUNDARIES, CALL_FORWARD, CALL_PARSE, Boundary
 from tests.support.servers import ServersUnderTest
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
 CONVERGE_SECONDS = 120.0
+SIDE_BY_SIDE = 3
+"""Stacks that share the boundaries, where pytest has as many workers."""
 
 
-class World:
+class BoundariesWorld:
     """The stack, and what was sent at each boundary."""
 
     def __init__(self, stepped: SteppedStack) -> None:
@@ -40,28 +41,42 @@ class World:
         return self.killed[boundary]
 
 
+def about(boundary: Boundary) -> list[pytest.MarkDecorator]:
+    """Return the markers of a boundary that another object store or database could make something else of."""
+    at_the_store = boundary.kind.startswith("store ") or boundary.victim == "object-store"
+    at_the_index = boundary.kind in {CALL_PARSE, CALL_FORWARD}
+    return [pytest.mark.store] * at_the_store + [pytest.mark.index] * at_the_index
+
+
+SHARED = [
+    pytest.param(one, id=f"{number % SIDE_BY_SIDE}/{one.name}", marks=about(one))
+    for number, one in enumerate(BOUNDARIES)
+]
+
+
 @pytest.fixture(scope="module")
 def world(
     tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest, request: pytest.FixtureRequest
-) -> Iterator[World]:
+) -> Iterator[BoundariesWorld]:
     """One stack for all, whose parts talk over wires."""
     stepped = SteppedStack(tmp_path_factory.mktemp("steps"), servers_under_test)
     try:
-        made = World(stepped)
+        made = BoundariesWorld(stepped)
         yield made
-        request.config.stash.setdefault(TABLES, []).append(table(made.killed.values(), made.times_sent))
+        rows = (steps_table.row(boundary, made.times_sent.get(boundary)) for boundary in made.killed)
+        note_rows(request.config, steps_table.NAME, rows)
     finally:
         stepped.close()
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
-def test_somebody_dies_at_the_boundary(world: World, boundary: Boundary) -> None:
+@pytest.mark.parametrize("boundary", SHARED)
+def test_somebody_dies_at_the_boundary(world: BoundariesWorld, boundary: Boundary) -> None:
     """Protects the sender from whoever dies: it is told success for every instance, in the end."""
     assert len(world.come_by(boundary).acknowledged) == INSTANCES
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
-def test_all_is_right_in_the_end(world: World, boundary: Boundary) -> None:
+@pytest.mark.parametrize("boundary", SHARED)
+def test_all_is_right_in_the_end(world: BoundariesWorld, boundary: Boundary) -> None:
     """Protects what was acknowledged: it is in bucket, index and destination, whole, with one row and one delivery."""
     killed, stack = world.come_by(boundary), world.stepped.stack
     study = killed.sent[0].study_instance_uid

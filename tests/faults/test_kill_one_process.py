@@ -18,6 +18,8 @@ from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.store, pytest.mark.index]
+
 INSTANCES = 1000
 KILL_AFTER = 300
 CONVERGE_SECONDS = 90.0
@@ -60,7 +62,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersU
     running.stop()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("victim", victims())
 def test_nothing_acknowledged_is_lost(stack: RunningStack, victim: str) -> None:
     """After the kill and the restart every acknowledged instance is stored, indexed and delivered, once."""

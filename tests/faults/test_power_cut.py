@@ -179,7 +179,6 @@ def lost_in_cuts(disk: Disk, scratch: Path, sync: str, cuts: int, trays: int = 0
     return lost
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("sync", "trays"), [("group", 0), ("group", 128), ("file", 0)], ids=["group", "trays", "each file"]
 )
@@ -188,7 +187,6 @@ def test_what_was_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path, 
     assert lost_in_cuts(disk, tmp_path, sync, cuts=3, trays=trays) == [set(), set(), set()]
 
 
-@pytest.mark.timeout(300)
 def test_without_the_sync_the_cut_is_noticed(disk: Disk, tmp_path: Path) -> None:
     """This test can fail: an edge told not to sync loses what it acknowledged, and the cut shows it."""
     (lost,) = lost_in_cuts(disk, tmp_path, "none", cuts=1)

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.errors import TimeoutError as NatsTimeout
 from sqlalchemy import delete, update
 
-from bucky.broker import connect
+from bucky.broker import connect, jetstream
 from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, routings, series
@@ -30,11 +30,13 @@ from keeper.republisher import Republisher
 from tests.support.services.command_line import bucky, environment
 from tests.support.services.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, indexed, store_samples, stored_event
 
+pytestmark = [pytest.mark.store, pytest.mark.index]
+
 STUDY = "1.2.3.900"
 
 
 @dataclass
-class World:
+class ReconcileWorld:
     """Five instances received, indexed and routed, each delivered but one, and what they stand on."""
 
     objects: MemoryObjectStore
@@ -45,19 +47,19 @@ class World:
 
     async def reconcile(self, *, dry_run: bool = False, grace: float = -60) -> Report:
         """Run; what is being written just now counts as old enough."""
-        publisher = Republisher(self.client.jetstream())
+        publisher = Republisher(jetstream(self.client))
         return await Reconcile(self.objects, self.index, publisher, "bucky", grace, dry_run).run()
 
     async def tell(self, *events: CloudEvent) -> None:
         """Publish events as they are published first."""
         for event in events:
-            await self.client.jetstream().publish(
+            await jetstream(self.client).publish(
                 event.nats_subject, event.to_json(), headers={"Nats-Msg-Id": event.nats_msg_id}
             )
 
     async def work_off(self, function: str, stream: str, subject: str) -> list[CloudEvent]:
         """Take and acknowledge all that waits for a function, as the connector does."""
-        pull = await self.client.jetstream().pull_subscribe(subject, durable=f"{function}-test", stream=stream)
+        pull = await jetstream(self.client).pull_subscribe(subject, durable=f"{function}-test", stream=stream)
         taken: list[CloudEvent] = []
         while True:
             try:
@@ -99,13 +101,13 @@ class World:
 
 
 @pytest.fixture
-async def world(nats_settings: Settings, index_url: str) -> AsyncIterator[World]:
+async def world(nats_settings: Settings, index_url: str) -> AsyncIterator[ReconcileWorld]:
     """Everything is right, the last delivery still under way at a destination that is slow."""
     client, index, tables = await connect(nats_settings, "test"), Index.open(index_url), Tables(index_url)
-    await ensure_streams(client.jetstream())
+    await ensure_streams(jetstream(client))
     index.migrate()
     objects = MemoryObjectStore()
-    world = World(objects, index, tables, client, store_samples(objects, STUDY, 5))
+    world = ReconcileWorld(objects, index, tables, client, store_samples(objects, STUDY, 5))
     events = [stored_event(one) for one in world.stored]
     await world.tell(*events)
     assert len(await world.parsing()) == 5
@@ -132,11 +134,11 @@ def _kinds(report: Report) -> dict[Kind, dict[str, int]]:
     return {kind: dict(found.done) for kind, found in report.found.items()}
 
 
-async def _nothing_waits(world: World) -> bool:
+async def _nothing_waits(world: ReconcileWorld) -> bool:
     return not await world.parsing() and not await world.routing()
 
 
-async def test_where_all_is_right_nothing_is_found(world: World) -> None:
+async def test_where_all_is_right_nothing_is_found(world: ReconcileWorld) -> None:
     """A healthy installation with a delivery under way is left alone."""
     before = world.tables.rows(instances, series, deliveries)
     report = await world.reconcile()
@@ -147,7 +149,7 @@ async def test_where_all_is_right_nothing_is_found(world: World) -> None:
     assert len(await world.forwarding()) == 1
 
 
-async def test_a_lost_row_comes_back_and_is_not_sent_again(world: World) -> None:
+async def test_a_lost_row_comes_back_and_is_not_sent_again(world: ReconcileWorld) -> None:
     """The row of an instance that was delivered is made anew, with what its event still knows, and nothing is sent."""
     world.tables.execute(update(arrivals).values(open=False))
     before = world.tables.rows(without={"indexed_at", "last_instance_at"})
@@ -161,7 +163,7 @@ async def test_a_lost_row_comes_back_and_is_not_sent_again(world: World) -> None
     assert not (await world.reconcile()).found
 
 
-async def test_a_lost_index_is_not_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_index_is_not_sent_again(world: ReconcileWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the rows and the decisions gone, nothing is published: a reindexing is asked for, and waited for."""
     monkeypatch.setattr("keeper.reconcile.LOST_LEAST", 3)
     world.tables.empty()
@@ -176,7 +178,7 @@ async def test_a_lost_index_is_not_sent_again(world: World, monkeypatch: pytest.
     assert await _nothing_waits(world)
 
 
-async def test_a_lost_stored_event_is_published_again(world: World) -> None:
+async def test_a_lost_stored_event_is_published_again(world: ReconcileWorld) -> None:
     """An object whose event was lost goes the usual way: its event, the index, the rules."""
     lost = store_samples(world.objects, STUDY, 1, first=9)
     for _ in range(2):
@@ -188,7 +190,7 @@ async def test_a_lost_stored_event_is_published_again(world: World) -> None:
     assert world.index.study(STUDY).instance_count == 6
 
 
-async def test_an_event_that_waits_is_left_waiting(world: World) -> None:
+async def test_an_event_that_waits_is_left_waiting(world: ReconcileWorld) -> None:
     """With the functions away, what waits in the streams is not lost: nothing is published twice."""
     late = store_samples(world.objects, STUDY, 2, first=9)
     await world.tell(stored_event(late[0]))
@@ -198,13 +200,13 @@ async def test_an_event_that_waits_is_left_waiting(world: World) -> None:
     assert (len(await world.parsing()), len(await world.routing())) == (1, 1)
 
 
-async def test_what_is_young_is_left_alone(world: World) -> None:
+async def test_what_is_young_is_left_alone(world: ReconcileWorld) -> None:
     """Within the grace time an instance is on its way, not lost."""
     store_samples(world.objects, STUDY, 1, first=9)
     assert (await world.reconcile(grace=60)).found == {}
 
 
-async def test_a_lost_object_is_reported(world: World) -> None:
+async def test_a_lost_object_is_reported(world: ReconcileWorld) -> None:
     """Nobody can bring it back: it is named, its row and its deliveries stay as evidence, every time."""
     key = world.stored[0].key
     del world.objects._objects[key]
@@ -215,7 +217,7 @@ async def test_a_lost_object_is_reported(world: World) -> None:
     assert world.index.instance(world.stored[0].sha256).key == key
 
 
-async def test_damaged_and_foreign_objects_are_reported(world: World) -> None:
+async def test_damaged_and_foreign_objects_are_reported(world: ReconcileWorld) -> None:
     """An object cut short, one that is no DICOM file and one that is nobody's are told apart."""
     content = world.objects.get(world.stored[1].key)
     put_bytes(world.objects, world.stored[1].key, content[:-100])
@@ -231,7 +233,7 @@ async def test_damaged_and_foreign_objects_are_reported(world: World) -> None:
     assert report.wrong
 
 
-async def test_an_instance_the_rules_never_saw_is_routed(world: World) -> None:
+async def test_an_instance_the_rules_never_saw_is_routed(world: ReconcileWorld) -> None:
     """An indexed event that was lost is published again, once, in the trace of its instance."""
     lost = store_samples(world.objects, STUDY, 1, first=9)
     indexed(world.objects, world.index, lost)
@@ -244,16 +246,16 @@ async def test_an_instance_the_rules_never_saw_is_routed(world: World) -> None:
     assert event.payload() == InstanceIndexed(**row.received().model_dump())
 
 
-async def test_a_delivery_nobody_was_told_of_is_asked_for_again(world: World) -> None:
+async def test_a_delivery_nobody_was_told_of_is_asked_for_again(world: ReconcileWorld) -> None:
     """A request that the stream lost is published again, once, with the rule and version that decided it."""
-    await world.client.jetstream().purge_stream("DELIVERIES")
+    await jetstream(world.client).purge_stream("DELIVERIES")
     assert _kinds(await world.reconcile()) == {Kind.REQUEST_LOST: {Did.PUBLISHED: 1}}
     assert (await world.reconcile()).found == {}
     (event,) = await world.forwarding()
     assert event.payload() == world.requests()[-1]
 
 
-async def test_a_delivery_whose_attempt_was_lost_half_way_is_asked_for_again(world: World) -> None:
+async def test_a_delivery_whose_attempt_was_lost_half_way_is_asked_for_again(world: ReconcileWorld) -> None:
     """An attempt that was recorded while its event was lost does not stay `retrying` for ever."""
     await world.forwarding()
     request = world.requests()[-1]
@@ -263,7 +265,7 @@ async def test_a_delivery_whose_attempt_was_lost_half_way_is_asked_for_again(wor
     assert event.id == request.delivery_id
 
 
-async def test_a_dead_letter_nobody_recorded_is_recorded(world: World) -> None:
+async def test_a_dead_letter_nobody_recorded_is_recorded(world: ReconcileWorld) -> None:
     """The delivery says what its dead letter says, instead of waiting for ever."""
     (event,) = await world.forwarding()
     dead = DeadLettered(
@@ -281,7 +283,7 @@ async def test_a_dead_letter_nobody_recorded_is_recorded(world: World) -> None:
     assert (await world.reconcile()).found == {}
 
 
-async def test_a_refusal_without_a_dead_letter_can_be_sent_again(world: World) -> None:
+async def test_a_refusal_without_a_dead_letter_can_be_sent_again(world: ReconcileWorld) -> None:
     """A delivery that was refused, its dead letter lost, becomes a dead one that says how to send it again."""
     (event,) = await world.forwarding()
     world.index.delivery_attempted([DeliveryAttempt(event.id, AttemptOutcome.FAILED, "0x0122")])
@@ -292,13 +294,13 @@ async def test_a_refusal_without_a_dead_letter_can_be_sent_again(world: World) -
     assert "send this delivery again" in row.reason
 
 
-async def test_a_dry_run_changes_nothing(world: World) -> None:
+async def test_a_dry_run_changes_nothing(world: ReconcileWorld) -> None:
     """It says what would be done, and that something is wrong."""
     world.tables.execute(
         delete(instances).where(instances.c.sha256 == world.stored[0].sha256),
         delete(routings).where(routings.c.sha256 == world.stored[1].sha256),
     )
-    await world.client.jetstream().purge_stream("DELIVERIES")
+    await jetstream(world.client).purge_stream("DELIVERIES")
     before = world.tables.rows(instances, series, deliveries, routings)
     report = await world.reconcile(dry_run=True)
     assert set(report.found) == {
@@ -320,7 +322,7 @@ async def test_killed_anywhere_it_can_be_run_again(
     objects, index, tables = S3ObjectStore(store_settings), Index.open(index_url), Tables(index_url)
     client = await connect(nats_settings, "test")
     try:
-        await ensure_streams(client.jetstream())
+        await ensure_streams(jetstream(client))
         index.migrate()
         stored = store_samples(objects, STUDY, 60, bucket=store_settings.store_bucket)
         indexed(objects, index, stored)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bucky.batches import LEAST_EVENTS, BatchPublisher
-from bucky.broker import connect, disconnect
+from bucky.broker import connect, disconnect, jetstream
 from bucky.events import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
@@ -23,7 +23,7 @@ async def test_the_answer_to_a_message_trips_the_wire(nats_settings: Settings, c
     assert port is not None
     wire = NatsWire(port, trip)
     client = await connect(nats_settings.model_copy(update={"nats_url": wire.url}), "test")
-    await ensure_streams(client.jetstream())
+    await ensure_streams(jetstream(client))
     publisher = BatchPublisher(client)
     await publisher.publish(_event("before"))  # so that the stream is known, and the others go together
     trip.arm(KIND + ANSWERED, (b"number 0",), lambda: tripped.append("here"))

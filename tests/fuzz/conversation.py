@@ -28,7 +28,7 @@ class Violation(AssertionError):
 class Kept:
     """One instance; complains when it is used out of order."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "ConversationWorld") -> None:
         self.ended = False
         self._world = world
 
@@ -56,7 +56,7 @@ class Kept:
         self.ended = True
 
 
-class World:
+class ConversationWorld:
     """What surrounds one association: transport, sink, metrics and clock."""
 
     def __init__(self, answers_wait: bool) -> None:
@@ -134,10 +134,10 @@ class World:
 NEGOTIATOR = Negotiator(SYNTAXES, LIMITS.max_pdu)
 
 
-def converse(script: bytes) -> World:
+def converse(script: bytes) -> ConversationWorld:
     """Hold the conversation that a script describes; raise `Violation` when a rule is broken."""
     flags, size = (script[0], script[1] + 1) if len(script) > 1 else (0, 1)
-    world = World(bool(flags & ANSWERS_WAIT))
+    world = ConversationWorld(bool(flags & ANSWERS_WAIT))
     if flags & ASSOCIATED:
         world.receive(ACCEPT)
     talk = script[2:]
@@ -156,7 +156,7 @@ def converse(script: bytes) -> World:
     return world
 
 
-def _check(world: World) -> None:
+def _check(world: ConversationWorld) -> None:
     if not world.closed or world.user.provider.state is not State.Sta1:
         raise Violation(f"still open in {world.user.provider.state}")
     world.user.provider.lost()

@@ -137,11 +137,11 @@ class PostgreSql:
     server: Running
     address: str
 
-    def fresh_database(self) -> str:
-        """Make an empty database and return the index URL of it."""
+    def fresh_database(self, template: str = "template1") -> str:
+        """Make a database, empty or a copy of another, and return the index URL of it."""
         name = f"index_{secrets.token_hex(6)}"
         with psycopg.connect(f"postgresql://{self.address}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql+psycopg://{self.address}/{name}"
 
 

@@ -15,7 +15,7 @@ def eventually(condition: Callable[[], bool], what: str = "", seconds: float = P
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds:.0f} s still not true: {what or _place(condition)}"
         time.sleep(pause)
-        pause = min(pause * 1.2, 0.05)
+        pause = min(pause * 1.3, 0.2)
 
 
 async def until(

@@ -29,7 +29,7 @@ class Program:
     ready: Callable[[], bool]
     env: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
-    ready_seconds: float = 30.0
+    ready_seconds: float = 120.0
     stop_seconds: float = 15.0
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from bucky.broker import connect
+from bucky.broker import connect, jetstream
 from bucky.errors import Retriable
 from bucky.index import Index
 from bucky.objects import S3ObjectStore
@@ -47,6 +47,6 @@ def patiently(step: Callable[[], None]) -> None:
 async def _streams(settings: Settings) -> None:
     client = await connect(settings, "provisioning")
     try:
-        await ensure_streams(client.jetstream(), settings.nats_replicas)
+        await ensure_streams(jetstream(client), settings.nats_replicas)
     finally:
         await client.close()

@@ -104,7 +104,6 @@ def seaweedfs(
         },
         ready=http_ok(f"http://{HOST}:{s3_port}/healthz", any_status=True),
         address=f"http://{HOST}:{s3_port}",
-        ready_seconds=60,
     )
 
 

@@ -24,6 +24,8 @@ from bucky.ports import free_port
 from bucky.settings import Settings
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.store
+
 KEY = object_key("1.2", "1.2.3", "1.2.3.4", "a" * 64)
 
 

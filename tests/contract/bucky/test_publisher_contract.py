@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from bucky import batches
 from bucky import broker as broker_module
 from bucky.batches import MOST_EVENTS, BatchPublisher
-from bucky.broker import JetStreamPublisher, MemoryPublisher, Publisher, connect, disconnect
+from bucky.broker import JetStreamPublisher, MemoryPublisher, Publisher, connect, disconnect, jetstream
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent
 from bucky.settings import Settings
@@ -19,7 +19,7 @@ from bucky.streams import STREAMS, ensure_streams
 from tests.support.servers import Running
 
 IMPLEMENTATIONS: dict[str, Callable[[Client], Publisher]] = {
-    "single": lambda client: JetStreamPublisher(client.jetstream()),
+    "single": lambda client: JetStreamPublisher(jetstream(client)),
     "batch": BatchPublisher,
 }
 
@@ -46,7 +46,7 @@ class Broker:
 
     async def events(self, stream: str = "INSTANCES") -> list[CloudEvent]:
         """Return the events in a stream, in order."""
-        js = self.client.jetstream()
+        js = jetstream(self.client)
         count = (await js.stream_info(stream)).state.messages
         messages = [await js.get_msg(stream, number + 1) for number in range(count)]
         return [CloudEvent.model_validate_json(message.data or b"") for message in messages]
@@ -57,7 +57,7 @@ async def broker(nats_server: tuple[Running, Settings]) -> AsyncIterator[Broker]
     """A real nats-server."""
     server, settings = nats_server
     client = await connect(settings, "test")
-    await ensure_streams(client.jetstream())
+    await ensure_streams(jetstream(client))
     yield Broker(server, client)
     await disconnect(client)
 
@@ -164,7 +164,7 @@ async def test_a_subject_without_a_stream_is_retriable(broker: Broker) -> None:
 
 async def test_a_stream_that_takes_no_batches_gets_single_messages(broker: Broker) -> None:
     """Where atomic batches are off, or the stream was moved, every event still arrives once."""
-    js = broker.client.jetstream()
+    js = jetstream(broker.client)
     publisher = BatchPublisher(broker.client)
     await publish_all(publisher, [event(number) for number in range(10)])
     await js.delete_stream("INSTANCES")

@@ -16,6 +16,8 @@ from bucky.settings import Settings
 from forward_instances.content import data_set_of
 from tests.support.services.keeper_world import store_samples
 
+pytestmark = pytest.mark.store
+
 HUGE = 1 << 40
 
 

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("requestors_close_their_sockets")
 
 
 @dataclass
-class World:
+class CommitmentWorld:
     """A node, an edge, and the functions in between; `link` is what the edge publishes to."""
 
     node: CommittingNode
@@ -103,12 +103,12 @@ class World:
 
 
 @pytest.fixture
-def world(index: Index, tmp_path: Path) -> Iterator[World]:
+def world(index: Index, tmp_path: Path) -> Iterator[CommitmentWorld]:
     """A node that commits, and an edge that hears of it."""
     link = MemoryLink()
     senders = Senders(Secrets(tmp_path))
     with CommittingNode(tmp_path / "node") as node, stage(reports=reports_into(link)) as edge:
-        made = World(node, edge, link, index, senders, MemoryObjectStore())
+        made = CommitmentWorld(node, edge, link, index, senders, MemoryObjectStore())
         made.destination()
         yield made
         senders.close()
@@ -118,7 +118,7 @@ UNCOMMITTED, DELIVERED = DeliveryState.UNCOMMITTED, DeliveryState.DELIVERED
 RETRYING, FAILED = DeliveryState.RETRYING, DeliveryState.FAILED
 
 
-def test_delivered_is_shown_once_the_report_came_to_the_edge(world: World) -> None:
+def test_delivered_is_shown_once_the_report_came_to_the_edge(world: CommitmentWorld) -> None:
     """Taken is not delivered: that is shown when the node, over an association of its own, commits."""
     events, asking = world.sent()
     assert world.states(events) == [UNCOMMITTED] * 3
@@ -136,7 +136,7 @@ def test_delivered_is_shown_once_the_report_came_to_the_edge(world: World) -> No
     assert steps["delivered"].detail == "0x0000 the destination committed to keeping it"
 
 
-def test_the_report_may_come_on_the_association_that_asked(world: World) -> None:
+def test_the_report_may_come_on_the_association_that_asked(world: CommitmentWorld) -> None:
     """A node that answers at once, on the same association, is heard, and answered."""
     world.destination(linger_seconds=30)
     world.node.manners.reports_at_once = True
@@ -147,7 +147,7 @@ def test_the_report_may_come_on_the_association_that_asked(world: World) -> None
     eventually(lambda: world.node.confirmed == [0x0000], "the report was answered")
 
 
-def test_an_instance_it_does_not_commit_to_is_sent_again_alone(world: World) -> None:
+def test_an_instance_it_does_not_commit_to_is_sent_again_alone(world: CommitmentWorld) -> None:
     """What the archive lost goes once more, and nothing else does; then it is committed to."""
     events, asking = world.sent()
     world.node.manners.lost.add(uid_of(2))
@@ -172,7 +172,7 @@ def test_an_instance_it_does_not_commit_to_is_sent_again_alone(world: World) -> 
     assert world.states(events) == [DELIVERED] * 3
 
 
-def test_an_instance_it_never_commits_to_becomes_a_dead_letter(world: World) -> None:
+def test_an_instance_it_never_commits_to_becomes_a_dead_letter(world: CommitmentWorld) -> None:
     """Sending again has an end: the forwarder says why, which makes it a dead letter; redriving begins anew."""
     world.destination(sends=2)
     world.node.manners.lost.add(uid_of(1))
@@ -198,7 +198,7 @@ def test_an_instance_it_never_commits_to_becomes_a_dead_letter(world: World) -> 
     assert world.states(events) == [DELIVERED]
 
 
-def overdue(world: World) -> list[CloudEvent]:
+def overdue(world: CommitmentWorld) -> list[CloudEvent]:
     """Wait until something is due, and return what the keeper publishes about it."""
     published: list[CloudEvent] = []
 
@@ -210,7 +210,7 @@ def overdue(world: World) -> list[CloudEvent]:
     return published
 
 
-def test_a_node_that_never_answers_is_asked_again_and_then_given_up(world: World) -> None:
+def test_a_node_that_never_answers_is_asked_again_and_then_given_up(world: CommitmentWorld) -> None:
     """Silence has an end too: so many transactions, then a dead letter that says how often it was asked."""
     world.destination(answer_within_seconds=0.05, asks=2)
     events, asking = world.sent(2)
@@ -229,7 +229,7 @@ def test_a_node_that_never_answers_is_asked_again_and_then_given_up(world: World
     assert world.node.count == 2
 
 
-def test_what_is_late_twice_or_unknown_is_answered_and_changes_nothing(world: World) -> None:
+def test_what_is_late_twice_or_unknown_is_answered_and_changes_nothing(world: CommitmentWorld) -> None:
     """A report on a transaction that is over, was told before, or never was, gets its answer, and that is all."""
     world.destination(answer_within_seconds=0.05)
     events, asking = world.sent(1)
@@ -259,7 +259,7 @@ def test_what_is_late_twice_or_unknown_is_answered_and_changes_nothing(world: Wo
     ],
 )
 def test_only_the_destination_itself_is_believed(
-    world: World, changes: dict[str, Any], titles: dict[str, str], why: str
+    world: CommitmentWorld, changes: dict[str, Any], titles: dict[str, str], why: str
 ) -> None:
     """Somebody else who learns a transaction's UID cannot make anything delivered, and people are told of it."""
     world.destination(**changes)
@@ -278,7 +278,7 @@ def test_only_the_destination_itself_is_believed(
     assert world.states(events) == [DELIVERED]
 
 
-def test_a_report_that_cannot_be_passed_on_is_not_confirmed(world: World) -> None:
+def test_a_report_that_cannot_be_passed_on_is_not_confirmed(world: CommitmentWorld) -> None:
     """While the broker is away the node hears a failure, so that it reports again."""
     events, asking = world.sent(1)
     asked = world.asked(asking)
@@ -290,7 +290,7 @@ def test_a_report_that_cannot_be_passed_on_is_not_confirmed(world: World) -> Non
     assert world.states(events) == [DELIVERED]
 
 
-def test_a_report_that_is_none_is_refused_by_its_status(world: World) -> None:
+def test_a_report_that_is_none_is_refused_by_its_status(world: CommitmentWorld) -> None:
     """Nonsense is answered with what is wrong with it, and published nowhere."""
     told = report_of("1.2.3", ["1.2.3.4"])
     assert send_report(told, world.edge.port, kind=7) == 0x0113
@@ -302,7 +302,7 @@ def test_a_report_that_is_none_is_refused_by_its_status(world: World) -> None:
     assert world.link.events == []
 
 
-def test_a_node_without_the_service_ends_as_a_dead_letter_that_says_so(world: World, tmp_path: Path) -> None:
+def test_a_node_without_the_service_ends_as_a_dead_letter_that_says_so(world: CommitmentWorld, tmp_path: Path) -> None:
     """A destination that was configured wrongly is noticed: the reason is on every delivery, and in the end of it."""
     with CommittingNode(tmp_path / "plain", commits=False) as world.node:
         world.destination(answer_within_seconds=0.05, asks=1)
@@ -316,7 +316,7 @@ def test_a_node_without_the_service_ends_as_a_dead_letter_that_says_so(world: Wo
         assert row.reason.endswith(f"within 0.05 s, asked once ({lacks})")
 
 
-def test_a_node_that_refuses_to_be_asked_says_why(world: World) -> None:
+def test_a_node_that_refuses_to_be_asked_says_why(world: CommitmentWorld) -> None:
     """The status of a refused N-ACTION is what people read while it is waited for."""
     world.node.manners.answer = 0x0211
     events, asking = world.sent(1)
@@ -326,7 +326,7 @@ def test_a_node_that_refuses_to_be_asked_says_why(world: World) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["away", "busy"])
-def test_a_node_that_cannot_be_asked_now_is_asked_later(world: World, trouble: str) -> None:
+def test_a_node_that_cannot_be_asked_now_is_asked_later(world: CommitmentWorld, trouble: str) -> None:
     """A node that is away or busy burns no ask: the request waits for it, as deliveries do."""
     events, asking = world.sent(1)
     if trouble == "away":
@@ -339,7 +339,7 @@ def test_a_node_that_cannot_be_asked_now_is_asked_later(world: World, trouble: s
     assert (row.state, row.commitment_asks, row.commitment_asked_at) == (UNCOMMITTED, 0, None)
 
 
-def test_asking_twice_is_asking_once(world: World) -> None:
+def test_asking_twice_is_asking_once(world: CommitmentWorld) -> None:
     """The request may come twice, after a crash of whoever made it or carried it: the node is asked once."""
     events, asking = world.sent(2)
     (again,) = world.forward(events).events
@@ -353,7 +353,7 @@ def test_asking_twice_is_asking_once(world: World) -> None:
     assert [one.nats_msg_id for one in commit([asking], world.index).events] == [one.nats_msg_id for one in completed]
 
 
-def test_a_destination_that_need_not_commit_any_more_is_believed(world: World) -> None:
+def test_a_destination_that_need_not_commit_any_more_is_believed(world: CommitmentWorld) -> None:
     """When the commitment is taken out of the routing, what was taken counts as delivered, and waits for nothing."""
     events, asking = world.sent(1)
     save_destination(world.index, model(name="pacs", type="dimse", aet="DEMO", host="127.0.0.1", port=world.node.port))
@@ -362,7 +362,7 @@ def test_a_destination_that_need_not_commit_any_more_is_believed(world: World) -
     assert world.node.asked == []
 
 
-def test_a_request_to_ask_that_was_lost_is_made_again_but_not_for_ever(world: World) -> None:
+def test_a_request_to_ask_that_was_lost_is_made_again_but_not_for_ever(world: CommitmentWorld) -> None:
     """What was never asked for is no silence of the node: it is tried for as long as a delivery may wait."""
     events, asking = world.sent(1)
     assert world.looked_after() == []
@@ -380,7 +380,7 @@ def test_a_request_to_ask_that_was_lost_is_made_again_but_not_for_ever(world: Wo
     assert "could not be asked for within" in row.reason
 
 
-def test_what_is_to_be_sent_again_later_is_not_lost(world: World) -> None:
+def test_what_is_to_be_sent_again_later_is_not_lost(world: CommitmentWorld) -> None:
     """Until its time has come nobody works on it, and reconciling must not take that for a loss."""
     world.destination(resend_after_seconds=3600)
     world.node.manners.lost.add(uid_of(1))

@@ -26,6 +26,8 @@ from tests.support.edge.edge_process import EdgeProcess, edge_process, stored_ev
 from tests.support.servers import Running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.store
+
 FOLDER = Path(pydicom.data.__file__).parent
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -153,15 +152,6 @@ def test_the_process_that_converts_is_kept_and_ended(tmp_path: Path, monkeypatch
     assert list((tmp_path / "temporary").iterdir()) == []
     converter.close()
     assert processes[0].returncode is not None
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """An empty index."""
-    opened = Index.open(index_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 def test_the_delivery_says_that_it_was_converted(tmp_path: Path, index: Index) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,6 @@ rules:
       - {prepend: StudyID, value: W-}
     destinations: [pacs]
 """
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """An empty index."""
-    opened = Index.open(index_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

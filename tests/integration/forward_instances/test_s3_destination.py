@@ -20,6 +20,8 @@ from tests.support.destinations.destination_worlds import S3World
 from tests.support.functions.forwarding import CT, EXPLICIT
 from tests.support.network.way_to_store import WayToStore
 
+pytestmark = pytest.mark.store
+
 KEY = "1.2/1.2.3/1.2.3.1.dcm"
 STORE = os.environ.get("TEST_STORE")
 needs_locks = pytest.mark.skipif(STORE == "versitygw", reason="Versity S3 Gateway locks nothing without versions")

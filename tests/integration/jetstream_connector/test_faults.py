@@ -12,6 +12,7 @@ import pytest
 from nats.js.errors import NotFoundError
 from starlette.responses import Response
 
+from bucky.broker import jetstream
 from bucky.ports import free_port
 from bucky.settings import Settings
 from tests.support.connector.connector_world import (
@@ -61,7 +62,7 @@ async def outside(nats_settings: Settings) -> AsyncIterator[ConnectorWorld]:
     gateway = Gateway()
     await gateway.start()
     client = await open_client(nats_settings)
-    made = ConnectorWorld(nats_settings, gateway, client, client.jetstream(), None, asyncio.Event())  # type: ignore[arg-type]
+    made = ConnectorWorld(nats_settings, gateway, client, jetstream(client), None, asyncio.Event())  # type: ignore[arg-type]
     yield made
     await client.close()
     await gateway.stop()

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from bucky.broker import connect
+from bucky.broker import connect, jetstream
 from bucky.events import CloudEvent, ProcessingRequested, utc_now
 from bucky.gathering import of_study
 from bucky.index import Index
@@ -26,15 +26,15 @@ async def test_a_lost_request_is_published_once_more(nats_settings: Settings, in
     index.request_deliveries(gathered.requests, members=gathered.members)
     client = await connect(nats_settings, "test")
     try:
-        await ensure_streams(client.jetstream())
-        publisher, before = Republisher(client.jetstream()), utc_now() + timedelta(minutes=1)
+        await ensure_streams(jetstream(client))
+        publisher, before = Republisher(jetstream(client)), utc_now() + timedelta(minutes=1)
         found = []
         for _ in range(2):
             report = Report(dry_run=False)
             await reconcile_deliveries(index, publisher, report, before)
             found.append(report.count(Kind.REQUEST_LOST))
         subject = f"{ProcessingRequested.TYPE}.f"
-        told: list[CloudEvent] = [one.event async for one in read(client.jetstream(), "DELIVERIES", subject)]
+        told: list[CloudEvent] = [one.event async for one in read(jetstream(client), "DELIVERIES", subject)]
     finally:
         await client.close()
     assert found == [1, 0]

@@ -21,6 +21,8 @@ from keeper.reindex import Reindex
 from tests.support.index.rows import requested
 from tests.support.services.keeper_world import ONLY_THE_INDEX_KNOWS, Tables, indexed, store_files, store_samples
 
+pytestmark = [pytest.mark.store, pytest.mark.index]
+
 STUDY = "1.2.3.900"
 
 

@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy import update
 
-from bucky.broker import JetStreamPublisher, MemoryPublisher, connect
+from bucky.broker import JetStreamPublisher, MemoryPublisher, connect, jetstream
 from bucky.completeness import Seen
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent, InstanceStored, SeriesStable, StudyStable, utc_now
@@ -31,6 +31,8 @@ from tests.support.index.rows import header, received
 from tests.support.index.rows import indexed as index_row
 from tests.support.services.keeper_world import Tables
 
+pytestmark = pytest.mark.index
+
 
 class Told(Evidence):
     """Evidence that a test decides on: everything is indexed until now, unless it says otherwise."""
@@ -45,7 +47,7 @@ class Told(Evidence):
 
 
 @dataclass
-class World:
+class StudiesWorld:
     """An index, a broker, and a sweep with a quiet time of a minute."""
 
     index: Index
@@ -70,7 +72,7 @@ class World:
 
     async def told(self) -> list[StudyStable | SeriesStable]:
         """Return every declaration the broker has."""
-        js = self.client.jetstream()
+        js = jetstream(self.client)
         subjects = ("dicom.series.>", "dicom.study.>")
         events = [one.event for subject in subjects async for one in read(js, "INSTANCES", subject)]
         return [payload for event in events if isinstance(payload := event.payload(), StudyStable | SeriesStable)]
@@ -81,20 +83,20 @@ class World:
 
 
 @pytest.fixture
-async def world(nats_settings: Settings, index_url: str) -> AsyncIterator[World]:
+async def world(nats_settings: Settings, index_url: str) -> AsyncIterator[StudiesWorld]:
     """An empty index and a broker with its streams."""
     client, evidence = await connect(nats_settings, "test"), Told()
     index, tables = Index.open(index_url), Tables(index_url)
-    await ensure_streams(client.jetstream())
+    await ensure_streams(jetstream(client))
     index.migrate()
-    sweep = Sweep(index, JetStreamPublisher(client.jetstream()), evidence, quiet=60, hold=600)
-    yield World(index, tables, client, evidence, sweep)
+    sweep = Sweep(index, JetStreamPublisher(jetstream(client)), evidence, quiet=60, hold=600)
+    yield StudiesWorld(index, tables, client, evidence, sweep)
     await client.close()
     index.close()
     tables.close()
 
 
-async def test_a_quiet_study_is_told_of_once(world: World) -> None:
+async def test_a_quiet_study_is_told_of_once(world: StudiesWorld) -> None:
     """Not before its quiet time, then with what rules ask about, its reason and its trace, and never again."""
     world.arrive("a", "b")
     world.arrive("c", series="1.2.4", modality="SR")
@@ -117,7 +119,7 @@ async def test_a_quiet_study_is_told_of_once(world: World) -> None:
     assert {one.trace_id for one in stable} == {"ab" * 16}
 
 
-async def test_a_late_instance_makes_a_revision(world: World) -> None:
+async def test_a_late_instance_makes_a_revision(world: StudiesWorld) -> None:
     """What comes after a study was stable is told of again, with what changed since; a duplicate is no news."""
     world.arrive("a", "b")
     world.arrive("c", series="1.2.4", modality="SR")
@@ -139,7 +141,7 @@ async def test_a_late_instance_makes_a_revision(world: World) -> None:
     assert [one.revision for one in await world.told() if isinstance(one, SeriesStable)].count(2) == 1
 
 
-async def test_other_bytes_under_a_known_uid_are_no_news(world: World) -> None:
+async def test_other_bytes_under_a_known_uid_are_no_news(world: StudiesWorld) -> None:
     """A quarantined instance starts no revision: nothing that rules send has changed."""
     world.arrive("a")
     world.pass_time(61)
@@ -150,7 +152,7 @@ async def test_other_bytes_under_a_known_uid_are_no_news(world: World) -> None:
     assert await world.sweep.run() == Swept(0, 0, 0)
 
 
-async def test_each_rule_is_told_after_its_own_quiet_time(world: World) -> None:
+async def test_each_rule_is_told_after_its_own_quiet_time(world: StudiesWorld) -> None:
     """A rule that waits longer is told later of the same revision, and what comes in between starts anew for all."""
     world.index.save_routing(_routing(300), 0, "test")
     world.arrive("a")
@@ -171,7 +173,7 @@ async def test_each_rule_is_told_after_its_own_quiet_time(world: World) -> None:
     assert [(one.revision, one.quiet_seconds, one.added) for one in later] == [(2, 60, 1), (3, 60, 1), (3, 300, 1)]
 
 
-async def test_a_quiet_time_that_nobody_waits_for_any_more_is_forgotten(world: World) -> None:
+async def test_a_quiet_time_that_nobody_waits_for_any_more_is_forgotten(world: StudiesWorld) -> None:
     """When the rule that waited longest is gone, its studies are not looked at for ever."""
     version = world.index.save_routing(_routing(300), 0, "test")
     world.arrive("a")
@@ -184,7 +186,7 @@ async def test_a_quiet_time_that_nobody_waits_for_any_more_is_forgotten(world: W
     assert len(await world.studies()) == 1
 
 
-async def test_silence_proves_nothing_while_instances_wait(world: World) -> None:
+async def test_silence_proves_nothing_while_instances_wait(world: StudiesWorld) -> None:
     """With the functions away a study is held; when they have caught up it is told of, or when it was held too long."""
     world.arrive("a")
     world.pass_time(120)
@@ -199,7 +201,7 @@ async def test_silence_proves_nothing_while_instances_wait(world: World) -> None
     assert (await world.studies())[-1].reason.endswith("held for 600 s: instances wait to be indexed")
 
 
-async def test_announced_instances_are_waited_for(world: World) -> None:
+async def test_announced_instances_are_waited_for(world: StudiesWorld) -> None:
     """Number of Series Related Instances holds the series, and only that, until they are there."""
     world.arrive("a", NumberOfSeriesRelatedInstances=2)
     world.pass_time(61)
@@ -211,7 +213,7 @@ async def test_announced_instances_are_waited_for(world: World) -> None:
     assert series.reason == "quiet for 60 s, all 2 announced instances came; nothing waits to be indexed"
 
 
-async def test_an_instance_that_comes_while_it_is_declared_wins(world: World) -> None:
+async def test_an_instance_that_comes_while_it_is_declared_wins(world: StudiesWorld) -> None:
     """A declaration made of what was seen before another instance came is refused."""
     world.arrive("a")
     (study, _) = world.index.still_arriving(utc_now() + timedelta(seconds=1))
@@ -220,7 +222,7 @@ async def test_an_instance_that_comes_while_it_is_declared_wins(world: World) ->
     assert world.index.unpublished_declarations() == []
 
 
-async def test_several_keepers_declare_once(world: World) -> None:
+async def test_several_keepers_declare_once(world: StudiesWorld) -> None:
     """However many sweep at the same time, each study is told of once."""
     for number in range(20):
         world.index.upsert_instances([index_row(f"n{number}", study_instance_uid=f"1.7.{number}")])
@@ -234,7 +236,7 @@ async def test_several_keepers_declare_once(world: World) -> None:
     assert len(await world.studies()) == 20
 
 
-async def test_a_broker_that_is_away_delays_the_news_and_loses_none(world: World) -> None:
+async def test_a_broker_that_is_away_delays_the_news_and_loses_none(world: StudiesWorld) -> None:
     """What was declared and not published is published later, under the same id."""
 
     away = MemoryPublisher()
@@ -248,14 +250,14 @@ async def test_a_broker_that_is_away_delays_the_news_and_loses_none(world: World
     assert len(await world.studies()) == 1
 
 
-async def test_the_evidence_is_what_stream_and_edge_say(world: World) -> None:
+async def test_the_evidence_is_what_stream_and_edge_say(world: StudiesWorld) -> None:
     """The index is known to be complete up to the oldest event that waits, and to the edge's last empty spool."""
     edge: dict[str, Any] = {"store": {"ok": True}, "broker": {"ok": True}, "uploads": {"waiting": 0, "under_way": 3}}
 
     def answer(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(HTTPStatus.OK, content=json.dumps(edge))
 
-    js = world.client.jetstream()
+    js = jetstream(world.client)
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
         evidence = Evidence(js, http, "http://edge/health")
         before = utc_now()

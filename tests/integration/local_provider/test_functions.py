@@ -85,12 +85,17 @@ def test_a_streamed_body_passes(provider: Provider) -> None:
 def test_calls_do_not_stall(provider: Provider) -> None:
     """A call takes milliseconds: neither leg waits 40 ms for a delayed acknowledgement of TCP."""
     provider.deploy()
-    seconds = []
-    for _ in range(30):
-        began = time.perf_counter()
-        provider.call(content=b"x" * 20_000)
-        seconds.append(time.perf_counter() - began)
-    assert statistics.median(seconds) < 0.035
+
+    def median_seconds(size: int) -> float:
+        seconds = []
+        for _ in range(30):
+            began = time.perf_counter()
+            provider.call(content=b"x" * size)
+            seconds.append(time.perf_counter() - began)
+        return statistics.median(seconds)
+
+    # What fits into one segment never waits.
+    assert median_seconds(20_000) < median_seconds(20) + 0.035
 
 
 def test_a_function_gets_its_own_secrets_and_no_others(provider: Provider) -> None:

@@ -94,7 +94,6 @@ def test_a_file_system_without_attributes_gets_seaweedfs(
 
 
 @needs_gateway
-@pytest.mark.timeout(300)
 def test_with_the_gateway_an_object_is_a_file(tmp_path: Path) -> None:
     """What was received can be read, checked and copied as plain files, with nothing of Bucky running."""
     home = Home(tmp_path / "home")
@@ -108,7 +107,6 @@ def test_with_the_gateway_an_object_is_a_file(tmp_path: Path) -> None:
     assert not home.nearby.exists(), "its files are read where they are"
 
 
-@pytest.mark.timeout(300)
 def test_a_home_that_seaweedfs_began_is_served_by_it(tmp_path: Path) -> None:
     """Whoever used Bucky before there was the gateway finds every object."""
     home = Home(tmp_path / "home")

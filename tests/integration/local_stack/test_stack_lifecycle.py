@@ -85,7 +85,6 @@ def test_secrets_are_generated_once_and_closed_to_others(tmp_path: Path) -> None
     assert home.path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.timeout(180)
 def test_killed_supervisor_is_followed_by_a_clean_start(tmp_path: Path) -> None:
     """`kill -9` of `bucky up` leaves programs behind; the next `bucky up` replaces them, `bucky down` ends all."""
     home = tmp_path / "a home of its own"

@@ -29,6 +29,8 @@ from local_stack.gateway import GatewayPorts, Upstreams, ping_url, traefik
 from local_stack.process import Program, http_ok
 from tests.support.servers import Running, run
 
+pytestmark = pytest.mark.store
+
 KEY = "key-of-the-gateway-test"
 PATIENT = "Doe^Jane"
 

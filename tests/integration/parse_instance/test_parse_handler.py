@@ -3,7 +3,6 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from parse_instance.handler import handle_batch
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 CONTEXT = Context("parse-instance", get_logger("test"))
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """A migrated, empty index."""
-    index = Index.open(index_url)
-    index.migrate()
-    yield index
-    index.close()
 
 
 def test_real_instances_from_a_real_store(index: Index, store_settings: Settings) -> None:

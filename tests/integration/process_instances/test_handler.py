@@ -29,6 +29,7 @@ from tests.support.functions.process_world import (
     process_world,
     requested,
 )
+from tests.support.waiting import PATIENCE
 
 JSON = "application/json"
 
@@ -292,12 +293,12 @@ def test_a_function_that_hangs_is_left_after_its_time(world: ProcessWorld) -> No
             yield b"\0" * 1024
 
     def silent(_event: dict[str, Any]) -> Answer:
-        world.gateway.hanging.wait(20)
+        world.gateway.hanging.wait(2 * PATIENCE)
         return Answer(204)
 
     def stopping() -> Iterator[bytes]:
         yield b"\0" * 1024
-        world.gateway.hanging.wait(20)
+        world.gateway.hanging.wait(2 * PATIENCE)
 
     for script in (
         silent,
@@ -309,7 +310,7 @@ def test_a_function_that_hangs_is_left_after_its_time(world: ProcessWorld) -> No
         (failure,) = world.process([event]).failures
         assert (failure.retryable, failure.attempted) == (True, True)
         assert "did not answer in 0.5 s" in failure.reason
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize("away", ["not deployed", "no gateway"])

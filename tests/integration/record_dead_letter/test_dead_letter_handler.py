@@ -1,6 +1,5 @@
 """record-dead-letter against a real index: a delivery nobody will try again is seen as such."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +12,6 @@ from record_dead_letter.handler import handle_batch
 from tests.support.index.rows import received, requested
 
 CONTEXT = Context("record-dead-letter", get_logger("test"))
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """A migrated, empty index."""
-    index = Index.open(index_url)
-    index.migrate()
-    yield index
-    index.close()
 
 
 def test_a_delivery_that_ran_out_of_attempts_is_seen(index: Index) -> None:

@@ -17,7 +17,7 @@ from tests.support.services.command_line import bucky
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("requestors_close_their_sockets")]
+pytestmark = [pytest.mark.usefixtures("requestors_close_their_sockets")]
 ROUTING = """
 destinations:
   - name: archive

@@ -15,8 +15,6 @@ from tests.support.services.command_line import bucky
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:

@@ -24,7 +24,7 @@ from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.store, pytest.mark.index]
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,6 @@ from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack, children_of
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(400)
-
 BIG_MEGABYTES = 300
 # Pieces on the way through, parts of an upload, and what Python does not give back.
 MOST_GROWTH_KB = 64 * 1024

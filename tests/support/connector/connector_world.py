@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bucky.broker import connect
+from bucky.broker import connect, jetstream
 from bucky.events import CloudEvent
 from bucky.ports import free_port
 from bucky.serve.server import HttpServer
@@ -217,7 +217,7 @@ async def open_client(settings: Settings, *, streams: bool = True) -> Client:
         settings.nats_url, user=settings.nats_user, password=settings.nats_password.get_secret_value()
     )
     for stream in STREAMS if streams else ():
-        await client.jetstream().add_stream(stream)
+        await jetstream(client).add_stream(stream)
     return client
 
 
@@ -233,7 +233,7 @@ async def stage(settings: Settings, *, streams: bool = True) -> AsyncIterator[Co
     stop = asyncio.Event()
     running = asyncio.create_task(connector.run(stop))
     try:
-        yield ConnectorWorld(settings, gateway, client, client.jetstream(), connector, stop)
+        yield ConnectorWorld(settings, gateway, client, jetstream(client), connector, stop)
     finally:
         stop.set()
         await running

@@ -10,6 +10,7 @@ from typing import Self
 from bucky.scu import Peer
 from bucky.scu.messages import Context, associate_request, data_pdus, store_request, store_response
 from edge_scp.storage_syntaxes import VERIFICATION
+from tests.support.waiting import PATIENCE
 
 CT, EXPLICIT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 STORE_CONTEXT: Context = (CT, EXPLICIT)
@@ -68,7 +69,7 @@ class RawPeer:
     """One connection to a listener."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ import httpx
 import nats
 from pynetdicom.association import Association
 
+from bucky.broker import jetstream
 from bucky.events import CloudEvent
 from bucky.ports import free_port
 from bucky.scu import Peer
@@ -30,7 +31,7 @@ from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.edge.spool_world import SLOT, SpoolWorld
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 NOWHERE = "127.0.0.1:9"
 
@@ -93,7 +94,7 @@ class EdgeProcess:
 
     def health(self) -> dict[str, Any]:
         """Return its health page."""
-        body: dict[str, Any] = httpx.get(self._url, timeout=5, trust_env=False).json()
+        body: dict[str, Any] = httpx.get(self._url, timeout=PATIENCE, trust_env=False).json()
         return body
 
     def children(self) -> dict[str, dict[str, Any]]:
@@ -119,7 +120,7 @@ class EdgeProcess:
 
     def health_status(self) -> int:
         """Return the health page's HTTP status."""
-        return httpx.get(self._url, timeout=5, trust_env=False).status_code
+        return httpx.get(self._url, timeout=PATIENCE, trust_env=False).status_code
 
     def spooled(self) -> int:
         """Return how many instances are in its spool."""
@@ -127,7 +128,7 @@ class EdgeProcess:
 
     def peer(self) -> Peer:
         """Return its address for senders."""
-        return Peer("BUCKY", "127.0.0.1", self.port, calling_aet="TEST", timeout=20)
+        return Peer("BUCKY", "127.0.0.1", self.port, calling_aet="TEST", timeout=PATIENCE)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return its log."""
@@ -153,10 +154,10 @@ async def stored_events(settings: Settings) -> list[CloudEvent]:
         settings.nats_url,
         user=settings.nats_user,
         password=settings.nats_password.get_secret_value(),
-        connect_timeout=5,
+        connect_timeout=PATIENCE,
     )
     try:
-        js = client.jetstream()
+        js = jetstream(client)
         info = await js.stream_info("INSTANCES")
         events = []
         for sequence in range(info.state.first_seq, info.state.last_seq + 1):

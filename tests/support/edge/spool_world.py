@@ -25,6 +25,7 @@ from edge_scp.spool_file import SpoolFile
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.syncer import Syncer
 from edge_scp.trays import LABEL_BYTES, TRAY_BYTES, Trays
+from tests.support.waiting import PATIENCE
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
 META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
@@ -226,7 +227,7 @@ class SpoolWorld:
 
     def _wait_for(self, ended: int) -> None:
         async def until_delivered() -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len(self._ended) < ended:  # noqa: ASYNC110 - delivered by a thread
                     await asyncio.sleep(0.001)
 

@@ -17,6 +17,7 @@ from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.store_service import Refusal, StoreCommand
 from edge_scp.upper_layer.acceptor import Acceptor
 from edge_scp.upper_layer.limits import Limits
+from tests.support.waiting import PATIENCE
 
 SYNTAXES = Syntaxes(Settings())
 
@@ -134,8 +135,8 @@ class UpperLayerWorld:
         return self.acceptor.connections
 
     def connect(self) -> socket.socket:
-        """Return a new connection to it, with five seconds' patience."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        """Return a new connection to it, with the patience of tests."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def _run(self) -> None:
         self.loop.set_exception_handler(lambda _loop, context: self.errors.append(context))

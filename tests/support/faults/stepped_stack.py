@@ -22,8 +22,6 @@ from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
 INSTANCES = 3
-FIRED_SECONDS = 60.0
-ACKNOWLEDGED_SECONDS = 60.0
 
 
 @dataclass
@@ -73,12 +71,12 @@ class SteppedStack:
         else:
             prepare(boundary)
         self._send(killed)
-        eventually(self.trip.fired.is_set, f"{boundary.kind} came by", seconds=FIRED_SECONDS)
+        eventually(self.trip.fired.is_set, f"{boundary.kind} came by")
         assert self.trip.failure is None, self.trip.failure
         return killed
 
     def _send(self, killed: Killed) -> None:
-        peer = Peer("BUCKY", "127.0.0.1", self.edge.port, calling_aet="STEPS", timeout=10)
+        peer = Peer("BUCKY", "127.0.0.1", self.edge.port, calling_aet="STEPS", timeout=30)
 
         def all_acknowledged() -> bool:
             waiting = [index for index in range(INSTANCES) if index not in killed.acknowledged]
@@ -90,7 +88,7 @@ class SteppedStack:
             store_all(peer, [killed.sent[index].outgoing for index in waiting], on_result=noted)
             return len(killed.acknowledged) == INSTANCES
 
-        eventually(all_acknowledged, "every instance is acknowledged", seconds=ACKNOWLEDGED_SECONDS)
+        eventually(all_acknowledged, "every instance is acknowledged")
 
     def _at_half(self, boundary: Boundary) -> None:
         """Kill when half a data set is with the edge."""
@@ -117,9 +115,7 @@ class SteppedStack:
 
         def watch() -> None:
             try:
-                eventually(
-                    lambda: bool(set(ready.iterdir()) - before), "a file waits for the sync", seconds=FIRED_SECONDS
-                )
+                eventually(lambda: bool(set(ready.iterdir()) - before), "a file waits for the sync")
                 self.stack.kill(boundary.victim)
             except BaseException as error:  # noqa: BLE001 - told to the test, whose thread this is not
                 self.trip.failure = error

@@ -1,18 +1,23 @@
 """The boundaries as a table that people read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from tests.support.faults.stepped_stack import INSTANCES, Killed
+from tests.support.faults.stepped_stack import INSTANCES
 from tests.support.faults.steps import IN_ORDER, Boundary
 
-WIDTH = 160
+NAME = "steps"
 
 
-def table(killed: Iterable[Killed], times_sent: Mapping[Boundary, int]) -> str:
+def row(at: Boundary, times_sent: int | None) -> list[str]:
+    """Return a boundary's line, led by its place on the way of an instance."""
+    sent = "" if times_sent is None else str(times_sent)
+    return [f"{IN_ORDER[at]:03}", at.step, at.words, at.kind, at.victim, sent]
+
+
+def table(rows: Iterable[list[str]]) -> Table:
     """Return the boundaries, one line each, in the order an instance comes by them."""
     shown = Table(
         title="kill -9 at each boundary",
@@ -22,10 +27,6 @@ def table(killed: Iterable[Killed], times_sent: Mapping[Boundary, int]) -> str:
     for heading in ("step", "how far it was", "on the wire", "killed"):
         shown.add_column(heading)
     shown.add_column("sent to the destination", justify="right")
-    for one in sorted(killed, key=lambda one: IN_ORDER[one.boundary]):
-        at = one.boundary
-        shown.add_row(at.step, at.words, at.kind, at.victim, str(times_sent.get(at, "")))
-    console = Console(width=WIDTH, no_color=True)
-    with console.capture() as captured:
-        console.print(shown)
-    return captured.get()
+    for _, *cells in sorted(rows):
+        shown.add_row(*cells)
+    return shown

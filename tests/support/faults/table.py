@@ -4,22 +4,31 @@ import re
 from collections.abc import Iterable
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from tests.support.faults.matrix import Row
+from tests.support.faults.matrix import CASES, Row
 
-WIDTH = 170
+NAME = "matrix"
 
 
-def table(rows: Iterable[Row]) -> str:
+def row(found: Row) -> list[str]:
+    """Return what came of a case as a line, led by its place."""
+    answers = "\n".join(f"{count}x 0x{code}" for code, count in sorted(found.answers.items()))
+    return [
+        *(f"{CASES.index(found.case):03}", str(found.case.fault), found.case.node.name, found.means),
+        *(str(found.delivered), str(found.dead), str(found.held), answers),
+        f"{found.beside / found.alone:.1f} ({found.alone:.2f} s)",
+        "" if found.right_after is None else f"{max(0.0, found.right_after):.1f} s",
+        re.sub(r"^NODE@127\.0\.0\.1:\d+ ", "… ", found.reason),
+    ]
+
+
+def table(rows: Iterable[list[str]]) -> Table:
     """Return what came of each case, one line each."""
-    rows = list(rows)
-    alone = rows[0].alone if rows else 0.0
     shown = Table(
         title="What a destination's fault led to",
-        caption=f"pace: the time in which a healthy destination got the same instances, beside the fault by alone "
-        f"({alone:.2f} s)\nright after: the time from the destination's being well again to the last arrival",
+        caption="pace: how long a healthy destination took for the same instances, beside the fault by alone (alone)"
+        "\nright after: the time from the destination's being well again to the last arrival",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -29,19 +38,9 @@ def table(rows: Iterable[Row]) -> str:
     for heading in ("delivered", "dead letters", "it holds"):
         shown.add_column(heading, justify="right", max_width=9)
     shown.add_column("it answered", max_width=10)
-    shown.add_column("pace", justify="right")
+    shown.add_column("pace", justify="right", no_wrap=True)
     shown.add_column("right after", max_width=7)
     shown.add_column("the reason shown")
-    for row in rows:
-        answers = "\n".join(f"{count}x 0x{code}" for code, count in sorted(row.answers.items()))
-        shown.add_row(
-            *(str(row.case.fault), row.case.node.name, row.means),
-            *(str(row.delivered), str(row.dead), str(row.held), answers),
-            f"{row.beside / row.alone:.1f}",
-            "" if row.right_after is None else f"{max(0.0, row.right_after):.1f} s",
-            re.sub(r"^NODE@127\.0\.0\.1:\d+ ", "… ", row.reason),
-        )
-    console = Console(width=WIDTH, no_color=True)
-    with console.capture() as captured:
-        console.print(shown)
-    return captured.get()
+    for _, *cells in sorted(rows):
+        shown.add_row(*cells)
+    return shown

@@ -11,6 +11,7 @@ from typing import Any
 import nats
 from typer.testing import CliRunner, Result
 
+from bucky.broker import jetstream
 from bucky.cli.app import app
 from bucky.events import CloudEvent, DeadLettered
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
@@ -79,7 +80,7 @@ def fill(index_url: str) -> None:
 async def kill_letters(settings: Settings) -> None:
     """Make the streams and three dead letters, one of them unreadable."""
     client = await nats.connect(settings.nats_url, user="bucky", password=settings.nats_password.get_secret_value())
-    js = client.jetstream()
+    js = jetstream(client)
     await ensure_streams(js)
     for number in (1, 2):
         event = CloudEvent.of(requested(number), source="/test")

@@ -21,7 +21,7 @@ from local_stack.stack import build
 from tests.support.servers import Running
 from tests.support.waiting import eventually
 
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 MOST_ROWS = 100_000
 EDGE_CHILDREN = {"edge receivers": "receiving", "edge committer": "committing", "edge uploader": "uploading"}
 
@@ -82,7 +82,7 @@ class RunningStack:
         """Stop as Ctrl-C does, and insist on a clean end."""
         self.close()
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(90)
+        code = self.process.wait(300)
         assert code == 0, f"bucky up ended with {code}: {last_line(self.log)}"
 
     def pids(self) -> dict[str, int]:

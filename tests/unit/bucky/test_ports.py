@@ -1,6 +1,10 @@
 """Ports for servers: none that an outgoing connection could take before the server binds it."""
 
 import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -29,10 +33,21 @@ def test_a_port_is_handed_out_once_and_can_be_listened_on() -> None:
         assert not ports.is_free(chosen[-1])
 
 
-def test_a_port_that_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody listens on is not offered."""
-    taken, free = ports.free_port(), ports.free_port()
-    turns = iter([taken, free])
-    monkeypatch.setattr(ports, "_turns", lambda: turns)
+def test_a_port_that_is_listened_on_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What somebody listens on is not offered, though its turn has come."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ports.free_port()
+    [counter] = tmp_path.iterdir()
+    before = counter.read_text()
+    taken = ports.free_port()
+    counter.write_text(before)
     with socket.create_server(("127.0.0.1", taken)):
-        assert ports.free_port() == free
+        assert ports.free_port() != taken
+
+
+def test_processes_side_by_side_get_ports_of_their_own() -> None:
+    """Protects a server from another's, started at the same moment: no two processes are given the same port."""
+    script = "from bucky.ports import free_port\nprint(*(free_port() for _ in range(200)))"
+    started = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    given = [port for one in started for port in one.communicate()[0].split()]
+    assert len(given) == len(set(given)) == 800

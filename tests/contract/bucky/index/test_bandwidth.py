@@ -7,6 +7,8 @@ import pytest
 
 from bucky.index import Index, bandwidth
 
+pytestmark = pytest.mark.index
+
 
 def test_each_taker_waits_for_what_was_given_out_before(index: Index) -> None:
     """Protects the cap: what is taken goes one piece behind the other, and idle time is not saved up."""

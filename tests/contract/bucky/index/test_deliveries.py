@@ -1,6 +1,5 @@
 """The index's promises about deliveries, the same on SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
@@ -12,17 +11,10 @@ from bucky.events import DeliveryRequested, utc_now
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryState, Index
 from tests.support.index.rows import RECEIVED_AT, digest, requested
 
+pytestmark = pytest.mark.index
+
 DELIVERED, RETRYING, FAILED = AttemptOutcome.DELIVERED, AttemptOutcome.RETRYING, AttemptOutcome.FAILED
 TAKEN = AttemptOutcome.UNCOMMITTED
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """A migrated, empty index."""
-    index = Index.open(index_url)
-    index.migrate()
-    yield index
-    index.close()
 
 
 def test_a_request_is_recorded_once(index: Index) -> None:

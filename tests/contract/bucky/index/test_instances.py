@@ -3,7 +3,7 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -13,14 +13,7 @@ from bucky.errors import NotFound
 from bucky.index import Counts, Index, IndexedInstance, InstanceRow, UpsertOutcome
 from tests.support.index.rows import RECEIVED_AT, digest, header, indexed, received
 
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """A migrated, empty index."""
-    index = Index.open(index_url)
-    index.migrate()
-    yield index
-    index.close()
+pytestmark = pytest.mark.index
 
 
 def test_what_goes_in_comes_out(index: Index) -> None:

@@ -21,6 +21,8 @@ from bucky.index.schema import metadata
 from bucky.ports import free_port
 from tests.support.index.rows import digest, indexed
 
+pytestmark = pytest.mark.index
+
 MIGRATE = """
 import sys
 from bucky.index import Index
@@ -45,11 +47,11 @@ OF_COMMITMENTS = (
 )
 
 
-def test_many_processes_may_migrate_at_once(index_url: str) -> None:
+def test_many_processes_may_migrate_at_once(empty_index_url: str) -> None:
     """Six processes that start on an empty database all come up, on one set of tables."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", MIGRATE, index_url],
+            [sys.executable, "-W", "error", "-c", MIGRATE, empty_index_url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,20 +68,20 @@ def test_many_processes_may_migrate_at_once(index_url: str) -> None:
         assert (process.returncode, out) == (0, "0\n"), err
 
 
-def test_migrations_make_the_declared_tables(index_url: str) -> None:
+def test_migrations_make_the_declared_tables(empty_index_url: str) -> None:
     """The tables a migration makes are those `schema.py` declares, column by column and index by index."""
-    index = Index.open(index_url)
+    index = Index.open(empty_index_url)
     index.migrate()
     index.close()
-    engine = create_engine(index_url)
+    engine = create_engine(empty_index_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
 
 
-def test_migrating_keeps_what_is_there(index_url: str) -> None:
+def test_migrating_keeps_what_is_there(empty_index_url: str) -> None:
     """A restart migrates again, and finds everything as it was."""
-    index = Index.open(index_url)
+    index = Index.open(empty_index_url)
     index.migrate()
     index.upsert_instances([indexed("a")])
     index.migrate()
@@ -87,9 +89,9 @@ def test_migrating_keeps_what_is_there(index_url: str) -> None:
     index.close()
 
 
-def test_an_index_without_tables_is_not_ready(index_url: str) -> None:
+def test_an_index_without_tables_is_not_ready(empty_index_url: str) -> None:
     """Readiness says so, instead of the first instance failing."""
-    index = Index.open(index_url)
+    index = Index.open(empty_index_url)
     with pytest.raises(IndexUnavailable):
         index.check()
     index.migrate()
@@ -116,14 +118,14 @@ def test_a_database_that_is_away_is_retriable(tmp_path: Path) -> None:
         Index.open(f"sqlite:///{damaged}").counts()
 
 
-def test_a_killed_connection_heals(index_url: str) -> None:
+def test_a_killed_connection_heals(empty_index_url: str) -> None:
     """After the server ends every connection, as on its restart, the next call works, or the one after it."""
-    if index_url.startswith("sqlite"):
+    if empty_index_url.startswith("sqlite"):
         pytest.skip("SQLite has no server")
-    index = Index.open(index_url)
+    index = Index.open(empty_index_url)
     index.migrate()
     index.upsert_instances([indexed("a")])
-    engine = create_engine(index_url)
+    engine = create_engine(empty_index_url)
     with engine.connect() as connection:
         connection.execute(
             text(
@@ -151,9 +153,9 @@ def test_the_index_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     index.close()
 
 
-def test_closing_closes_what_a_thread_still_uses(index_url: str) -> None:
+def test_closing_closes_what_a_thread_still_uses(empty_index_url: str) -> None:
     """A connection in use when the index is closed is closed when it comes back, not leaked."""
-    database = Database(index_url)
+    database = Database(empty_index_url)
     used: list[Any] = []
 
     def work(connection: Connection) -> None:
@@ -165,12 +167,12 @@ def test_closing_closes_what_a_thread_still_uses(index_url: str) -> None:
         used[0].execute("SELECT 1")
 
 
-def test_what_was_there_before_counts_as_routed(index_url: str) -> None:
+def test_what_was_there_before_counts_as_routed(empty_index_url: str) -> None:
     """Bringing an index up to date makes no reconciling send anything again."""
-    index = Index.open(index_url)
+    index = Index.open(empty_index_url)
     index.migrate()
     index.upsert_instances([indexed("a")])
-    engine = create_engine(index_url)
+    engine = create_engine(empty_index_url)
     with engine.begin() as connection:
         for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
             connection.execute(text(f"DROP TABLE {table}"))

@@ -1,6 +1,5 @@
 """Versions of the routing, the same on SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,6 +7,8 @@ import pytest
 from bucky.errors import Conflict, IndexUnavailable, NotFound
 from bucky.index import Index
 from bucky.routing import Routing
+
+pytestmark = pytest.mark.index
 
 ROUTING = Routing.from_yaml(
     """
@@ -19,15 +20,6 @@ ROUTING = Routing.from_yaml(
         destinations: [pacs]
     """
 )
-
-
-@pytest.fixture
-def index(index_url: str) -> Iterator[Index]:
-    """A migrated, empty index."""
-    index = Index.open(index_url)
-    index.migrate()
-    yield index
-    index.close()
 
 
 def test_versions_are_appended(index: Index) -> None:

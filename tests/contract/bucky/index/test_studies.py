@@ -7,6 +7,8 @@ import pytest
 from bucky.index import Index, StudyQuery
 from tests.support.index.rows import header, indexed
 
+pytestmark = pytest.mark.index
+
 STUDIES = {
     "1.1": header(PatientName="Doe^Jane", PatientID="P1", AccessionNumber="A1", StudyDate="20240101", Modality="CT"),
     "1.2": header(PatientName="DOE^JOHN", PatientID="P2", AccessionNumber="A2", StudyDate="2024.06.30", Modality="MR"),

@@ -11,6 +11,8 @@ from bucky.index import AttemptOutcome, DeliveryAttempt, Index, IndexedInstance,
 from bucky.index.database import Database
 from tests.support.index.rows import RECEIVED_AT, digest, indexed, received, requested
 
+pytestmark = pytest.mark.index
+
 TRACE = "ab" * 16
 MINUTE = timedelta(minutes=1)
 

@@ -189,10 +189,10 @@ def test_a_slow_line_takes_its_time(tmp_path: Path) -> None:
         line = DimseProxy(lambda: socket.create_connection(("127.0.0.1", destination.port)))
         line.open()
         line.crawl(40_000)
-        results = store_all(Peer("DEMO", "127.0.0.1", line.port, timeout=0.5), [instance(1, size=60_000), instance(2)])
+        results = store_all(Peer("DEMO", "127.0.0.1", line.port, timeout=2), [instance(1, size=120_000), instance(2)])
         line.close()
     assert [result.outcome for result in results] == [Outcome.STORED] * 2
-    assert results[0].seconds > 1
+    assert results[0].seconds > 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support.dimse.raw_peer import RELEASE_RQ, STORE_ID, RawPeer, echo, request, store, values
 from tests.support.edge.upper_layer_world import UpperLayerWorld, stage
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 USER_ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
 INVALID = b"\x07\0\0\0\0\x04\0\0\x02\x06"
@@ -26,13 +26,11 @@ SHORT: dict[str, Any] = {"artim_seconds": 0.4, "idle_seconds": 0.6}
 
 def others_are_served(upper: UpperLayerWorld) -> None:
     """An honest peer stores and releases as if it were alone."""
-    began = time.monotonic()
     with RawPeer(upper.port).associate() as peer:
         peer.send(store(b"honest"))
         assert peer.stored() == (1, 0, "")
         peer.send(RELEASE_RQ)
         assert peer.receive()[0] == 0x06
-    assert time.monotonic() - began < 2
 
 
 def keep_sending(peer: RawPeer, data: bytes) -> None:
@@ -82,7 +80,7 @@ def test_associations_that_do_not_go_on_are_aborted(prelude: bytes, drip: bool) 
         slow.socket.settimeout(0.05)
         began, received, at = time.monotonic(), b"", 0
         while not received:
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < PATIENCE
             if drip:
                 slow.send(rest[at : at + 1])
                 at += 1

@@ -121,9 +121,9 @@ def test_no_pattern_can_hang() -> None:
     """A pattern that takes other engines for ever is decided at once, on the longest value looked at."""
     facts = Facts(header(StudyDescription="a" * 5000 + "!"))
     condition = TypeAdapter[Any](Condition).validate_python({"attribute": "StudyDescription", "regex": "^(a+)+$"})
-    started = time.monotonic()
+    started = time.thread_time()
     holds(condition, facts)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_a_routing_survives_yaml_and_json() -> None:

@@ -151,10 +151,10 @@ def test_a_peer_without_a_maximum_length_has_none() -> None:
 )
 def test_malformed_and_absurd_requests_are_invalid_at_once(items: bytes) -> None:
     """Each is refused in well under the time that would hold up the other associations of a process."""
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(InvalidPdu):
         negotiator().agreement(asked(items))
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_a_request_shorter_than_its_fixed_fields_is_invalid() -> None:
