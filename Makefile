@@ -8,7 +8,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 # Tests wait for servers more than they work: more workers than processors. JOBS=0 runs them one after the other.
-JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 PYTEST = $(RUN)/pytest --numprocesses $(JOBS) --dist loadscope
 
 .PHONY: help setup demo up down test test-busy test-soak lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
@@ -43,8 +43,9 @@ test: lint ## Run all tests against real servers (ARGS=--times: where the time g
 test-busy: lint ## Run all tests beside four busy processes: slower, and green
 	@tools/busy $(PYTEST) $(ARGS)
 
-test-soak: setup ## Let the soaks last ten times as long (before a release: ten minutes)
-	@TEST_SOAK=10 $(PYTEST) tests/integration/edge_scp $(ARGS) -k soak
+test-soak: setup ## Let the soaks last ten times as long (before a release)
+	@TEST_SOAK=10 $(PYTEST) tests/integration/edge_scp/test_soak.py tests/integration/edge_scp/upper_layer/test_soak.py \
+		tests/faults/test_kill_one_process.py tests/integration/admin_api/test_many_dead_letters.py $(ARGS)
 
 lint: setup ## Check style and types
 	@$(RUN)/ruff check --no-cache .

@@ -22,7 +22,7 @@ from tests.support.servers import ServersUnderTest
 from tests.support.waiting import eventually
 
 CONVERGE_SECONDS = 120.0
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 2
 """Stacks that share the boundaries, where pytest has as many workers."""
 
 

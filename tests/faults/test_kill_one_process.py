@@ -15,13 +15,14 @@ from bucky.scu import Outcome, Peer, StoreResult, store_all
 from local_stack.destination import received
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.servers import ServersUnderTest
+from tests.support.soak import SOAK
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.store, pytest.mark.index]
 
-INSTANCES = 1000
-KILL_AFTER = 300
+INSTANCES = 400 * SOAK
+KILL_AFTER = INSTANCES // 3
 CONVERGE_SECONDS = 90.0
 # A server that is not the stack's own is killed in the run that is about it.
 VICTIMS_OF_OTHERS = {

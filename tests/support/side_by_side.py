@@ -1,8 +1,8 @@
 """How tests are dealt to workers that run side by side (`pytest -n`): what shares servers goes to one worker.
 
 A file is dealt whole, unless the ids of its parameters begin with the number of a stack and a slash, as
-`[1/parsed...]`: then each stack's part is. Files that start stacks are begun first, so that no worker is alone with
-one at the end.
+`[1/parsed...]`: then each stack's part is. The longest are begun first, so that no worker
+is alone with one at the end.
 """
 
 import re
@@ -11,7 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-STARTS_STACKS = ("tests/faults/", "tests/integration/stack/", "tests/integration/local_stack/", "tests/e2e/")
+LONGEST = "tests/faults/"
 
 _NUMBERED = re.compile(r"\[(\d+)/")
 
@@ -24,8 +24,8 @@ def group_of(nodeid: str) -> str:
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Put first what starts stacks."""
-    items.sort(key=lambda item: not item.nodeid.startswith(STARTS_STACKS))
+    """Put first what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

@@ -1,4 +1,4 @@
-"""Ten thousand real dead letters: listed, filtered, counted and sent again, in bounded time and memory."""
+"""Thousands of real dead letters, ten in a soak: listed, filtered, counted, sent again, in bounded time and memory."""
 
 import asyncio
 import hashlib
@@ -18,10 +18,12 @@ from bucky.index import DeliveryState
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.services.admin_world import AdminWorld, requested, world
+from tests.support.soak import SOAK
 
-MANY = 10_000
+MANY = 2_000 * min(SOAK, 5)
 DESTINATIONS = ("pacs", "archive", "research", "teaching")
 REASONS = ("no route to host", "the destination does not accept CT Image Storage", "it is too large")
+PAGE = MANY // 20
 MOST_MEGABYTES = 150
 
 
@@ -99,7 +101,7 @@ async def listed(here: AdminWorld, pages: list[float] | None = None, **wanted: A
     found: list[dict[str, Any]] = []
     before: int | None = None
     while True:
-        params = {**wanted, "limit": 500} | ({} if before is None else {"before": before})
+        params = {**wanted, "limit": PAGE} | ({} if before is None else {"before": before})
         began = time.monotonic()
         answer = await here.api.get("/api/dead-letters", params=params)
         if pages is not None:
@@ -131,7 +133,7 @@ async def left(here: AdminWorld, stream: str = "DEADLETTERS") -> int:
     return int((await here.jetstream.stream_info(stream)).state.messages)
 
 
-async def test_ten_thousand_dead_letters_are_no_trouble(here: AdminWorld) -> None:
+async def test_thousands_of_dead_letters_are_no_trouble(here: AdminWorld) -> None:
     """After an outage of a night an operator must see, narrow down and send again what died, without waiting for it."""
     memory, began = resident_megabytes(), time.monotonic()
     pages: list[float] = []
@@ -154,7 +156,7 @@ async def test_ten_thousand_dead_letters_are_no_trouble(here: AdminWorld) -> Non
     listing = time.monotonic() - began
 
     began = time.monotonic()
-    assert await redriven(here, sequences=[3, 4000]) == 2
+    assert await redriven(here, sequences=[3, 1500]) == 2
     sent = 2
     orders: tuple[dict[str, Any], ...] = (
         {"destination": "pacs", "reason": "no route"},
@@ -163,7 +165,7 @@ async def test_ten_thousand_dead_letters_are_no_trouble(here: AdminWorld) -> Non
     )
     for wanted in orders:
         matching = len(await listed(here, **wanted))
-        assert 50 < matching == await redriven(here, **wanted)
+        assert MANY // 200 < matching == await redriven(here, **wanted)
         assert await listed(here, **wanted) == []
         sent += matching
         assert await left(here) == MANY - sent == MANY - await left(here, "DELIVERIES")

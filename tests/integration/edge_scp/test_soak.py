@@ -15,13 +15,14 @@ from bucky.settings import Settings
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import ABORT, EXPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, echo, request, store
 from tests.support.edge.edge_process import EdgeProcess, edge_process, stored_events
+from tests.support.soak import SOAK
 from tests.support.waiting import eventually
 
-SENDERS, WARM_UP, SOAK = 6, 300, 700
+SENDERS, WARM_UP, ASSOCIATIONS = 6, 300, 500 * SOAK
 # So many silent connections each sender leaves to the edge to close.
 SILENT = 8
 UPLOADS = 4
-# Bytes that each process may have more after some four thousand associations: not one kilobyte for each.
+# Bytes that each process may have more: not one kilobyte for each association.
 GROWTH = 3 * 1024 * 1024
 
 
@@ -224,7 +225,7 @@ async def test_an_hour_of_associations(tmp_path: Path, store_settings: Settings,
         soak(edge, senders, WARM_UP)
         running = processes(edge)
         before = footprints(running)
-        soak(edge, senders, SOAK)
+        soak(edge, senders, ASSOCIATIONS)
         assert processes(edge) == running, "no process had to be replaced"
         eventually(lambda: not grown(before, footprints(running)), f"footprints are at most {before}")
         assert not [line for line in edge.log_lines() if line["event"] in {"instance.failed", "thread.failed"}]

@@ -72,7 +72,7 @@ def _deploy(stack: RunningStack) -> None:
     big = {
         "service": "big",
         "image": "test/big:1",
-        "envProcess": f"python {REPOSITORY / 'tests' / 'big_function.py'}",
+        "envProcess": f"python {REPOSITORY / 'tests' / 'support' / 'provider' / 'big_function.py'}",
         "envVars": {"BIG_HOLD": str(_hold(stack))},
     }
     with _gateway(stack) as gateway:

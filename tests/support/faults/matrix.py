@@ -22,16 +22,16 @@ from tests.support.faults.nodes import NODES, Storescp
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
-INSTANCES = 60
+INSTANCES = 30
 OTHERS = 4
 """So many of the instances are of another SOP class than the rest."""
 CT = "1.2.840.10008.5.1.4.1.1.2"
 HEALTHY_SECONDS = 60.0
 SHOWN_SECONDS = 60.0
-RIGHT_SECONDS = 90.0
+RIGHT_SECONDS = 180.0
 TIMEOUT_SECONDS = 1.5
 """How long the destinations may be silent: shorter than in life, so that a hanging one is noticed while we watch."""
-SLOW_LINE_TIMEOUT_SECONDS = 3.0
+SLOW_LINE_TIMEOUT_SECONDS = 10.0
 """The same over the slow line, where an instance is on its way for four seconds: room for a busy machine to answer."""
 ALONE = "ALONE"
 

@@ -18,9 +18,10 @@ from edge_scp.upper_layer.association import Association
 from edge_scp.upper_layer.connection import Connection
 from tests.support.dimse.raw_peer import ABORT, RELEASE_RQ, RawPeer, echo, request, store
 from tests.support.edge.upper_layer_world import UpperLayerWorld, stage
+from tests.support.soak import SOAK
 from tests.support.waiting import eventually
 
-SENDERS, EACH = 4, 250
+SENDERS, EACH = 4, 250 * SOAK
 
 
 @pytest.fixture(autouse=True)
