@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
@@ -46,8 +45,11 @@ async def read(
         while left > 0:
             try:
                 messages = await pull.fetch(min(left, FETCHED_AT_ONCE), timeout=FETCH_SECONDS)
-            except NatsTimeout:
-                return  # what was counted was removed meanwhile
+            except TimeoutError:
+                # A busy broker takes its time; it knows whether something is left, or was removed meanwhile.
+                if not (await pull.consumer_info()).num_pending:
+                    return
+                continue
             left -= len(messages)
             for message in messages:
                 try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import pytest
 from nats.aio.client import Client
-from nats.errors import TimeoutError as NatsTimeout
 from sqlalchemy import delete, update
 
 from bucky.broker import connect, jetstream
@@ -64,7 +63,7 @@ class ReconcileWorld:
         while True:
             try:
                 messages = await pull.fetch(50, timeout=0.3)
-            except NatsTimeout:
+            except TimeoutError:
                 # A busy server takes its time; it knows whether something is left.
                 if (await pull.consumer_info()).num_pending:
                     continue

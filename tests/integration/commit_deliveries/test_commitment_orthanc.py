@@ -21,6 +21,7 @@ from tests.support.destinations.destination_worlds import model
 from tests.support.functions.forwarding import forward, request, save_destination
 from tests.support.dicom.sample_instances import samples
 from tests.support.edge.upper_layer_world import stage
+from tests.support.waiting import eventually
 orthanc, folder = sys.argv[1], Path(sys.argv[2])
 link = MemoryLink()
 with stage(reports=reports_into(link)) as edge:
@@ -36,7 +37,7 @@ with stage(reports=reports_into(link)) as edge:
             return client.get("/system").status_code == 200
         except httpx.TransportError:
             return False
-    eventually(ready, "Orthanc answers", 30)
+    eventually(ready, "Orthanc answers")
     index = Index.open(f"sqlite:///{folder / 'bucky.db'}")
     index.migrate()
     save_destination(index, model(name="pacs", type="dimse", aet="ORTHANC", host="127.0.0.1", port=4242,
@@ -54,7 +55,7 @@ with stage(reports=reports_into(link)) as edge:
         return [index.delivery(event.id).state for event in events]
     def settled(asking):
         assert commit([asking], index).failures == ()
-        eventually(lambda: bool(link.events), "Orthanc reported", 30)
+        eventually(lambda: bool(link.events), "Orthanc reported")
         told, link.events = link.events, []
         commit(told, index)
     told = {}

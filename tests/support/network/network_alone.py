@@ -21,6 +21,6 @@ def run_alone(script: str, *arguments: object) -> Any:
         [*alone, "sh", "-c", command, sys.executable, script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         check=True,
-        timeout=90,
+        timeout=300,
     )
     return json.loads(ended.stdout.splitlines()[-1])

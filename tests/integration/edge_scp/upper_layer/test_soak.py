@@ -103,10 +103,13 @@ def test_a_thousand_associations_leave_nothing_behind() -> None:
     """Descriptors, threads and objects are what they were, and every instance was finished or abandoned."""
     with stage(artim_seconds=2, idle_seconds=2) as upper:
         wave(upper, 1)
-        before = descriptors(), threading.active_count(), alive()
+        objects = alive()
+        before = descriptors(), threading.active_count()
         wave(upper, 2)
-        eventually(lambda: alive() <= before[2], "associations were forgotten")
-        assert (descriptors(), threading.active_count()) == before[:2]
+        eventually(lambda: alive() <= objects, "associations were forgotten")
+        # Fewer, where another test's were collected meanwhile.
+        assert descriptors() <= before[0]
+        assert threading.active_count() <= before[1]
         assert all(instance.finished or instance.abandoned for instance in upper.sink.instances)
         assert len(upper.acceptor._sweep._looks) == 0
 
