@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.store, pytest.mark.index]
 
-INSTANCES = 400 * SOAK
+INSTANCES = 240 * SOAK
 KILL_AFTER = INSTANCES // 3
 CONVERGE_SECONDS = 90.0
 # A server that is not the stack's own is killed in the run that is about it.

@@ -6,16 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from bucky.errors import IndexUnavailable
 from bucky.index.database import Database
 
 _ADVISORY_LOCK = 0x6275636B79  # "bucky"
+_SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(database: Database) -> None:
@@ -42,25 +39,27 @@ def _upgrade(connection: Connection) -> None:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-    config = _config()
-    config.attributes["connection"] = connection
+    # Imported here: it takes a tenth of a second, which every function that starts would pay.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
     command.upgrade(config, "head")
 
 
 def _current_revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
 
 
 @functools.cache
 def _head() -> str:
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
+    """Return the last migration's revision, which its file is named for: v0023_commitment.py."""
+    return max(path.name[1:5] for path in (_SCRIPTS / "versions").glob("v*_*.py"))
 
 
 def _sqlite_file(engine: Engine) -> Path | None:

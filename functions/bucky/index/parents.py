@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, func
 
 from bucky.index.attributes import expected_counts, series_attributes, study_attributes
-from bucky.index.database import Insert, insert_in
+from bucky.index.database import insert_in
 from bucky.index.rows import IndexedInstance
 from bucky.index.schema import arrivals, series, studies
+
+if TYPE_CHECKING:
+    from bucky.index.database import Insert
 
 Column = ColumnElement[Any]
 
@@ -108,7 +111,7 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 
 
 @cache
-def _merging(dialect: str, table: Table, names: tuple[str, ...]) -> Insert:
+def _merging(dialect: str, table: Table, names: tuple[str, ...]) -> "Insert":
     """Return the statement that makes rows or merges into them; making it costs as much as carrying it out."""
     insert = insert_in(dialect, table)
     keys = [column.name for column in table.primary_key]

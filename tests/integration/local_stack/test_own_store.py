@@ -97,7 +97,7 @@ def test_a_file_system_without_attributes_gets_seaweedfs(
 def test_with_the_gateway_an_object_is_a_file(tmp_path: Path) -> None:
     """What was received can be read, checked and copied as plain files, with nothing of Bucky running."""
     home = Home(tmp_path / "home")
-    sent = received_twice(home)
+    sent = received(home)
     keys = {path.name.removesuffix(".dcm"): path for path in (home.buckets / "bucky").rglob("*.dcm")}
     assert keys.keys() == {one.sha256 for one in sent}
     for one in sent:
@@ -111,14 +111,14 @@ def test_a_home_that_seaweedfs_began_is_served_by_it(tmp_path: Path) -> None:
     """Whoever used Bucky before there was the gateway finds every object."""
     home = Home(tmp_path / "home")
     home.volumes.mkdir(parents=True)
-    received_twice(home)
+    received(home, times=2)
     assert not home.buckets.exists()
 
 
-def received_twice(home: Home) -> list[Sample]:
+def received(home: Home, times: int = 1) -> list[Sample]:
     """Have instances received by a stack, then others by the next one in the same home; all must be there."""
     sent: list[Sample] = []
-    for _ in range(2):
+    for _ in range(times):
         stack = RunningStack(home.path, {})
         new = samples(5)
         peer = Peer("BUCKY", "127.0.0.1", stack.ports.dicom, calling_aet="TEST")

@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from bucky.errors import IndexUnavailable, SettingsError
 from bucky.events import utc_now
-from bucky.index import Counts, Index
+from bucky.index import Counts, Index, migrate
 from bucky.index.database import Database
 from bucky.index.schema import metadata
 from bucky.ports import free_port
@@ -77,6 +78,14 @@ def test_migrations_make_the_declared_tables(empty_index_url: str) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+def test_a_migration_is_named_for_its_revision() -> None:
+    """What a program needs is told by the files' names, without Alembic: each is its revision's, in a single line."""
+    scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
+    found = list(scripts.walk_revisions())
+    assert [Path(one.path).name[1:5] for one in found] == [one.revision for one in found]
+    assert found[0].revision == scripts.get_current_head() == max(one.revision for one in found)
 
 
 def test_migrating_keeps_what_is_there(empty_index_url: str) -> None:
