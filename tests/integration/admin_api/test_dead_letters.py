@@ -14,6 +14,8 @@ from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.services.admin_world import AdminWorld, received, requested, world
 
+pytestmark = pytest.mark.index
+
 
 @pytest.fixture
 async def here(nats_settings: Settings, index_url: str) -> AsyncIterator[AdminWorld]:

@@ -17,6 +17,8 @@ from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.services.admin_world import PATIENT, AdminWorld, indexed, received, world
 
+pytestmark = pytest.mark.index
+
 CT = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
 NO_BROKER = Settings.load({"BUCKY_NATS_URL": "nats://127.0.0.1:9"})
 DESTINATIONS = """

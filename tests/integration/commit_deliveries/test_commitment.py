@@ -39,7 +39,7 @@ from tests.support.functions.commitment_world import (
 from tests.support.functions.forwarding import forward, request, save_destination, uid_of
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("requestors_close_their_sockets")
+pytestmark = [pytest.mark.index, pytest.mark.usefixtures("requestors_close_their_sockets")]
 
 
 @dataclass

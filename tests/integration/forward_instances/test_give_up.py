@@ -18,6 +18,8 @@ from tests.support.destinations.destination_worlds import model
 from tests.support.functions.forwarding import forward, request, save_destination, state
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.index
+
 AWAY = {"type": "dimse", "aet": "DEMO", "host": "127.0.0.1"}
 SENDERS = Senders(Secrets(Path("/nonexistent")))
 SHORT_HOURS = 0.2 / 3600

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from bucky.broker import connect, jetstream
 from bucky.events import CloudEvent, ProcessingRequested, utc_now
 from bucky.gathering import of_study
@@ -14,6 +16,8 @@ from keeper.open_deliveries import reconcile_deliveries
 from keeper.republisher import Republisher
 from keeper.waiting import read
 from tests.support.index.rows import indexed
+
+pytestmark = pytest.mark.index
 
 
 async def test_a_lost_request_is_published_once_more(nats_settings: Settings, index: Index) -> None:

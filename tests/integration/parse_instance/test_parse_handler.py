@@ -22,6 +22,8 @@ from bucky.ports import free_port
 from bucky.settings import Settings
 from parse_instance.handler import handle_batch
 
+pytestmark = pytest.mark.index
+
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 CONTEXT = Context("parse-instance", get_logger("test"))
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"

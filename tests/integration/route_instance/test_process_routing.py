@@ -35,6 +35,8 @@ from tests.support.functions.process_world import (
 from tests.support.index.rows import indexed
 from tests.support.services.keeper_world import Tables
 
+pytestmark = pytest.mark.index
+
 CONTEXT = Context("route-stable", get_logger("test"))
 
 
