@@ -5,9 +5,10 @@ from fastapi.responses import JSONResponse
 
 from admin_api.health import Health
 from admin_api.parameters import HealthDep
+from admin_api.strict_route import StrictRoute
 
 open_routes = APIRouter(include_in_schema=False)
-routes = APIRouter(tags=["health"])
+routes = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @open_routes.get("/health")

@@ -21,6 +21,7 @@ from admin_api.routing_edits import (
     without_destination,
     without_rule,
 )
+from admin_api.strict_route import StrictRoute
 from bucky.destinations import Destination
 from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
@@ -32,7 +33,7 @@ AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."
 _WRITES: dict[int | str, dict[str, object]] = {status: {"model": ErrorBody} for status in (409, 412, 428)}
 
-routes = APIRouter(tags=["routing"])
+routes = APIRouter(tags=["routing"], route_class=StrictRoute)
 
 Name = Annotated[str, Path(pattern=NAME_PATTERN)]
 
@@ -76,7 +77,8 @@ def get_routing(index: IndexDep, response: Response) -> VersionOfRouting:
 
 @routes.put("/api/routing", responses=_WRITES)
 def put_routing(routing: Routing, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
-    """Replace all destinations and rules at once."""
+    """Replace all destinations and rules at once; refused when there is nothing to send to in it."""
+    routing.check_leads_somewhere()
     return _save(index, routing, expected, response)
 
 

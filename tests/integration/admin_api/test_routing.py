@@ -112,3 +112,35 @@ async def test_what_is_not_there_is_404(here: AdminWorld) -> None:
         assert (await here.api.get(path)).status_code == 404
     for path in ("/api/destinations/none", "/api/rules/none"):
         assert (await here.api.delete(path, headers={"If-Match": '"0"'})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"destinations": [],\n"destinations": []}', "lines 1 and 2: the key 'destinations'"),
+        ('{"rules": [{"name": "a", "when": {"attribute": "Modality", "equals": "CT", "equals": "MR"}}]}', "'equals'"),
+        ('{"rules": NaN}', "NaN"),
+        ("{", "line 1"),
+    ],
+)
+async def test_a_body_that_says_a_thing_twice_is_refused(here: AdminWorld, body: str, said: str) -> None:
+    """Of two values for one key, one would be dropped silently."""
+    headers = {"If-Match": '"0"', "Content-Type": "application/json"}
+    answer = await here.api.put("/api/routing", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [{}, {"rules": []}, {"match": "first", "rules": [{"name": "keep"}]}])
+async def test_a_routing_that_leads_nowhere_is_refused(here: AdminWorld, body: Any) -> None:
+    """What an empty file says must never replace a routing."""
+    status, answer = await put(here, "/api/routing", body, 0)
+    assert status == 422
+    assert "new images would go nowhere" in answer["error"]
+
+
+async def test_a_misspelt_query_parameter_is_refused(here: AdminWorld) -> None:
+    """A filter that is silently left out would answer for everything."""
+    answer = await here.api.get("/api/deliveries", params={"destinaton": "pacs"})
+    assert answer.status_code == 422
+    assert "destinaton" in answer.json()["error"]
