@@ -99,6 +99,13 @@ class Routing(_Model):
         """Return the crosswalk with this name."""
         return next((one for one in self.crosswalks if one.name == name), None)
 
+    def leads_to(self) -> frozenset[str]:
+        """Return the names of the enabled destinations, and of the functions, that enabled rules lead to."""
+        enabled = {one.name for one in self.destinations if one.enabled}
+        rules = [rule for rule in self.rules if rule.enabled]
+        named = {name for rule in rules for name in rule.destinations} & enabled
+        return frozenset(named | {rule.process.function for rule in rules if rule.process is not None})
+
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that rules call."""
         return frozenset(rule.process.function for rule in self.rules if rule.process is not None)

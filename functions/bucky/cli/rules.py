@@ -104,7 +104,9 @@ def explain_files(
                 typer.echo(f"  {_clean(line)}")
     for path, reason in failed.items():
         typer.echo(f"{path}: {reason}", err=True)
-    if failed:
+    if not read:
+        typer.echo("no rule was tried: there is no DICOM instance among these", err=True)
+    if failed or not read:
         raise typer.Exit(1)
 
 
