@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from admin_api.health import PartHealth
 from bucky.index import Backlog, DeliveryState, Noticed, RoutingVersion
+from bucky.wording import deliveries
 
 RETRIED_FOR = timedelta(seconds=30)
 WAITED_FOR = timedelta(minutes=10)
@@ -178,7 +179,7 @@ def _destinations(known: Known) -> Iterator[Attention]:
                 cause=cause,
                 since=min((one.since for one in waiting.get(name, ())), default=None),
                 count=count,
-                effect=f"{count} deliveries to {name} wait, and are made when it works again",
+                effect=f"to be made when it works again: {deliveries(count)} to {name}",
                 command=f"bucky deliveries --destination {name} --state retrying",
             )
 

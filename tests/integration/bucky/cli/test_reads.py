@@ -103,6 +103,15 @@ def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) 
     file.write_text(bucky(home, "routing", "show").stdout)
     assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": False}
     assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
+    other = tmp_path / "other.yaml"
+    other.write_text(ROUTING.replace("pacs", "archive"))
+    refused = bucky(home, "routing", "apply", str(other))
+    assert "--yes" in str(refused.exception)
+    assert "1 delivery to pacs that waits becomes a dead letter" in str(refused.exception)
+    assert "removed: destination pacs" in refused.stderr
+    file.write_text("")
+    assert isinstance(bucky(home, "routing", "apply", "--yes", str(file)).exception, InvalidRouting)
+    assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
     assert [one["when"] for one in output(home, "rules")] == [{"attribute": "Modality", "in": ["CT"]}]
 
 
