@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admin_api import (
+    attention_routes,
     dead_letter_routes,
     delivery_routes,
     docs_page,
@@ -22,6 +23,7 @@ from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.failures import ErrorBody, OneLinePerRequest, answer_failures
 from admin_api.health import HealthBoard
+from admin_api.watch import Watch
 from bucky.index import Index
 from bucky.log import get_logger
 from bucky.morph.crosswalks import Crosswalks
@@ -66,10 +68,12 @@ def create_app(
     )
     app.state.index, app.state.objects = index, objects
     app.state.dead_letters, app.state.health = dead_letters, health
+    app.state.watch = Watch(index, dead_letters, health)
     app.state.link, app.state.crosswalks = link, crosswalks
     answer_failures(app)
     for part in (
         health_routes,
+        attention_routes,
         study_routes,
         timeline_routes,
         delivery_routes,

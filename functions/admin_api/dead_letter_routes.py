@@ -10,13 +10,14 @@ from admin_api.answers import Page, Redriven
 from admin_api.dead_letters import NOT_OURS, DeadLetter, DeadLetterBox, Filter, Group
 from admin_api.parameters import DeadLettersDep, IndexDep
 from admin_api.redrive import redrive_letters
+from admin_api.strict_route import StrictRoute
 from bucky.errors import NotFound, Permanent
 from bucky.index import Index
 
 REDRIVE_AT_ONCE = 500
 MOST_GROUPS = 200
 
-routes = APIRouter(tags=["dead letters"])
+routes = APIRouter(tags=["dead letters"], route_class=StrictRoute)
 
 Sequence = Annotated[int, Path(ge=1, le=2**53, description="Sequence in the stream DEADLETTERS.")]
 Word = Annotated[str, Query(max_length=256)]

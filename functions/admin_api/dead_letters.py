@@ -19,6 +19,7 @@ from bucky.events import (
     ProcessingRequested,
     ReceivedInstance,
 )
+from bucky.index import Noticed
 
 STREAM = "DEADLETTERS"
 READ_AT_ONCE = 500
@@ -134,6 +135,17 @@ class DeadLetterBox:
         """Return how many there are."""
         async with _Translating():
             return int((await self._link.jetstream().stream_info(STREAM)).state.messages)
+
+    async def by_function(self) -> dict[str, Noticed]:
+        """Return how many there are of each function, and when the first came."""
+        async with _Translating():
+            js = self._link.jetstream()
+            subjects = (await js.stream_info(STREAM, subjects_filter=">")).state.subjects or {}
+            found: dict[str, Noticed] = {}
+            for subject, count in sorted(subjects.items()):
+                first = await js.get_msg(STREAM, 1, subject=subject, next=True)
+                found[subject.removeprefix(f"{DeadLettered.TYPE}.")] = Noticed(count, first.time)
+            return found
 
     async def page(self, wanted: Filter, limit: int, before: int | None = None) -> Page:
         """Return up to `limit` letters older than the sequence `before`."""

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query
 from admin_api.answers import Page, Redriven
 from admin_api.parameters import DeadLettersDep, Digest, IndexDep, Limit
 from admin_api.redrive import redrive_delivery
+from admin_api.strict_route import StrictRoute
 from bucky.index import DeliveryRow, DeliveryState
 from bucky.names import NAME_PATTERN
 
-routes = APIRouter(tags=["deliveries"])
+routes = APIRouter(tags=["deliveries"], route_class=StrictRoute)
 
 
 @routes.get("/api/deliveries")

@@ -35,6 +35,8 @@ class Health(BaseModel):
     """Every part; `status` is up only when all are."""
 
     status: State
+    attention: int = 0
+    """How many things need attention, parts that are down among them."""
     parts: dict[str, PartHealth]
 
 
@@ -115,7 +117,7 @@ def checks_of(
         "index": index_check,
         "store": store_check,
         "broker": link.check,
-        "functions": page_check(http, settings.gateway_url.rstrip("/") + "/healthz"),
+        "functions": functions_check(http, settings),
         "connector": page_check(http, settings.connector_health_url),
         "keeper": page_check(http, settings.keeper_health_url),
     }
@@ -124,6 +126,30 @@ def checks_of(
     if settings.traefik_health_url:
         checks["gateway"] = page_check(http, settings.traefik_health_url)
     return checks
+
+
+def functions_check(http: httpx.AsyncClient, settings: Settings) -> Check:
+    """Return a check that asks the gateway whether it is up and, where it may, how each function is."""
+    gateway, key = settings.gateway_url.rstrip("/"), settings.gateway_password.get_secret_value()
+    alive = page_check(http, f"{gateway}/healthz")
+
+    async def check() -> dict[str, Any]:
+        await alive()
+        auth = (settings.gateway_user, key) if key else None
+        answer = await http.get(f"{gateway}/system/functions", auth=auth, timeout=CHECK_SECONDS)
+        if not answer.is_success:
+            return {}
+        try:
+            return {"functions": {str(one["name"]): _replicas(one) for one in answer.json()}}
+        except (ValueError, TypeError, KeyError):
+            raise PartDown("Its list of functions cannot be understood.") from None
+
+    return check
+
+
+def _replicas(function: dict[str, Any]) -> dict[str, Any]:
+    names = {"replicas": "replicas", "available": "availableReplicas", "restarts": "recentRestarts"}
+    return {ours: function.get(theirs) for ours, theirs in names.items()}
 
 
 def page_check(http: httpx.AsyncClient, url: str) -> Check:

@@ -4,17 +4,19 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from admin_api.health import Health
-from admin_api.parameters import HealthDep
+from admin_api.parameters import HealthDep, WatchDep
+from admin_api.strict_route import StrictRoute
 
 open_routes = APIRouter(include_in_schema=False)
-routes = APIRouter(tags=["health"])
+routes = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @open_routes.get("/health")
-async def health(board: HealthDep) -> JSONResponse:
-    """Say which parts are up, and nothing else: this page is open."""
+async def health(board: HealthDep, watch: WatchDep) -> JSONResponse:
+    """Say which parts are up, and how many things need attention, and nothing else: this page is open."""
     report = await board.report()
-    body = {"status": report.status, "parts": {name: part.status for name, part in report.parts.items()}}
+    parts = {name: part.status for name, part in report.parts.items()}
+    body = {"status": report.status, "attention": len(await watch.items()), "parts": parts}
     return JSONResponse(body, 200 if report.status == "up" else 503)
 
 
@@ -25,8 +27,9 @@ async def ready(board: HealthDep) -> JSONResponse:
     return JSONResponse({"status": status}, 200 if status == "up" else 503)
 
 
-@routes.get("/api/health", responses={503: {"model": Health}})
-async def detailed_health(board: HealthDep) -> JSONResponse:
+@routes.get("/api/health", response_model=Health, responses={503: {"model": Health}})
+async def detailed_health(board: HealthDep, watch: WatchDep) -> JSONResponse:
     """Return the health of every part, with reasons; 503 when one is down."""
     report = await board.report()
-    return JSONResponse(report.model_dump(), 200 if report.status == "up" else 503)
+    report.attention = len(await watch.items())
+    return JSONResponse(report.model_dump(mode="json"), 200 if report.status == "up" else 503)

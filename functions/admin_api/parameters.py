@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Query, Request
 from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard
+from admin_api.watch import Watch
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
@@ -28,6 +29,10 @@ def _health(request: Request) -> Any:
     return request.app.state.health
 
 
+def _watch(request: Request) -> Any:
+    return request.app.state.watch
+
+
 def _link(request: Request) -> Any:
     return request.app.state.link
 
@@ -39,6 +44,7 @@ def _crosswalks(request: Request) -> Any:
 IndexDep = Annotated[Index, Depends(_index)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
 DeadLettersDep = Annotated[DeadLetterBox, Depends(_dead_letters)]
+WatchDep = Annotated[Watch, Depends(_watch)]
 HealthDep = Annotated[HealthBoard, Depends(_health)]
 LinkDep = Annotated[BrokerLink, Depends(_link)]
 CrosswalksDep = Annotated[Crosswalks, Depends(_crosswalks)]

@@ -7,9 +7,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from admin_api.parameters import HealthDep
+from admin_api.strict_route import StrictRoute
 from bucky.errors import Retriable
 
-routes = APIRouter(tags=["queues"])
+routes = APIRouter(tags=["queues"], route_class=StrictRoute)
 
 State = Literal["goes", "held", "down", "invalid"]
 

@@ -4,14 +4,12 @@ Every answer carries the routing's version as its ETag; every change must presen
 that two administrators never overwrite each other unknowingly.
 """
 
-import re
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from admin_api.failures import ErrorBody
 from admin_api.parameters import IndexDep
 from admin_api.routing_edits import (
     find_destination,
@@ -21,18 +19,16 @@ from admin_api.routing_edits import (
     without_destination,
     without_rule,
 )
+from admin_api.routing_effect import RoutingEffect, effect_of
+from admin_api.routing_writing import WRITES, WritingDep, WrittenVersion
+from admin_api.strict_route import StrictRoute
 from bucky.destinations import Destination
-from bucky.errors import Conflict
 from bucky.index import Index, RoutingVersion
 from bucky.names import NAME_PATTERN
 from bucky.routing import Routing
 from bucky.rules.model import Rule
 
-AUTHOR = "admin-api"
-CHANGED = "The routing has changed since you read it; read it again and repeat your change."
-_WRITES: dict[int | str, dict[str, object]] = {status: {"model": ErrorBody} for status in (409, 412, 428)}
-
-routes = APIRouter(tags=["routing"])
+routes = APIRouter(tags=["routing"], route_class=StrictRoute)
 
 Name = Annotated[str, Path(pattern=NAME_PATTERN)]
 
@@ -47,37 +43,23 @@ class VersionOfRouting(BaseModel):
     document: Routing
 
 
-class WrittenVersion(BaseModel):
-    """The version that a change made."""
-
-    version: int
-
-
-def expected_version(
-    if_match: Annotated[str | None, Header(description='The ETag of what you read, such as `"7"`.')] = None,
-) -> int:
-    """Return the version the client has read; answer 428 when it does not say, 412 when it cannot be."""
-    if if_match is None:
-        raise HTTPException(428, "Say which version you change: send its ETag as If-Match.")
-    found = re.fullmatch(r'"(\d{1,9})"', if_match.strip())
-    if found is None:
-        raise HTTPException(412, CHANGED)
-    return int(found[1])
-
-
-Expected = Annotated[int, Depends(expected_version)]
-
-
 @routes.get("/api/routing", response_model_exclude_none=True)
 def get_routing(index: IndexDep, response: Response) -> VersionOfRouting:
     """Return the routing in force."""
     return _shown(_read(index, response))
 
 
-@routes.put("/api/routing", responses=_WRITES)
-def put_routing(routing: Routing, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
-    """Replace all destinations and rules at once."""
-    return _save(index, routing, expected, response)
+@routes.put("/api/routing", responses=WRITES)
+def put_routing(routing: Routing, writing: WritingDep) -> WrittenVersion:
+    """Replace all destinations and rules at once; refused when there is nothing to send to in it."""
+    routing.check_leads_somewhere()
+    return writing.save(routing)
+
+
+@routes.post("/api/routing/effect")
+def show_effect(routing: Routing, index: IndexDep) -> RoutingEffect:
+    """Say what a routing would change, which destinations it stops, and how many deliveries it ends; write nothing."""
+    return effect_of(index.routing().document, routing, index.backlog())
 
 
 @routes.get("/api/routing/versions", response_model_exclude_none=True)
@@ -98,11 +80,11 @@ class Rollback(BaseModel):
     version: Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
-@routes.post("/api/routing/rollback", responses=_WRITES)
-def roll_back(order: Rollback, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
+@routes.post("/api/routing/rollback", responses=WRITES)
+def roll_back(order: Rollback, writing: WritingDep) -> WrittenVersion:
     """Put an earlier version in force again, as a new version."""
-    document = index.routing_version(order.version).document
-    return _save(index, document, expected, response, note=f"as version {order.version}")
+    document = writing.index.routing_version(order.version).document
+    return writing.save(document, note=f"as version {order.version}")
 
 
 @routes.get("/api/destinations", response_model_exclude_none=True)
@@ -117,18 +99,16 @@ def get_destination(name: Name, index: IndexDep, response: Response) -> Destinat
     return find_destination(_read(index, response).document, name)
 
 
-@routes.put("/api/destinations/{name}", responses=_WRITES)
-def put_destination(
-    name: Name, destination: Destination, index: IndexDep, expected: Expected, response: Response
-) -> WrittenVersion:
+@routes.put("/api/destinations/{name}", responses=WRITES)
+def put_destination(name: Name, destination: Destination, writing: WritingDep) -> WrittenVersion:
     """Add a destination or replace the one of this name."""
-    return _save(index, with_destination(_base(index, expected), name, destination), expected, response)
+    return writing.save(with_destination(writing.base(), name, destination))
 
 
-@routes.delete("/api/destinations/{name}", responses=_WRITES)
-def delete_destination(name: Name, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
+@routes.delete("/api/destinations/{name}", responses=WRITES)
+def delete_destination(name: Name, writing: WritingDep) -> WrittenVersion:
     """Remove a destination that no rule names."""
-    return _save(index, without_destination(_base(index, expected), name), expected, response)
+    return writing.save(without_destination(writing.base(), name))
 
 
 @routes.get("/api/rules", response_model_exclude_none=True)
@@ -143,38 +123,22 @@ def get_rule(name: Name, index: IndexDep, response: Response) -> Rule:
     return find_rule(_read(index, response).document, name)
 
 
-@routes.put("/api/rules/{name}", responses=_WRITES)
-def put_rule(name: Name, rule: Rule, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
+@routes.put("/api/rules/{name}", responses=WRITES)
+def put_rule(name: Name, rule: Rule, writing: WritingDep) -> WrittenVersion:
     """Add a rule or replace the one of this name."""
-    return _save(index, with_rule(_base(index, expected), name, rule), expected, response)
+    return writing.save(with_rule(writing.base(), name, rule))
 
 
-@routes.delete("/api/rules/{name}", responses=_WRITES)
-def delete_rule(name: Name, index: IndexDep, expected: Expected, response: Response) -> WrittenVersion:
+@routes.delete("/api/rules/{name}", responses=WRITES)
+def delete_rule(name: Name, writing: WritingDep) -> WrittenVersion:
     """Remove a rule."""
-    return _save(index, without_rule(_base(index, expected), name), expected, response)
+    return writing.save(without_rule(writing.base(), name))
 
 
 def _read(index: Index, response: Response) -> RoutingVersion:
     current = index.routing()
     response.headers["ETag"] = f'"{current.version}"'
     return current
-
-
-def _base(index: Index, expected: int) -> Routing:
-    current = index.routing()
-    if current.version != expected:
-        raise HTTPException(412, CHANGED)
-    return current.document
-
-
-def _save(index: Index, routing: Routing, expected: int, response: Response, note: str = "") -> WrittenVersion:
-    try:
-        version = index.save_routing(routing, expected, AUTHOR, note)
-    except Conflict:
-        raise HTTPException(412, CHANGED) from None
-    response.headers["ETag"] = f'"{version}"'
-    return WrittenVersion(version=version)
 
 
 def _shown(version: RoutingVersion) -> VersionOfRouting:

@@ -10,13 +10,14 @@ from admin_api import rehearsal
 from admin_api.parameters import CrosswalksDep, IndexDep, LinkDep, ObjectsDep
 from admin_api.rehearsal import Rehearsal
 from admin_api.replay import Order, Replayed, replay
+from admin_api.strict_route import StrictRoute
 from bucky.decisions import ParentsInIndex, facts_of
 from bucky.explain import Explanation, explain
 from bucky.header import read_header
 from bucky.index import Index, RoutingVersion
 from bucky.routing import Routing
 
-routes = APIRouter(tags=["rules"])
+routes = APIRouter(tags=["rules"], route_class=StrictRoute)
 
 Version = Annotated[int | None, Field(ge=0, le=2**31 - 1, description="A version of the routing.")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -10,13 +10,14 @@ from pydantic import BaseModel
 
 from admin_api.answers import Page
 from admin_api.parameters import Digest, IndexDep, Limit, ObjectsDep, Offset, Uid
+from admin_api.strict_route import StrictRoute
 from bucky.errors import NotFound
 from bucky.index import Counts, DeliveryCount, InstanceRow, SeriesRow, StudyQuery, StudyRow
 from bucky.objects import ObjectStore
 
 CHUNK_BYTES = 4 * 1024 * 1024
 
-routes = APIRouter(tags=["studies"])
+routes = APIRouter(tags=["studies"], route_class=StrictRoute)
 
 Text = Annotated[str | None, Query(min_length=1, max_length=256)]
 Date = Annotated[str | None, Query(pattern=r"^\d{8}$", description="YYYYMMDD.")]

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Path, Query
 
 from admin_api.answers import Page
 from admin_api.parameters import IndexDep, Limit, Offset
+from admin_api.strict_route import StrictRoute
 from bucky.index import TimelineStep
 
-routes = APIRouter(tags=["studies"])
+routes = APIRouter(tags=["studies"], route_class=StrictRoute)
 
 
 @routes.get("/api/timeline/{of}")

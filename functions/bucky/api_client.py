@@ -89,14 +89,17 @@ class ApiClient:
         checked: dict[str, Any] = self._json(self._checked(answer))
         return checked
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, version: int | None = None) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, version: int | None = None, *, confirm: bool = False
+    ) -> Any:
         """Return the JSON that a POST answers; with a version, only while it is that one's turn."""
         headers = {} if version is None else {"If-Match": f'"{version}"'}
-        return self._json(self._answer("POST", path, json=body, headers=headers))
+        return self._json(self._answer("POST", path, json=body, headers=headers, params=_confirming(confirm)))
 
-    def put(self, path: str, body: Any, version: int) -> Any:
+    def put(self, path: str, body: Any, version: int, *, confirm: bool = False) -> Any:
         """Replace what had this version; raise `ApiFailed` when it has changed since."""
-        return self._json(self._answer("PUT", path, json=body, headers={"If-Match": f'"{version}"'}))
+        headers = {"If-Match": f'"{version}"'}
+        return self._json(self._answer("PUT", path, json=body, headers=headers, params=_confirming(confirm)))
 
     def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._checked(self._send(method, path, **options))
@@ -140,3 +143,7 @@ class ApiClient:
             return answer.json()
         except ValueError:
             raise ApiFailed(f"{self._access.url} is not Bucky: it answered something else than JSON.") from None
+
+
+def _confirming(confirm: bool) -> dict[str, str]:
+    return {"confirm": "true"} if confirm else {}

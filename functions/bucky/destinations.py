@@ -39,7 +39,7 @@ def _valid_template(template: str) -> str:
 
 def _valid_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
         raise ValueError("not an http or https URL")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the URL holds more than an address and a path; secrets are referenced by name")

@@ -14,6 +14,7 @@ those requested before are still carried out.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -21,14 +22,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bucky.destinations import Destination
+from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import Permanent
 from bucky.morph.actions import CrosswalkAction
 from bucky.morph.crosswalks import Crosswalk
 from bucky.rules.model import Rule
 
+MOST_RULES = 2000
+# The connector gives each destination a consumer, urgent deliveries another.
+MOST_DESTINATIONS = 250
+MOST_CROSSWALKS = 250
+
 
 class InvalidRouting(Permanent):
     """The destinations and rules are not valid; the message names the first thing to put right."""
+
+
+NOT_APPLIED = (
+    "As a routing it would leave nothing to send to: what waits would become dead letters, and new images would go "
+    "nowhere. To stop sending, set `enabled: false` on rules or destinations"
+)
 
 
 class _Model(BaseModel):
@@ -38,12 +51,14 @@ class _Model(BaseModel):
 class Routing(_Model):
     """All destinations and rules: one version of them is stored, and in force, at a time."""
 
-    destinations: tuple[Destination, ...] = ()
-    crosswalks: tuple[Crosswalk, ...] = Field((), description="Lookup tables that rules change values by.")
+    destinations: tuple[Destination, ...] = Field((), max_length=MOST_DESTINATIONS)
+    crosswalks: tuple[Crosswalk, ...] = Field(
+        (), max_length=MOST_CROSSWALKS, description="Lookup tables that rules change values by."
+    )
     match: Literal["all", "first"] = Field(
         "all", description="Whether every rule that matches applies, or only the first of each trigger."
     )
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = Field((), max_length=MOST_RULES)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -84,6 +99,13 @@ class Routing(_Model):
         """Return the crosswalk with this name."""
         return next((one for one in self.crosswalks if one.name == name), None)
 
+    def leads_to(self) -> frozenset[str]:
+        """Return the names of the enabled destinations, and of the functions, that enabled rules lead to."""
+        enabled = {one.name for one in self.destinations if one.enabled}
+        rules = [rule for rule in self.rules if rule.enabled]
+        named = {name for rule in rules for name in rule.destinations} & enabled
+        return frozenset(named | {rule.process.function for rule in rules if rule.process is not None})
+
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that rules call."""
         return frozenset(rule.process.function for rule in self.rules if rule.process is not None)
@@ -110,15 +132,24 @@ class Routing(_Model):
     def from_yaml(cls, text: str) -> Self:
         """Read a routing file; raise `InvalidRouting` with a sentence that names the place."""
         try:
-            document = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise InvalidRouting(f"the routing file is not valid YAML: {error}") from None
+            document = read_yaml(text)
+        except InvalidDocument as error:
+            raise InvalidRouting(str(error)) from None
+        if not document:
+            raise InvalidRouting(f"the file is empty. {NOT_APPLIED}")
         try:
-            return cls.model_validate(document or {})
+            routing = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the routing file"
             raise InvalidRouting(f"{place}: {first['msg']}") from None
+        routing.check_leads_somewhere()
+        return routing
+
+    def check_leads_somewhere(self) -> None:
+        """Raise `InvalidRouting` when there is nothing that instances could be sent or given to."""
+        if not self.destinations and not self.functions():
+            raise InvalidRouting(f"there is no destination in it. {NOT_APPLIED}")
 
     def to_yaml(self) -> str:
         """Return the routing file that says the same."""
@@ -132,6 +163,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def _unique(what: str, names: list[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"the {what} {twice!r} is there twice")

@@ -74,8 +74,9 @@ class SendReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every DICOM instance among the files was stored."""
-        return all(result.outcome in {Sent.SENT, Sent.SKIPPED} for result in self.results)
+        """Whether there was a DICOM instance among the files, and every one was stored."""
+        stored = self.counts[Sent.SENT] > 0
+        return stored and all(result.outcome in {Sent.SENT, Sent.SKIPPED} for result in self.results)
 
 
 OnResult = Callable[[FileResult], None]

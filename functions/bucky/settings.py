@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from bucky.documents import InvalidDocument, read_json
 from bucky.errors import SettingsError
 
 PREFIX = "BUCKY_"
@@ -292,6 +293,6 @@ def _is_structured(model: type[BaseModel], field: str) -> bool:
 
 def _decoded(name: str, value: str) -> Any:
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"{name} is not valid JSON: {error}") from None
+        return read_json(value)
+    except InvalidDocument as error:
+        raise SettingsError(f"{name}: {error}") from None

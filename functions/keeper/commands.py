@@ -110,8 +110,18 @@ def _show_reconcile(report: Report) -> None:
         print_rows(rows, columns, "")
     typer.echo(
         f"{report.objects} objects, {report.instances} instances, {report.deliveries} open deliveries in "
-        f"{report.seconds:.1f} s: " + (f"{len(rows)} kinds of trouble" if rows else "nothing wrong")
+        f"{report.seconds:.1f} s: {_verdict(report)}"
     )
+
+
+def _verdict(report: Report) -> str:
+    """Say in a few words how it stands: nothing is called right that could not be judged yet."""
+    trouble = f"{len(report.found)} kinds of trouble" if report.found else ""
+    if not report.too_recent.count:
+        return trouble or "nothing wrong"
+    recent = f"{report.too_recent.count} differences too recent to judge, run it again later"
+    first = ", ".join(report.too_recent.first[:3])
+    return f"{trouble + '; ' if trouble else ''}{recent} (the first: {first})"
 
 
 def _show_reindex(report: ReindexReport, console: Console) -> None:

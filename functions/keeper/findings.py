@@ -80,6 +80,14 @@ class Report:
     deliveries: int = 0
     seconds: float = 0.0
     found: dict[Kind, Found] = field(default_factory=dict)
+    too_recent: Found = field(default_factory=Found)
+    """Differences between bucket and index that are younger than the grace time: they may mend by themselves."""
+
+    def defer(self, subject: str) -> None:
+        """Note a difference that is too recent to judge."""
+        self.too_recent.count += 1
+        if len(self.too_recent.first) < MOST_KEPT:
+            self.too_recent.first.append(subject)
 
     def add(self, kind: Kind, subject: str, did: Did = Did.NOTHING) -> None:
         """Note a finding."""
@@ -106,6 +114,7 @@ class Report:
             "wrong": self.wrong,
             "looked_at": {"objects": self.objects, "instances": self.instances, "deliveries": self.deliveries},
             "seconds": round(self.seconds, 3),
+            "too_recent": {"count": self.too_recent.count, "first": self.too_recent.first},
             "found": {
                 kind.value: {
                     "meaning": MEANING[kind],

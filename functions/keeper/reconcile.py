@@ -1,7 +1,7 @@
 """`bucky reconcile`: bucket, index, streams and deliveries compared, and put right where that can be done.
 
 Truth runs: bucket, index, streams. Each repair is one step that may be done twice, so a run that was killed,
-or two at once, do no harm. What is younger than the grace time is left alone: it may be on its way.
+or two at once, do no harm. What is younger than the grace time is counted and left alone: it may be on its way.
 
     the bucket has it, the index has not    its event again; or, when the rules decided on it before, its row
     the index has it, the bucket has not    reported: the instance is lost
@@ -95,12 +95,20 @@ class Reconcile:
             if rows[digest].size != objects[digest].object.size:
                 report.add(Kind.OBJECT_DIFFERS, objects[digest].object.key)
         self._report_missing([row for digest, row in rows.items() if digest not in objects], report, before)
-        return [one for digest, one in objects.items() if digest not in rows and one.object.modified <= before]
+        not_indexed = [one for digest, one in objects.items() if digest not in rows]
+        for one in not_indexed:
+            if one.object.modified > before:
+                report.defer(one.object.key)
+        return [one for one in not_indexed if one.object.modified <= before]
 
     def _report_missing(self, rows: Sequence[KnownInstance], report: Report, before: datetime) -> None:
         for row in rows:
-            if row.indexed_at <= before and not self._is_there(row.key):
+            if self._is_there(row.key):
+                continue
+            if row.indexed_at <= before:
                 report.add(Kind.OBJECT_MISSING, row.key)
+            else:
+                report.defer(row.key)
 
     def _is_there(self, key: str) -> bool:
         """Ask once more: the object may have come after the listing passed its place."""

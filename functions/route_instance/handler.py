@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.contract import BatchResult, ItemFailure
-from bucky.decisions import facts_of, requests_of, to_request
+from bucky.decisions import facts_of, requested, to_request
 from bucky.errors import Permanent, Retriable
 from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
 from bucky.handlers import Context, failure_of
 from bucky.index import Index, InstanceRow, Routed, RoutingVersion
+from bucky.rules.evaluation import evaluate
 from bucky.trace import trace_id
 
 
@@ -24,6 +25,14 @@ class _Indexed:
 
     event: CloudEvent
     instance: InstanceIndexed
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What the rules ask for, and whether any of them matched: one that matches may ask for nothing."""
+
+    requests: list[DeliveryRequested]
+    matched: bool
 
 
 def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> BatchResult:
@@ -47,11 +56,11 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
             failures.append(failure_of(one.event.id, error))
             continue
         causes[one.instance.sha256] = one.event
-        requests.update({request.delivery_id: request for request in decided})
-        routed.append(Routed(one.instance.sha256, routing.version, len(decided)))
-        _log(ctx, one, decided, routing)
-    requested = _requested(list(requests.values()), routed, causes, ctx, index)
-    return BatchResult(failures=tuple(failures), events=requested)
+        requests.update({request.delivery_id: request for request in decided.requests})
+        routed.append(Routed(one.instance.sha256, routing.version, len(decided.requests), decided.matched))
+        _log(ctx, one, decided.requests, routing)
+    events_out = _requested(list(requests.values()), routed, causes, ctx, index)
+    return BatchResult(failures=tuple(failures), events=events_out)
 
 
 def _instance(event: CloudEvent) -> InstanceIndexed:
@@ -61,11 +70,12 @@ def _instance(event: CloudEvent) -> InstanceIndexed:
     return payload
 
 
-def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> list[DeliveryRequested]:
+def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> _Decided:
     if row is None:
         raise Retriable("the index does not have this instance: it is being rebuilt, or was restored from a copy")
     # Another sender may have brought the same bytes before: what counts is who brought them now.
-    return requests_of(row.received(), facts_of(instance, row.header), routing)
+    evaluation = evaluate(routing.document, facts_of(instance, row.header))
+    return _Decided(requested(row.received(), evaluation, routing), any(rule.matched for rule in evaluation.rules))
 
 
 def _requested(

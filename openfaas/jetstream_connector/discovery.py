@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import Retriable
 
 TIMEOUT_SECONDS = 5.0
@@ -74,16 +75,16 @@ class StackFileDirectory:
 
     async def functions(self) -> list[Function]:
         """Return the functions that the file describes."""
-        import yaml
-
         try:
-            stack: Any = yaml.safe_load(self._path.read_text())
+            stack: Any = read_yaml(self._path.read_text(encoding="utf-8"))
             described = stack.get("functions") or {}
             return [
                 Function(name=name, annotations=(function or {}).get("annotations"))
                 for name, function in described.items()
             ]
-        except (OSError, AttributeError, yaml.YAMLError, ValidationError) as error:
+        except InvalidDocument as error:
+            raise DirectoryUnavailable(f"the stack file {self._path}: {error}") from None
+        except (OSError, UnicodeError, AttributeError, ValidationError) as error:
             raise DirectoryUnavailable(f"the stack file {self._path} cannot be read: {type(error).__name__}") from error
 
     async def close(self) -> None:

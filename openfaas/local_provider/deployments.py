@@ -135,8 +135,8 @@ def split_name(name: str) -> str:
     return function
 
 
-def status(deployed: Deployed, available: int, invocations: int) -> Mapping[str, Any]:
-    """Return the API's `FunctionStatus`."""
+def status(deployed: Deployed, available: int, invocations: int, recent_restarts: int = 0) -> Mapping[str, Any]:
+    """Return the API's `FunctionStatus`, and how often replicas ended by themselves in the last ten minutes."""
     described = deployed.deployment.to_json()
     described["name"] = described.pop("service")
     return {
@@ -146,5 +146,6 @@ def status(deployed: Deployed, available: int, invocations: int) -> Mapping[str,
         "replicas": deployed.replicas,
         "availableReplicas": available,
         "invocationCount": invocations,
+        "recentRestarts": recent_restarts,
         "createdAt": deployed.created_at.isoformat().replace("+00:00", "Z"),
     }

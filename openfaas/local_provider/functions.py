@@ -47,7 +47,8 @@ class Function:
 
     def status(self) -> Mapping[str, Any]:
         """Return the API's `FunctionStatus`."""
-        return status(self.deployed, self.available, self.invocations)
+        restarts = sum(each.recent_restarts for each in self.sets)
+        return status(self.deployed, self.available, self.invocations, restarts)
 
 
 class Functions:

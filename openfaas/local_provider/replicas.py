@@ -1,6 +1,7 @@
 """Keeps the wanted number of replicas of one deployment running, and knows which are ready."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from local_provider.process import HOST, Command, Replica
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 10.0
 STEADY_SECONDS = 10.0
+RECENT_SECONDS = 600.0
 PROBE_SECONDS = 0.1
 READY_PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -38,6 +40,13 @@ class ReplicaSet:
         self._running: list[Replica] = []
         self._turn = 0
         self._changed = asyncio.Event()
+        self._ends: deque[float] = deque(maxlen=1000)
+
+    @property
+    def recent_restarts(self) -> int:
+        """How often a replica ended by itself in the last `RECENT_SECONDS`."""
+        since = asyncio.get_running_loop().time() - RECENT_SECONDS
+        return sum(end >= since for end in self._ends)
 
     @property
     def available(self) -> int:
@@ -96,6 +105,7 @@ class ReplicaSet:
         try:
             replica = await Replica.start(self._command, self._function_log)
         except OSError as error:
+            self._ends.append(asyncio.get_running_loop().time())
             _log.error("replica not started", function=name, reason=error.strerror)
             return
         _log.info("replica started", function=name, instance=replica.instance, pid=replica.pid)
@@ -104,6 +114,7 @@ class ReplicaSet:
         probe.add_done_callback(self._report)
         try:
             code = await replica.wait()
+            self._ends.append(asyncio.get_running_loop().time())
             _log.warning("replica ended", function=name, instance=replica.instance, exit_code=code)
             self._function_log.append(replica.instance, f"ended with exit code {code}; starting it again")
         except asyncio.CancelledError:

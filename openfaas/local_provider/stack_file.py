@@ -6,11 +6,11 @@ Templates are looked for in the folder `template` beside the stack file.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import SettingsError
 from local_provider.deployments import Deployment, InvalidRequest, Resources
 
@@ -22,8 +22,28 @@ class _Yaml(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
 
-class StackFunction(_Yaml):
+class _Strict(_Yaml):
+    """A part whose keys are known: a misspelt one, such as `anotations`, would silently be no key at all."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset()
+    """Keys of faas-cli that mean nothing to a local process."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, content: Any) -> Any:
+        known = cls.model_fields.keys() | cls.IGNORED
+        for key in content if isinstance(content, dict) else ():
+            if key not in known and not str(key).startswith("x-"):
+                raise ValueError(f"there is no key {key!r} here; there are {', '.join(sorted(known))}")
+        return content
+
+
+class StackFunction(_Strict):
     """One function of a stack file."""
+
+    IGNORED = frozenset(
+        {"name", "registry_auth", "skip_build", "build_options", "build_secrets", "platforms", "extra_paths", "copy"}
+    )
 
     lang: str = ""
     handler: str = ""
@@ -42,15 +62,19 @@ class StackFunction(_Yaml):
     readonly_root_filesystem: bool = False
 
 
-class Provider(_Yaml):
+class Provider(_Strict):
     """Whose stack file it is, and where it is deployed to by default."""
+
+    IGNORED = frozenset({"network"})
 
     name: str
     gateway: str = ""
 
 
-class Stack(_Yaml):
+class Stack(_Strict):
     """A stack file."""
+
+    IGNORED = frozenset({"version", "configuration"})
 
     provider: Provider
     functions: dict[str, StackFunction] = Field(min_length=1)
@@ -115,10 +139,9 @@ def _fprocess(function: StackFunction, templates: Path) -> str:
 
 def _parse(model: type[Model], text: str, path: Path) -> Model:
     try:
-        content: Any = yaml.safe_load(text)
-        return model.model_validate(content)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+        return model.model_validate(read_yaml(text))
+    except InvalidDocument as error:
+        raise SettingsError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

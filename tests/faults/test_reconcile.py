@@ -21,6 +21,7 @@ from bucky.index.schema import arrivals, deliveries, instances, routings, series
 from bucky.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
+from keeper.commands import _verdict
 from keeper.findings import Did, Kind, Report
 from keeper.readers import DirectReader
 from keeper.reconcile import Reconcile
@@ -203,6 +204,16 @@ async def test_what_is_young_is_left_alone(world: ReconcileWorld) -> None:
     """Within the grace time an instance is on its way, not lost."""
     store_samples(world.objects, STUDY, 1, first=9)
     assert (await world.reconcile(grace=60)).found == {}
+
+
+async def test_a_young_object_that_is_gone_is_too_recent_to_judge(world: ReconcileWorld) -> None:
+    """Somebody who has just deleted an object, and asks, must not be told that nothing is wrong."""
+    del world.objects._objects[world.stored[0].key]
+    report = await world.reconcile(grace=900)
+    assert (report.found, report.too_recent.count, report.too_recent.first) == ({}, 1, [world.stored[0].key])
+    assert "too recent to judge" in _verdict(report)
+    assert report.as_data()["too_recent"]["count"] == 1
+    assert _verdict(Report(dry_run=False)) == "nothing wrong"
 
 
 async def test_a_lost_object_is_reported(world: ReconcileWorld) -> None:

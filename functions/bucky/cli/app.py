@@ -16,7 +16,7 @@ from bucky.cli.routing import destinations, routing
 from bucky.cli.rules import rules
 from bucky.cli.send import send_command
 from bucky.cli.timeline import timeline
-from bucky.cli.views import deliveries, queues, status, studies
+from bucky.cli.views import deliveries, quarantine, queues, status, studies
 from bucky.errors import BuckyError
 from bucky.settings import Settings, markdown_table
 
@@ -46,7 +46,7 @@ def settings(
 
 
 app.command(name="send")(send_command)
-for command in (status, studies, timeline, deliveries, queues, destinations):
+for command in (status, studies, timeline, deliveries, quarantine, queues, destinations):
     app.command()(command)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(routing, name="routing")

@@ -11,6 +11,9 @@ from rich.text import Text
 
 STYLES = {
     "up": "green",
+    "good": "green",
+    "note": "yellow",
+    "bad": "bold red",
     "down": "bold red",
     "goes": "green",
     "held": "yellow",
@@ -28,14 +31,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_rows(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
-    """Print the columns (key: heading) of the rows, or the sentence for none."""
+def print_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], empty: str, console: Console | None = None
+) -> None:
+    """Print the columns (key: heading) of the rows, or the sentence for none; nothing is cut off."""
     listed = list(rows)
-    console = Console()
+    console = console or Console()
     if not console.is_terminal:
-        typer.echo("\t".join(columns))
-        for row in listed:
-            typer.echo("\t".join(cell(row.get(key)) for key in columns))
+        lines = ["\t".join(columns), *("\t".join(cell(row.get(key)) for key in columns) for row in listed)]
+        console.file.writelines(f"{line}\n" for line in lines)
         return
     if not listed:
         typer.echo(empty)

@@ -1,16 +1,20 @@
 """The commands for destinations and rules."""
 
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
+from bucky.api_client import ApiFailed
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
 from bucky.destinations import Destination
 from bucky.routing import InvalidRouting, Routing, json_schema
+from bucky.wording import ended
 
 DESTINATION_COLUMNS = {
     "name": "Name",
@@ -18,6 +22,7 @@ DESTINATION_COLUMNS = {
     "address": "Address",
     "enabled": "Enabled",
 }
+Yes = Annotated[bool, typer.Option("--yes", help="Do it, also when deliveries end by it.")]
 MADE_FROM = re.compile(r"\A# version (\d{1,9})\s*$", re.MULTILINE)
 
 _DESTINATION: TypeAdapter[Destination] = TypeAdapter(Destination)
@@ -53,6 +58,7 @@ def show(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None,
 @routing.command()
 def apply(
     file: Annotated[Path, typer.Argument(help="YAML file with destinations and rules.")],
+    yes: Yes = False,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,
@@ -60,6 +66,9 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Replace all destinations and rules by those of a file; nothing is written when they are the same.
+
+    What changes is shown first. When something is not sent any more, or deliveries that wait would become dead
+    letters, it asks; --yes answers for you, and without a terminal nothing is done.
 
     A file whose first line is `# version N`, as `show` writes it, is refused when the routing has changed since;
     after a change that line is brought up to date.
@@ -71,13 +80,33 @@ def apply(
         version, changed = int(current["version"]), Routing.model_validate(current["document"]) != wanted
         if changed:
             body = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
-            version = int(client.put("/api/routing", body, int(made_from[1]) if made_from else version)["version"])
+            confirm_effect(client.post("/api/routing/effect", body), yes=yes)
+            made = int(made_from[1]) if made_from else version
+            version = int(client.put("/api/routing", body, made, confirm=True)["version"])
     if made_from and int(made_from[1]) != version:
         file.write_text(MADE_FROM.sub(f"# version {version}", text, count=1), encoding="utf-8")
     if as_json:
         print_json({"version": version, "changed": changed})
     else:
         typer.echo(f"{'applied' if changed else 'unchanged'}: version {version}")
+
+
+def confirm_effect(effect: Mapping[str, Any], *, yes: bool) -> None:
+    """Show on stderr what a change does, and ask when it ends something; raise `ApiFailed` when nobody says yes."""
+    for one in effect["changes"]:
+        typer.echo(f"{one['how']}: {one['what']} {one['name']}", err=True)
+    ends = [f"{name} gets nothing new any more" for name in effect["stops"]]
+    ends += [ended(name, count) for name, count in effect["given_up"].items()]
+    if effect["leads_nowhere"]:
+        ends.append("new images are kept, and go nowhere")
+    for end in ends:
+        typer.secho(end, err=True, fg="yellow")
+    if not ends or yes:
+        return
+    if not sys.stdin.isatty():
+        raise ApiFailed(f"Nothing was changed, for {'; '.join(ends)}. If that is meant, say --yes.")
+    if not typer.confirm("Is that meant?", err=True):
+        raise ApiFailed("Nothing was changed.")
 
 
 @routing.command()

@@ -11,7 +11,7 @@ import typer
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import cell, print_json, print_rows
 from bucky.cli.rehearsals import rehearse, replay
-from bucky.cli.routing import read_routing
+from bucky.cli.routing import Yes, confirm_effect, read_routing
 from bucky.errors import Permanent
 from bucky.explain import explain, lines
 from bucky.foreign_file import NotAnInstance
@@ -104,7 +104,9 @@ def explain_files(
                 typer.echo(f"  {_clean(line)}")
     for path, reason in failed.items():
         typer.echo(f"{path}: {reason}", err=True)
-    if failed:
+    if not read:
+        typer.echo("no rule was tried: there is no DICOM instance among these", err=True)
+    if failed or not read:
         raise typer.Exit(1)
 
 
@@ -130,6 +132,7 @@ def history(
 @rules.command()
 def rollback(
     version: Annotated[int, typer.Argument(min=0, help="The version to return to; `history` lists them.")],
+    yes: Yes = False,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,
@@ -139,7 +142,9 @@ def rollback(
     """Put an earlier version in force again, as a new version: nothing is lost by it."""
     with api(home, url, api_key, ca) as client:
         current = int(client.get("/api/routing")["version"])
-        made = int(client.post("/api/routing/rollback", {"version": version}, current)["version"])
+        document = client.get(f"/api/routing/versions/{version}")["document"]
+        confirm_effect(client.post("/api/routing/effect", document), yes=yes)
+        made = int(client.post("/api/routing/rollback", {"version": version}, current, confirm=True)["version"])
     if as_json:
         print_json({"version": made, "as": version, "before": current})
     else:

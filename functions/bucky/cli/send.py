@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from bucky.cli.output import print_rows
 from bucky.scu import Peer
 from bucky.send import FileResult, SendReport, Sent, files_in, send
 
@@ -27,7 +27,7 @@ def send_command(
     tls_ca: Annotated[Path | None, typer.Option("--tls-ca", help="Use TLS; trust this CA.", exists=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Send files by C-STORE, byte for byte; exit 1 when any instance was not stored."""
+    """Send files by C-STORE, byte for byte; exit 1 when any instance was not stored, or there was none."""
     peer = replace(Peer.parse(to, calling_aet=calling_aet), tls_ca_file=tls_ca)
     report = send_with_progress(paths, peer, associations, Console(stderr=True))
     if as_json:
@@ -56,16 +56,18 @@ def show(report: SendReport, console: Console) -> None:
     """Print what was not stored and why, then one line of figures."""
     troubled = [result for result in report.results if result.outcome is not Sent.SENT]
     if troubled:
-        table = Table("File", "Outcome", "Reason", box=None, header_style="dim")
-        for result in troubled[:MOST_SHOWN]:
-            table.add_row(str(result.path), result.outcome.value, f"{result.reason} {result.comment}".strip())
-        console.print(table)
+        rows = [
+            {"file": one.path, "outcome": one.outcome.value, "reason": f"{one.reason} {one.comment}".strip()}
+            for one in troubled[:MOST_SHOWN]
+        ]
+        print_rows(rows, {"file": "File", "outcome": "Outcome", "reason": "Reason"}, "", console)
         if len(troubled) > MOST_SHOWN:
             console.print(f"… and {len(troubled) - MOST_SHOWN} more; --json lists all")
     counts = ", ".join(f"{report.counts[outcome]} {outcome.value}" for outcome in Sent if report.counts[outcome])
     rate = report.counts[Sent.SENT] / report.seconds if report.seconds else 0.0
+    counts = counts or "nothing was sent: there are no files"
     console.print(
-        f"{counts or 'no files'}: {report.bytes_sent / MEGABYTE:.1f} MB in {report.seconds:.2f} s, "
+        f"{counts}: {report.bytes_sent / MEGABYTE:.1f} MB in {report.seconds:.2f} s, "
         f"{rate:.0f} instances/s, {report.bytes_sent / MEGABYTE / max(report.seconds, 1e-9):.1f} MB/s",
         highlight=False,
     )

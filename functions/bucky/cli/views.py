@@ -33,6 +33,21 @@ DELIVERY_COLUMNS = {
     "sop_instance_uid": "Instance",
     "updated_at": "Changed",
 }
+ATTENTION_COLUMNS = {
+    "cause": "Needs attention",
+    "since": "Since",
+    "count": "Count",
+    "effect": "What it means",
+    "command": "What to do",
+}
+NEEDS_ATTENTION = 2
+QUARANTINE_COLUMNS = {
+    "sop_instance_uid": "Instance",
+    "study_instance_uid": "Study",
+    "received_at": "Received",
+    "calling_aet": "From",
+    "sha256": "SHA-256",
+}
 QUEUE_COLUMNS = {
     "function": "Function",
     "subject": "Subject",
@@ -44,14 +59,22 @@ QUEUE_COLUMNS = {
 }
 
 
-def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
-    """Show whether every part is up, and how much there is; exit code 1 when a part is down."""
+def status(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 when anything needs attention.")] = False,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how every part is, how much there is, and what needs attention; exit code 1 when a part is down."""
     with api(home, url, api_key, ca) as client:
         health = client.health()
+        attention = client.get("/api/attention")
         index_is_up = health["parts"]["index"]["status"] == "up"
         summary = client.get("/api/summary") if index_is_up else None
     if as_json:
-        print_json({**health, "summary": summary})
+        print_json({**health, "attention": attention, "summary": summary})
     else:
         parts = ({"part": name, **part} for name, part in health["parts"].items())
         print_rows(parts, {"part": "Part", "status": "Status", "milliseconds": "ms", "reason": "Reason"}, "no parts")
@@ -60,6 +83,9 @@ def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = Non
             print_rows([held], {name: name.capitalize() for name in summary["held"]}, "")
             columns = {"destination": "Destination", "state": "State", "count": "Deliveries"}
             print_rows(summary["deliveries"], columns, "No deliveries yet.")
+        print_rows(attention, ATTENTION_COLUMNS, "Nothing needs attention.")
+    if strict and attention:
+        raise typer.Exit(NEEDS_ATTENTION)
     if health["status"] != "up":
         raise typer.Exit(1)
 
@@ -136,6 +162,26 @@ def _with_unit(delivery: dict[str, Any]) -> dict[str, Any]:
         return delivery
     count = delivery["unit_instances"]
     return {**delivery, "sop_instance_uid": f"a {delivery['unit']} of {count} instance{'s' if count > 1 else ''}"}
+
+
+def quarantine(
+    limit: Limit = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List instances that came with other content under a SOP Instance UID that was there, the latest first."""
+    with api(home, url, api_key, ca) as client:
+        page = client.get("/api/quarantine", {"limit": limit, "offset": offset})
+    if as_json:
+        print_json(page)
+        return
+    print_rows(page["items"], QUARANTINE_COLUMNS, "No instance is in quarantine.")
+    if page["next"] is not None:
+        typer.echo(f"There are more: --offset {page['next']}", err=True)
 
 
 def queues(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:

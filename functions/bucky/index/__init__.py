@@ -7,6 +7,7 @@ from bucky.index.api import Index
 from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
 from bucky.index.rows import (
     AttemptOutcome,
+    Backlog,
     Counts,
     Declaration,
     DeliveryAttempt,
@@ -16,6 +17,7 @@ from bucky.index.rows import (
     IndexedInstance,
     InstanceRow,
     KnownInstance,
+    Noticed,
     Reference,
     Routed,
     RoutingVersion,
@@ -30,6 +32,7 @@ from bucky.index.rows import (
 
 __all__ = [
     "AttemptOutcome",
+    "Backlog",
     "Counts",
     "Declaration",
     "DeliveryAttempt",
@@ -42,6 +45,7 @@ __all__ = [
     "InstanceRow",
     "InstanceRows",
     "KnownInstance",
+    "Noticed",
     "Rebuilt",
     "Reference",
     "Routed",

@@ -11,6 +11,7 @@ from typing import Self
 from bucky.completeness import Arrival
 from bucky.events import CloudEvent, DeliveryRequested, InstanceStored, utc_now
 from bucky.index import (
+    attention,
     bandwidth,
     commitments,
     completeness,
@@ -28,6 +29,7 @@ from bucky.index import (
 from bucky.index.database import Database
 from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
+    Backlog,
     Counts,
     Declaration,
     DeliveryAttempt,
@@ -37,6 +39,7 @@ from bucky.index.rows import (
     IndexedInstance,
     InstanceRow,
     KnownInstance,
+    Noticed,
     Reference,
     Routed,
     RoutingVersion,
@@ -295,6 +298,20 @@ class Index:
     def timeline(self, of: str, *, each: bool = False, limit: int = 1000, offset: int = 0) -> list[TimelineStep]:
         """Return a page of what happened to a study (its UID) or an instance (its UID or digest), in time's order."""
         return self._db.read(timeline.steps, of, each=each, limit=limit, offset=offset)
+
+    # What needs attention
+
+    def backlog(self) -> list[Backlog]:
+        """Return how many deliveries are not made, by destination and state, and since when."""
+        return self._db.read(attention.backlog)
+
+    def unmatched(self, since: datetime, before: datetime) -> Noticed:
+        """Return how many instances no rule matched in a time, and that go nowhere since."""
+        return self._db.read(attention.unmatched, since, before)
+
+    def quarantine(self) -> Noticed:
+        """Return how many instances are in quarantine, and when the first of them came."""
+        return self._db.read(attention.quarantine)
 
     # Commitments of destinations, and deliveries that wait too long
 

@@ -21,7 +21,9 @@ def newest(connection: Connection) -> RoutingVersion:
 
 
 def one(connection: Connection, version: int) -> RoutingVersion:
-    """Return one version; raise `NotFound`."""
+    """Return one version, the empty one nobody wrote for 0; raise `NotFound`."""
+    if version == 0:
+        return RoutingVersion(0, Routing(), author="", created_at=None)
     query = select(routing_versions).where(routing_versions.c.version == version)
     row = connection.execute(query).mappings().first()
     if row is None:

@@ -16,7 +16,7 @@ def record(connection: Connection, routed: Sequence[Routed], now: datetime) -> N
         return
     rows = {one.sha256: one for one in routed}
     insert = insert_into(connection, routings)
-    values = ("rule_version", "destinations", "routed_at")
+    values = ("rule_version", "destinations", "routed_at", "matched")
     statement = insert.on_conflict_do_update(
         index_elements=["sha256"], set_={name: insert.excluded[name] for name in values}
     )
@@ -28,6 +28,7 @@ def record(connection: Connection, routed: Sequence[Routed], now: datetime) -> N
                 "rule_version": rows[digest].rule_version,
                 "destinations": rows[digest].destinations,
                 "routed_at": now,
+                "matched": rows[digest].matched,
             }
             for digest in sorted(rows)
         ],

@@ -146,11 +146,12 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What the rules of a version made of an instance: how many destinations."""
+    """What the rules of a version made of an instance: how many destinations, and whether any rule matched at all."""
 
     sha256: str
     rule_version: int
     destinations: int
+    matched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +323,24 @@ class DeliveryCount:
     destination: str
     state: DeliveryState
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Deliveries to one destination in one state other than delivered, and since when the first of them waits."""
+
+    destination: str
+    state: DeliveryState
+    count: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """How many of something, and when the first of them came."""
+
+    count: int
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     text,
+    true,
 )
 from sqlalchemy.engine import Dialect
 
@@ -264,6 +265,13 @@ routings = Table(
     Column("rule_version", Integer, nullable=False),
     Column("destinations", Integer, nullable=False),
     Column("routed_at", UtcDateTime, nullable=False),
+    Column("matched", Boolean, nullable=False, server_default=true()),  # whether any rule did
+)
+Index(
+    "routings_unmatched",
+    routings.c.routed_at,
+    sqlite_where=text("matched = 0"),
+    postgresql_where=text("NOT matched"),
 )
 
 # One row for each study, with an empty series UID, and one for each series: whether it is still arriving.

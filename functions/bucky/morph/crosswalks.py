@@ -185,6 +185,11 @@ def _read(content: bytes, crosswalk: CsvCrosswalk) -> dict[str, str]:
                 f"the file of crosswalk {crosswalk.name!r} has no columns {crosswalk.key!r} and {crosswalk.value!r}: "
                 "the instance waits, correct the heading line"
             )
+        if len(set(rows.fieldnames or ())) != len(rows.fieldnames or ()):
+            raise CrosswalkUnavailable(
+                f"two columns of the file of crosswalk {crosswalk.name!r} have the same heading, and only one of them "
+                "would count: the instance waits, correct the heading line"
+            )
         for row in rows:
             key, value = (row[crosswalk.key] or "").strip(), (row[crosswalk.value] or "").strip()
             if key and table.setdefault(key, value) != value:

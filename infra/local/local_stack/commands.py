@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from bucky.settings import secret_file_name
 from local_stack.layout import CannotStart, Home, Ports
 from local_stack.process import last_line
 from local_stack.stack import build
@@ -58,8 +59,8 @@ def up(
     stack = build(place, Ports.free() if free_ports else Ports(), os.environ, demo=with_destination)
     with Supervisor(stack, report, asked_to_end) as supervisor:
         supervisor.start()
-        for line in () if as_json else addresses(place):
-            console.print(line, highlight=False)
+        for line in () if as_json else addresses(place, keys=console.is_terminal):
+            console.print(line, highlight=False, markup=False)
         supervisor.watch()
 
 
@@ -95,7 +96,8 @@ def start_detached(home: Home, *, free_ports: bool = False, with_destination: bo
         return
     home.create()
     log_file = home.logs / "stack.log"
-    with log_file.open("wb") as log:
+    log_file.unlink(missing_ok=True)
+    with os.fdopen(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as log:
         process = subprocess.Popen(
             (
                 *(sys.executable, "-m", "bucky.cli", "up", "--home", str(home.path)),
@@ -120,21 +122,44 @@ def running(home: Home) -> bool:
     return record is not None and start_time(record["supervisor"]) is not None
 
 
-def addresses(home: Home) -> list[str]:
-    """Return the lines that tell a user where things are and how to get in."""
+def addresses(home: Home, *, keys: bool) -> list[str]:
+    """Return the lines that tell a user where things are and how to get in.
+
+    Without `keys`, for an output that may be kept, they name the files that hold the keys. Keys and addresses of
+    others, which the stack was given, are not the home's: those are named, and no key is.
+    """
     record = home.read_record() or {}
-    ports = record["ports"]
-    return [
-        "",
+    ports, given, settings = record["ports"], record.get("given_secrets", []), record.get("settings", {})
+    own_store = settings.get("store_endpoint", "").endswith(f":{ports['s3']}")
+    lines = [
         f"  API, functions  {record['public_url']}  (documentation: /api/docs)",
-        f"  S3              https://localhost:{ports['s3_https']}  (bucket: bucky)",
-        f"  Store console   https://localhost:{ports['console_https']}",
-        f"  DICOM           BUCKY@127.0.0.1:{ports['dicom']}",
-        f"  API key         {home.secret('api_key')}  (header X-Api-Key, or password of user admin)",
-        f"  S3 keys         {home.secret('store_access_key')} / {home.secret('store_secret_key')}",
-        f"  CA certificate  {home.tls / 'ca.pem'}",
-        "",
+        f"  DICOM           {_listening(settings, ports['dicom'])}",
+        f"  API key         {_key(home, 'api_key', given, keys=keys)}  (header X-Api-Key, or password of user admin)",
     ]
+    if own_store:
+        pair = [_key(home, name, given, keys=keys) for name in ("store_access_key", "store_secret_key")]
+        bucket = settings.get("store_bucket", "bucky")
+        lines += [
+            f"  S3              https://localhost:{ports['s3_https']}  (bucket: {bucket})",
+            f"  Store console   https://localhost:{ports['console_https']}",
+            f"  S3 keys         {' / '.join(pair)}",
+        ]
+    else:
+        lines.append(f"  S3              {settings.get('store_endpoint')}  (as set; it has keys of its own)")
+    return ["", *lines, f"  CA certificate  {home.tls / 'ca.pem'}", ""]
+
+
+def _key(home: Home, field: str, given: Sequence[str], *, keys: bool) -> str:
+    if field in given:
+        return f"as set in BUCKY_{field.upper()}"
+    return home.secret(field) if keys else f"in {home.secrets / secret_file_name(field)}"
+
+
+def _listening(settings: Mapping[str, Any], port: int) -> str:
+    listeners = settings.get("edge_listeners") or [{"port": port}]
+    return ", ".join(
+        f"{one.get('aet', 'BUCKY')}@{one.get('host', '127.0.0.1')}:{one.get('port', port)}" for one in listeners
+    )
 
 
 def _end_on_signals() -> Callable[[], bool]:

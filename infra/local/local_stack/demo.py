@@ -63,8 +63,8 @@ def demo(
     if as_json:
         typer.echo(json.dumps(asdict(outcome), indent=2))
     if not stop:
-        for line in addresses(place):
-            console.print(line, highlight=False)
+        for line in addresses(place, keys=console.is_terminal):
+            console.print(line, highlight=False, markup=False)
         console.print("The stack keeps running; `make down` stops it.")
     if outcome.problems:
         raise typer.Exit(1)

@@ -16,9 +16,9 @@ from typing import Literal
 
 import httpx
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from bucky.api_client import Access, ApiClient
+from bucky.cli.output import print_rows
 from bucky.errors import BuckyError
 from bucky.objects import S3ObjectStore
 from bucky.ports import is_free
@@ -32,7 +32,6 @@ from local_stack.stack import build
 
 SLOW_FSYNC_SECONDS = 0.02
 LEAST_FREE_BYTES = 5 * 1024**3
-_COLOURS = {"good": "green", "note": "yellow", "bad": "red"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,8 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        table = Table("", "Part", "Seen", "What to do", box=None, header_style="dim")
-        for finding in findings:
-            mark = f"[{_COLOURS[finding.state]}]●[/]"
-            table.add_row(mark, finding.name, finding.seen, finding.remedy)
-        Console().print(table)
+        rows = [{"part": finding.name, **asdict(finding)} for finding in findings]
+        print_rows(rows, {"state": "", "part": "Part", "seen": "Seen", "remedy": "What to do"}, "")
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -170,6 +166,22 @@ def _running_stack(home: Home) -> Iterator[Finding]:
             yield Finding(program.name, "bad", "does not answer", f"read {log}; it is restarted by itself")
     yield _attempt("bucket", S3ObjectStore(stack.settings).check, f"{stack.settings.store_bucket} is there")
     yield _attempt("https", lambda: _https(stack.settings.public_url, home), "certificate and health are good")
+    yield from _attention(stack.settings.public_url, stack.settings.api_key.get_secret_value(), home)
+
+
+def _attention(url: str, key: str, home: Home) -> Iterator[Finding]:
+    """Say what needs attention, as `bucky status` does."""
+    try:
+        with ApiClient(Access(url, key, home.tls / "ca.pem")) as api:
+            items = api.get("/api/attention")
+    except BuckyError as error:
+        yield Finding("attention", "bad", str(error), "`bucky status` shows more")
+        return
+    if not items:
+        yield Finding("attention", "good", "nothing needs any")
+    for item in items:
+        seen = f"{item['cause']} ({item['count']}, since {item['since']}): {item['effect']}"
+        yield Finding(item["subject"] or item["kind"], "bad", seen, item["command"])
 
 
 def _attempt(name: str, look: Callable[[], None], seen: str) -> Finding:

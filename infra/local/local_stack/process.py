@@ -74,7 +74,7 @@ def start(program: Program, log_file: Path) -> subprocess.Popen[bytes]:
     if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
         log_file.replace(log_file.with_suffix(".log.1"))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BUCKY_")}
-    with log_file.open("ab") as log:
+    with os.fdopen(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         try:
             return subprocess.Popen(
                 program.argv,

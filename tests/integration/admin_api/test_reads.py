@@ -58,7 +58,8 @@ async def test_open_health_says_up_or_down_and_no_more(here: AdminWorld, index_u
         answer = await stranger.api.get("/health")
     assert answer.status_code == 503
     body = answer.json()
-    assert set(body) == {"status", "parts"}
+    assert set(body) == {"status", "attention", "parts"}
+    assert body["attention"] >= sum(one == "down" for one in body["parts"].values())
     assert body["parts"]["index"] == "up"
     assert set(body["parts"].values()) == {"up", "down"}
     detailed = await here.api.get("/api/health")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bucky.settings import Settings
-from tests.support.services.admin_world import AdminWorld, world
+from tests.support.services.admin_world import AdminWorld, requested, world
 
 NO_BROKER = Settings.load({"BUCKY_NATS_URL": "nats://127.0.0.1:9"})
 PACS: dict[str, Any] = {"name": "pacs", "type": "dimse", "aet": "PACS", "host": "pacs.example.org", "port": 104}
@@ -41,7 +41,11 @@ async def test_destinations_and_rules_are_made_changed_and_removed(here: AdminWo
     in_use = await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"3"'})
     assert in_use.status_code == 409
     assert "ct" in in_use.json()["error"]
-    assert (await here.api.delete("/api/rules/ct", headers={"If-Match": '"3"'})).json() == {"version": 4}
+    last = await here.api.delete("/api/rules/ct", headers={"If-Match": '"3"'})
+    assert last.status_code == 409
+    assert "new images go nowhere" in last.json()["error"]
+    meant = await here.api.delete("/api/rules/ct", params={"confirm": "true"}, headers={"If-Match": '"3"'})
+    assert meant.json() == {"version": 4}
     assert (await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"4"'})).json() == {"version": 5}
     versions = (await here.api.get("/api/routing/versions")).json()
     assert [version["version"] for version in versions] == [5, 4, 3, 2, 1]
@@ -112,3 +116,76 @@ async def test_what_is_not_there_is_404(here: AdminWorld) -> None:
         assert (await here.api.get(path)).status_code == 404
     for path in ("/api/destinations/none", "/api/rules/none"):
         assert (await here.api.delete(path, headers={"If-Match": '"0"'})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"destinations": [],\n"destinations": []}', "lines 1 and 2: the key 'destinations'"),
+        ('{"rules": [{"name": "a", "when": {"attribute": "Modality", "equals": "CT", "equals": "MR"}}]}', "'equals'"),
+        ('{"rules": NaN}', "NaN"),
+        ("{", "line 1"),
+    ],
+)
+async def test_a_body_that_says_a_thing_twice_is_refused(here: AdminWorld, body: str, said: str) -> None:
+    """Of two values for one key, one would be dropped silently."""
+    headers = {"If-Match": '"0"', "Content-Type": "application/json"}
+    answer = await here.api.put("/api/routing", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [{}, {"rules": []}, {"match": "first", "rules": [{"name": "keep"}]}])
+async def test_a_routing_that_leads_nowhere_is_refused(here: AdminWorld, body: Any) -> None:
+    """What an empty file says must never replace a routing."""
+    status, answer = await put(here, "/api/routing", body, 0)
+    assert status == 422
+    assert "new images would go nowhere" in answer["error"]
+
+
+async def test_a_misspelt_query_parameter_is_refused(here: AdminWorld) -> None:
+    """A filter that is silently left out would answer for everything."""
+    answer = await here.api.get("/api/deliveries", params={"destinaton": "pacs"})
+    assert answer.status_code == 422
+    assert "destinaton" in answer.json()["error"]
+
+
+async def test_what_a_change_ends_is_told_in_numbers_and_must_be_confirmed(here: AdminWorld) -> None:
+    """Deliveries that wait for a destination that goes would silently become dead letters."""
+    other = {**PACS, "name": "archive"}
+    both = {"destinations": [PACS, other], "rules": [RULE, {"name": "all", "destinations": ["archive"]}]}
+    one = {"destinations": [other], "rules": [{"name": "all", "destinations": ["archive"]}]}
+    assert await put(here, "/api/routing", both, 0) == (200, {"version": 1})
+    here.index.request_deliveries([requested(number) for number in (1, 2, 3)])
+    effect = (await here.api.post("/api/routing/effect", json=one)).json()
+    assert effect == {
+        "changes": [
+            {"what": "destination", "name": "pacs", "how": "removed"},
+            {"what": "rule", "name": "ct", "how": "removed"},
+        ],
+        "stops": ["pacs"],
+        "given_up": {"pacs": 3},
+        "leads_nowhere": False,
+    }
+    status, answer = await put(here, "/api/routing", one, 1)
+    assert status == 409
+    assert "3 deliveries to pacs that wait become dead letters" in answer["error"]
+    assert await put(here, "/api/routing?confirm=true", one, 1) == (200, {"version": 2})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rules": [{**RULE, "enabled": False}]},
+        {"destinations": [{**PACS, "enabled": False}]},
+        {"rules": []},
+    ],
+)
+async def test_the_last_way_out_is_not_closed_by_mistake(here: AdminWorld, change: dict[str, Any]) -> None:
+    """Disabling the last rule, or its destination, ends all routing as removing it does."""
+    whole = {"destinations": [PACS], "rules": [RULE]}
+    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1})
+    assert (await put(here, "/api/routing", whole | change, 1))[0] == 409
+    back = await here.api.post("/api/routing/rollback", json={"version": 0}, headers={"If-Match": '"1"'})
+    assert back.status_code == 409
+    assert await put(here, "/api/routing?confirm=true", whole | change, 1) == (200, {"version": 2})

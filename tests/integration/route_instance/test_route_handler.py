@@ -1,11 +1,12 @@
 """route-instance against a real index: decisions are recorded once and returned until they are settled."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
+from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id, utc_now
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, IndexedInstance
 from bucky.log import get_logger
@@ -132,6 +133,17 @@ def test_without_rules_nothing_is_requested(index: Index) -> None:
     index.save_routing(Routing(), 1, "test")
     result = handle_batch([_index(index, indexed("a"))], CONTEXT, index)
     assert (result.failures, result.events, index.deliveries()) == ((), (), [])
+    day = timedelta(days=1)
+    assert index.unmatched(utc_now() - day, utc_now() + day).count == 1
+
+
+def test_a_rule_that_keeps_matches(index: Index) -> None:
+    """Who says by a rule that instances go nowhere is not told again and again that no rule matched them."""
+    kept = Routing.model_validate({"match": "first", "rules": [{"name": "keep"}]})
+    index.save_routing(kept, 1, "test")
+    assert handle_batch([_index(index, indexed("a"))], CONTEXT, index).events == ()
+    day = timedelta(days=1)
+    assert index.unmatched(utc_now() - day, utc_now() + day).count == 0
 
 
 def test_a_disabled_destination_gets_nothing_new(index: Index) -> None:

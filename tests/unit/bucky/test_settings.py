@@ -32,6 +32,7 @@ def test_secret_comes_from_its_file_unless_a_variable_says_otherwise(tmp_path: P
         ("BUCKY_EDGE_LISTENERS", "not json", "not valid JSON"),
         ("BUCKY_EDGE_LISTENERS", '[{"aet": "TOO LONG FOR AN AE TITLE"}]', "BUCKY_EDGE_LISTENERS"),
         ("BUCKY_STORE_BARRIER", "hope", "BUCKY_STORE_BARRIER"),
+        ("BUCKY_EDGE_LISTENERS", '[{"port": 1, "port": 2}]', "the key 'port' stands there twice"),
     ],
 )
 def test_mistakes_name_the_variable(name: str, value: str, said: str) -> None:

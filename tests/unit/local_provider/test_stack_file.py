@@ -17,7 +17,7 @@ REQUIREMENTS = REPOSITORY / "openfaas" / "template" / "bucky-python" / "requirem
 MINIMAL = """
 provider: {name: openfaas}
 functions:
-  one: {lang: dockerfile, fprocess: "cat", image: "${PREFIX:-here}/one:${TAG}", unknown: ignored}
+  one: {lang: dockerfile, fprocess: "cat", image: "${PREFIX:-here}/one:${TAG}", skip_build: true, x-note: ours}
 """
 
 
@@ -42,6 +42,9 @@ def test_variables_are_filled_in(tmp_path: Path) -> None:
         ("functions: [", "not valid YAML"),
         ("provider: {name: faas}\nfunctions: {a: {}}", "provider.name"),
         ("provider: {name: openfaas}\nfunctions: {}", "functions"),
+        ("provider: {name: openfaas}\nfunctions: {a: {anotations: {topic: x}}}", "anotations"),
+        ("provider: {name: openfaas}\nfunctions: {a: {}}\nfunctions: {b: {}}", "lines 2 and 3"),
+        ("provider: {name: openfaas, gatway: x}\nfunctions: {a: {}}", "gatway"),
         ("provider: {name: openfaas}\nfunctions: {a: {lang: cobol}}", "no template cobol"),
         ("provider: {name: openfaas}\nfunctions: {A_b: {}}", "service"),
         ("provider: {name: openfaas}\nfunctions: {a: {environment: {X: [1]}}}", "environment.X"),

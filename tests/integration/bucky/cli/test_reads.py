@@ -80,6 +80,21 @@ def test_status_names_what_is_down_and_says_so_to_a_script(home: Path) -> None:
     assert "edge\tdown" in bucky(home, "status").stdout
 
 
+def test_status_lists_what_needs_attention(home: Path) -> None:
+    """Beside parts that are up, dead deliveries and a missing routing must be seen, with what to do; by scripts too."""
+    result = bucky(home, "status", "--strict", "--json")
+    assert result.exit_code == 2
+    items = {(one["kind"], one["subject"]): one for one in json.loads(result.stdout)["attention"]}
+    failed = items["dead_letters", "pacs"]
+    assert (failed["count"], failed["command"]) == (1, "bucky dead-letters list --destination pacs")
+    assert failed["since"]
+    assert items["part_down", "edge"]["effect"]
+    assert items["no_rules", ""]["effect"] == "new images are received and kept, and go nowhere"
+    assert items["dead_letters", "other"]["count"] == 1
+    assert "deliveries to pacs were given up\t" in bucky(home, "status").stdout
+    assert output(home, "quarantine") == {"items": [], "next": None}
+
+
 def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) -> None:
     """What `show` prints, `apply` must take; applying the same must not make a version."""
     file = tmp_path / "routing.yaml"
@@ -87,6 +102,15 @@ def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) 
     assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": True}
     file.write_text(bucky(home, "routing", "show").stdout)
     assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": False}
+    assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
+    other = tmp_path / "other.yaml"
+    other.write_text(ROUTING.replace("pacs", "archive"))
+    refused = bucky(home, "routing", "apply", str(other))
+    assert "--yes" in str(refused.exception)
+    assert "1 delivery to pacs that waits becomes a dead letter" in str(refused.exception)
+    assert "removed: destination pacs" in refused.stderr
+    file.write_text("")
+    assert isinstance(bucky(home, "routing", "apply", "--yes", str(file)).exception, InvalidRouting)
     assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
     assert [one["when"] for one in output(home, "rules")] == [{"attribute": "Modality", "in": ["CT"]}]
 

@@ -131,7 +131,7 @@ def test_rules_live_through_versions(home: Path, files: Path) -> None:
     assert "pacs\t3" in bucky(home, "rules", "replay", "--from", "2020-01-01").stdout
     assert len(output(home, "deliveries")["items"]) == 6
 
-    assert output(home, "routing", "apply", str(files.parent / "none.yaml"))["version"] == 2
+    assert output(home, "routing", "apply", "--yes", str(files.parent / "none.yaml"))["version"] == 2
     assert output(home, "rules", "rollback", "1") == {"version": 3, "as": 1, "before": 2}
     assert "3\t" in bucky(home, "rules", "history").stdout
     assert [one["note"] for one in output(home, "rules", "history")] == ["as version 1", "", ""]

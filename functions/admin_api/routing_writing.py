@@ -1,0 +1,85 @@
+"""Writing a version of the routing: on top of the one that was read, and with what it ends confirmed."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, HTTPException, Query, Response
+from pydantic import BaseModel
+
+from admin_api.failures import ErrorBody
+from admin_api.parameters import IndexDep
+from admin_api.routing_effect import check_confirmed, effect_of
+from bucky.errors import Conflict
+from bucky.index import Index
+from bucky.routing import Routing
+
+AUTHOR = "admin-api"
+CHANGED = "The routing has changed since you read it; read it again and repeat your change."
+WRITES: dict[int | str, dict[str, object]] = {
+    400: {"model": ErrorBody, "description": "The body is not JSON, or says a thing twice."},
+    409: {"model": ErrorBody, "description": "A rule names it, or the change ends deliveries and is not confirmed."},
+    412: {"model": ErrorBody, "description": "The routing has changed since the version in `If-Match`."},
+    428: {"model": ErrorBody, "description": "There is no `If-Match`."},
+}
+
+
+class WrittenVersion(BaseModel):
+    """The version that a change made."""
+
+    version: int
+
+
+def expected_version(
+    if_match: Annotated[
+        str | None, Header(description='The ETag of what you read, such as `"7"`; `"0"` while nothing was ever saved.')
+    ] = None,
+) -> int:
+    """Return the version the client has read; answer 428 when it does not say, 412 when it cannot be."""
+    if if_match is None:
+        raise HTTPException(428, "Say which version you change: send its ETag as If-Match.")
+    found = re.fullmatch(r'"(\d{1,9})"', if_match.strip(), re.ASCII)
+    if found is None:
+        raise HTTPException(412, CHANGED)
+    return int(found[1])
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A change of the routing that was at a version; `response` gets the ETag of the new one."""
+
+    index: Index
+    expected: int
+    confirm: bool
+    response: Response
+
+    def base(self) -> Routing:
+        """Return the routing that is changed; answer 412 when it is not that any more."""
+        current = self.index.routing()
+        if current.version != self.expected:
+            raise HTTPException(412, CHANGED)
+        return current.document
+
+    def save(self, routing: Routing, note: str = "") -> WrittenVersion:
+        """Save a routing; answer 409 when it ends what nobody confirmed, 412 when somebody else was first."""
+        check_confirmed(effect_of(self.base(), routing, self.index.backlog()), self.confirm)
+        try:
+            version = self.index.save_routing(routing, self.expected, AUTHOR, note)
+        except Conflict:
+            raise HTTPException(412, CHANGED) from None
+        self.response.headers["ETag"] = f'"{version}"'
+        return WrittenVersion(version=version)
+
+
+def _writing(
+    index: IndexDep,
+    expected: Annotated[int, Depends(expected_version)],
+    response: Response,
+    confirm: Annotated[
+        bool, Query(description="It is meant that waiting deliveries become dead letters, or that nothing is sent.")
+    ] = False,
+) -> Writing:
+    return Writing(index, expected, confirm, response)
+
+
+WritingDep = Annotated[Writing, Depends(_writing)]
