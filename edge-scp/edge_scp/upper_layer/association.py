@@ -28,6 +28,7 @@ from edge_scp.upper_layer.states import State
 
 log = get_logger("edge")
 
+_ODDITIES_TOLD = 10
 APPLICATION_CONTEXT_UNKNOWN = Rejection(1, 1, 2, "the application context is not DICOM's")
 
 
@@ -157,6 +158,7 @@ class Association:
             traceparent=new_traceparent(),
             listener=self._service.listener.label,
         )
+        self.caller = caller
         rejection = self._refusal(asked)
         if rejection is None:
             agreement = self._service.negotiator.agreement(asked)
@@ -164,7 +166,7 @@ class Association:
                 self._accept(caller, asked, agreement)
                 return
             rejection = APPLICATION_CONTEXT_UNKNOWN
-        self._ends("rejected", caller, reason=rejection.reason)
+        self._ends("rejected", reason=rejection.reason)
         self._provider.reject(rejection.result, rejection.source, rejection.diagnostic)
 
     def data_indicated(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
@@ -200,7 +202,6 @@ class Association:
         self._ends("failed", reason=reason or self._provider.trouble or "closed before a request")
 
     def _accept(self, caller: Caller, asked: AssociateRequest, agreement: Agreement) -> None:
-        self.caller = caller
         self._messages = Messages(
             caller,
             agreement,
@@ -217,6 +218,7 @@ class Association:
             "association.accepted",
             contexts=len(agreement.contexts),
             contexts_refused=agreement.refused,
+            **({"oddities": agreement.oddities[:_ODDITIES_TOLD]} if agreement.oddities else {}),
             **_fields(caller),
         )
         self._provider.accept(agreement.reply(asked))
@@ -246,13 +248,13 @@ class Association:
         self._ends("released")
         self._provider.answer_release()
 
-    def _ends(self, outcome: str, caller: Caller | None = None, **why: str) -> None:
+    def _ends(self, outcome: str, **why: str) -> None:
         """Note what became of the association: once, whatever follows."""
         if self._outcome:
             return
         self._outcome = outcome
         self._service.metrics.association(outcome)
-        caller = caller or self.caller
+        caller = self.caller
         log.log(
             logging.INFO if outcome == "released" else logging.WARNING,
             f"association.{outcome}",
