@@ -42,18 +42,10 @@ class Syntaxes:
         """Tell whether the service is offered, in whatever transfer syntax."""
         return abstract in self.storage_sop_classes or abstract in {VERIFICATION, STORAGE_COMMITMENT}
 
-    def negotiable(self, proposed: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
-        """Return the known transfer syntaxes of each known abstract syntax that was proposed.
-
-        They stay in the caller's order, so that it may send what it has rather than convert it.
-        """
-        wanted: dict[str, dict[str, None]] = {}
-        for abstract, uids in proposed:
-            if self.serves(abstract):
-                will_do = _OF_REPORTS if abstract == STORAGE_COMMITMENT else self.transfer_syntaxes
-                known = (uid for uid in uids if uid in will_do)
-                wanted.setdefault(abstract, {}).update(dict.fromkeys(known))
-        return {abstract: list(uids) for abstract, uids in wanted.items() if uids}
+    def known(self, abstract: str, proposed: Iterable[str]) -> list[str]:
+        """Return those of the proposed transfer syntaxes that a service will do in, in the caller's order."""
+        will_do = _OF_REPORTS if abstract == STORAGE_COMMITMENT else self.transfer_syntaxes
+        return [uid for uid in proposed if uid in will_do]
 
 
 def _storage_sop_classes() -> frozenset[str]:

@@ -12,6 +12,7 @@ from bucky.settings import Listener
 from bucky.trace import new_traceparent
 from edge_scp.admission import CALLING_AET_UNKNOWN, Rejection, refusal
 from edge_scp.reception import Caller, Reports, Sink
+from edge_scp.statuses import Status
 from edge_scp.upper_layer.boundaries import Phase, Ride, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
 from edge_scp.upper_layer.limits import Limits
@@ -28,6 +29,7 @@ from edge_scp.upper_layer.states import State
 
 log = get_logger("edge")
 
+_ODDITIES_TOLD = 10
 APPLICATION_CONTEXT_UNKNOWN = Rejection(1, 1, 2, "the application context is not DICOM's")
 
 
@@ -36,6 +38,17 @@ class AssociationMetrics(Protocol):
 
     def association(self, outcome: str) -> None:
         """Count one more that was accepted, rejected, released, aborted or failed."""
+
+
+class Stands(Protocol):
+    """Told when an association is accepted, and when it is over and its connection still open."""
+
+    def __call__(self, *, associated: bool) -> None:
+        """Count it."""
+
+
+def _nobody(*, associated: bool) -> None:
+    """Count nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +68,10 @@ class Service:
 class Association:
     """One association, from its connection to its end."""
 
-    def __init__(self, service: Service, source_address: str) -> None:
+    def __init__(self, service: Service, source_address: str, stands: Stands = _nobody) -> None:
         self.caller: Caller | None = None
+        self._stands = stands
+        self._over_told = False
         self._service = service
         self._source_address = source_address
         self._provider = Provider(self, service.limits, service.clock)
@@ -76,6 +91,11 @@ class Association:
     def established(self) -> bool:
         """Tell whether it was accepted and is not over."""
         return self._messages is not None and not self._outcome
+
+    @property
+    def stored(self) -> bool:
+        """Tell whether an instance was kept."""
+        return self._messages is not None and Status.SUCCESS.name.lower() in self._messages.answers
 
     def release(self) -> bool:
         """Ask the peer to release, if nothing is in hand; tell whether it was asked."""
@@ -100,6 +120,10 @@ class Association:
         messages = self._messages
         if messages is None:
             return
+        if self._outcome and not self._over_told:
+            # Not at once: nearly every peer closes when its association is over.
+            self._over_told = True
+            self._stands(associated=False)
         if self._ride is not None:
             phase, since, received = self._ride.standing
             self._patience.follow(since)
@@ -157,6 +181,7 @@ class Association:
             traceparent=new_traceparent(),
             listener=self._service.listener.label,
         )
+        self.caller = caller
         rejection = self._refusal(asked)
         if rejection is None:
             agreement = self._service.negotiator.agreement(asked)
@@ -164,7 +189,7 @@ class Association:
                 self._accept(caller, asked, agreement)
                 return
             rejection = APPLICATION_CONTEXT_UNKNOWN
-        self._ends("rejected", caller, reason=rejection.reason)
+        self._ends("rejected", reason=rejection.reason)
         self._provider.reject(rejection.result, rejection.source, rejection.diagnostic)
 
     def data_indicated(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
@@ -200,7 +225,6 @@ class Association:
         self._ends("failed", reason=reason or self._provider.trouble or "closed before a request")
 
     def _accept(self, caller: Caller, asked: AssociateRequest, agreement: Agreement) -> None:
-        self.caller = caller
         self._messages = Messages(
             caller,
             agreement,
@@ -213,10 +237,12 @@ class Association:
         )
         self._patience.message_ended()
         self._service.metrics.association("accepted")
+        self._stands(associated=True)
         log.info(
             "association.accepted",
             contexts=len(agreement.contexts),
             contexts_refused=agreement.refused,
+            **({"oddities": agreement.oddities[:_ODDITIES_TOLD]} if agreement.oddities else {}),
             **_fields(caller),
         )
         self._provider.accept(agreement.reply(asked))
@@ -246,13 +272,13 @@ class Association:
         self._ends("released")
         self._provider.answer_release()
 
-    def _ends(self, outcome: str, caller: Caller | None = None, **why: str) -> None:
+    def _ends(self, outcome: str, **why: str) -> None:
         """Note what became of the association: once, whatever follows."""
         if self._outcome:
             return
         self._outcome = outcome
         self._service.metrics.association(outcome)
-        caller = caller or self.caller
+        caller = self.caller
         log.log(
             logging.INFO if outcome == "released" else logging.WARNING,
             f"association.{outcome}",

@@ -1,30 +1,23 @@
-"""A-ASSOCIATE-RQ to A-ASSOCIATE-AC (PS3.8 §9.3.2 and §9.3.3, PS3.7 Annex D), through pynetdicom's classes.
+"""A-ASSOCIATE-RQ to A-ASSOCIATE-AC (PS3.8 §9.3.2 and §9.3.3, PS3.7 Annex D).
 
 Answered are presentation contexts, the maximum length, the implementation and role selection: as an SCP, but for
 Storage Commitment, where the peer must be the SCP, which reports (PS3.4 §J.3.3).
 User identity, extended negotiation and the asynchronous operations window are read past: no answer means
 "not supported", and one operation at a time (PS3.7 §D.3.3.3, §D.3.3.5, §D.3.3.7).
+
+A context that breaks the standard is refused by itself, and what only informs is never a reason to refuse anything
+(`bucky.association_items`); both are in the agreement's `oddities`, for the log.
 """
 
 import hashlib
 import struct
-import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydicom.uid import UID
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    ImplementationVersionNameNotification,
-    MaximumLengthNotification,
-    SCP_SCU_RoleSelectionNegotiation,
-)
-from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
-
-from bucky.identity import IMPLICIT_VR_LITTLE_ENDIAN
+from bucky import association_items as variable
+from bucky.association_items import MalformedItem, UserInformation, item, items, uid_of
+from bucky.identity import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from edge_scp.storage_syntaxes import STORAGE_COMMITMENT, Syntaxes
 from edge_scp.upper_layer import pdu
@@ -33,21 +26,16 @@ from edge_scp.upper_layer.pdu import InvalidPdu
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 # Version (2), reserved (2), called and calling AE title (16 each), reserved (32): PS3.8 Table 9-11.
 _FIXED = struct.Struct(">HH16s16s32s")
-_ITEM = struct.Struct(">BxH")
-_APPLICATION_CONTEXT_ITEM, _CONTEXT_ITEM, _USER_INFORMATION = 0x10, 0x20, 0x50
-_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
-_CONTEXT_HEAD = 8  # the item's own header, the context id and three reserved bytes (PS3.8 Table 9-13)
-_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLE_SELECTION, _IMPLEMENTATION_VERSION = 0x51, 0x52, 0x54, 0x55
-_READ = {_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLE_SELECTION, _IMPLEMENTATION_VERSION}
-_MAX_CONTEXTS = 128
+# As many as there are context ids, even ones too.
+_MAX_CONTEXTS = 256
 # Far more than 128 contexts with every transfer syntax there is; few enough to decode in an instant.
 _MAX_ITEMS = 8192
 # A P-DATA-TF of fewer bytes holds no value that holds anything.
 _LEAST_MAX_PDU = 8
 _REMEMBERED = 256
-_UserInformation = (
-    MaximumLengthNotification | ImplementationClassUIDNotification | ImplementationVersionNameNotification
-)
+_LONGEST_UID = 64
+# A presentation context's result (PS3.8 Table 9-18).
+_ACCEPTED, _USER_REJECTION, _NO_REASON, _ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +65,79 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class _Proposed:
+    """A proposed presentation context; `oddity` says how it breaks the standard, if it does."""
+
+    context_id: int
+    abstract_syntax: bytes
+    transfer_syntaxes: Sequence[bytes]
+    oddity: str = ""
+
+    @classmethod
+    def read(cls, content: bytes) -> "_Proposed":
+        """Read a Presentation Context item of at least its id; sub-items of other types are passed over."""
+        abstract: list[bytes] = []
+        transfer: list[bytes] = []
+        oddity = "an even id" if content[0] % 2 == 0 else ""
+        try:
+            for kind, value in items(content[variable.CONTEXT_HEAD_BYTES :]):
+                if kind in {variable.ABSTRACT_SYNTAX, variable.TRANSFER_SYNTAX}:
+                    (abstract if kind == variable.ABSTRACT_SYNTAX else transfer).append(value)
+        except MalformedItem:
+            oddity = oddity or "items that do not fit in it"
+        if len(abstract) != 1 or not transfer:
+            oddity = oddity or "not one abstract syntax and some transfer syntax"
+        return cls(content[0], abstract[0] if abstract else b"", transfer, oddity)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """The variable items of an A-ASSOCIATE-RQ."""
+
+    application_context: str
+    contexts: Sequence[_Proposed]
+    user: UserInformation
+    oddities: tuple[str, ...]
+
+    @classmethod
+    def read(cls, encoded: bytes) -> "_Proposal":
+        """Read them; raise `InvalidPdu` where it cannot be told what is proposed."""
+        application_context, user = "", UserInformation()
+        contexts: dict[int, _Proposed] = {}
+        oddities: list[str] = []
+        for kind, content in _few(encoded):
+            if kind == variable.APPLICATION_CONTEXT:
+                application_context = uid_of(content)
+            elif kind == variable.USER_INFORMATION:
+                user = variable.user_information(content)
+            elif kind == variable.PRESENTATION_CONTEXT and not content:
+                oddities.append("a presentation context has no id")
+            elif kind == variable.PRESENTATION_CONTEXT:
+                proposed = _Proposed.read(content)
+                # Two of the same id would be answered as one, and what is sent in it belongs to the first.
+                repeated = proposed.context_id in contexts
+                contexts.setdefault(proposed.context_id, proposed)
+                oddity = "the id of another" if repeated else proposed.oddity
+                if oddity:
+                    oddities.append(f"presentation context {proposed.context_id} has {oddity}")
+        if not contexts:
+            raise InvalidPdu("an A-ASSOCIATE-RQ without presentation contexts")
+        return cls(application_context, list(contexts.values()), user, (*oddities, *user.oddities))
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
-    """What is answered to a proposal; `peer_max_pdu` is in bytes, 0 for no limit."""
+    """What is answered to a proposal; `peer_max_pdu` is in bytes, 0 for no limit.
+
+    `oddities` are what breaks the standard in it, in words and without values.
+    """
 
     application_context: str
     contexts: Mapping[int, Context]
     refused: int
     peer_max_pdu: int
     items: bytes
+    oddities: tuple[str, ...] = ()
 
     def reply(self, request: AssociateRequest) -> bytes:
         """Return the A-ASSOCIATE-AC; AE titles and reserved fields are sent back as they came."""
@@ -106,14 +159,7 @@ class Negotiator:
         key = hashlib.blake2b(request.items).digest()
         agreement = self._remembered.get(key)
         if agreement is None:
-            try:
-                # pydicom warns of each odd UID, quoting it, and Python remembers every such warning for ever.
-                with warnings.catch_warnings(action="ignore"):
-                    agreement = self._negotiated(_proposal(_known(request.items)))
-            except InvalidPdu:
-                raise
-            except Exception as error:  # pynetdicom's classes raise whatever malformed values lead them to
-                raise InvalidPdu("an A-ASSOCIATE-RQ is malformed") from error
+            agreement = self._negotiated(_Proposal.read(request.items))
             self._remembered[key] = agreement
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -121,128 +167,110 @@ class Negotiator:
             self._remembered.move_to_end(key)
         return agreement
 
-    def _negotiated(self, proposal: A_ASSOCIATE) -> Agreement:
-        proposed = proposal.presentation_context_definition_list
-        if not proposed or len({context.context_id for context in proposed}) < len(proposed):
-            raise InvalidPdu("an A-ASSOCIATE-RQ without presentation contexts, or with two of the same id")
-        peer_max_pdu = 0
-        roles: dict[UID, tuple[bool | None, bool | None]] = {}
-        for item in proposal.user_information:
-            if isinstance(item, MaximumLengthNotification):
-                peer_max_pdu = item.maximum_length_received
-            elif isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid is not None:
-                roles[item.sop_class_uid] = (item.scu_role, item.scp_role)
+    def _negotiated(self, proposal: _Proposal) -> Agreement:
+        user = proposal.user
+        peer_max_pdu = user.maximum_length or 0
         if 0 < peer_max_pdu < _LEAST_MAX_PDU:
             raise InvalidPdu("an A-ASSOCIATE-RQ whose maximum length leaves no room for a response")
-        results, role_answers = negotiate_as_acceptor(proposed, self._supported(proposed, roles), roles)
-        accepted = {
-            context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
-            for context in results
-            if context.result == 0 and context.context_id is not None
-        }
-        reply = A_ASSOCIATE()
-        reply.application_context_name = UID(APPLICATION_CONTEXT)
-        reply.presentation_context_definition_results_list = results
-        reply.user_information = [*self._ourselves(), *role_answers]
+        accepted: dict[int, Context] = {}
+        answers: list[bytes] = []
+        roles: dict[str, bytes] = {}
+        for proposed in proposal.contexts:
+            abstract = uid_of(proposed.abstract_syntax)
+            result, transfer_syntax = self._result(proposed, abstract, user.roles.get(abstract))
+            answers.append(_answer(proposed.context_id, result, transfer_syntax))
+            if result == _ACCEPTED:
+                accepted[proposed.context_id] = Context(abstract, uid_of(transfer_syntax))
+                if abstract in user.roles:
+                    roles[abstract] = _role(abstract, reports=abstract == STORAGE_COMMITMENT)
         return Agreement(
-            application_context=str(proposal.application_context_name or ""),
+            application_context=proposal.application_context,
             contexts=accepted,
-            refused=len(results) - len(accepted),
+            refused=len(answers) - len(accepted),
             peer_max_pdu=peer_max_pdu,
-            items=_encoded_items(reply),
+            items=item(variable.APPLICATION_CONTEXT, APPLICATION_CONTEXT.encode())
+            + b"".join(answers)
+            + item(variable.USER_INFORMATION, self._ourselves() + b"".join(roles.values())),
+            oddities=proposal.oddities,
         )
 
-    def _supported(
-        self, proposed: list[PresentationContext], roles: Mapping[UID, tuple[bool | None, bool | None]]
-    ) -> list[PresentationContext]:
-        _, reports = roles.get(UID(STORAGE_COMMITMENT), (None, None))
-        pairs = [
-            (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
-            for context in proposed
-            # Whoever does not propose to be its SCP wants us to be: that is not served.
-            if reports or context.abstract_syntax != STORAGE_COMMITMENT
-        ]
-        # Where no proposed transfer syntax will do, one that was not proposed gives the right result (4, not 3).
-        takes = {abstract: [IMPLICIT_VR_LITTLE_ENDIAN] for abstract, _ in pairs if self._syntaxes.serves(abstract)}
-        supported = []
-        for abstract, uids in (takes | self._syntaxes.negotiable(pairs)).items():
-            context = build_context(abstract, uids)
-            # The peer's role: it may be SCU, and is SCP only to report.
-            context.scp_role = abstract == STORAGE_COMMITMENT
-            context.scu_role = not context.scp_role
-            supported.append(context)
-        return supported
+    def _result(self, proposed: _Proposed, abstract: str, roles: tuple[bool, bool] | None) -> tuple[int, bytes]:
+        """Return what becomes of one context, and the transfer syntax of the answer: of a refusal, it means nothing."""
+        first = next(iter(proposed.transfer_syntaxes), b"")
+        named = first if 0 < len(first) <= _LONGEST_UID and first.isascii() else IMPLICIT_VR_LITTLE_ENDIAN.encode()
+        if proposed.oddity:
+            return _NO_REASON, named
+        is_scu, is_scp = roles or (True, False)
+        # Whoever does not propose to be the SCP of Storage Commitment wants us to be: that is not served.
+        if not self._syntaxes.serves(abstract) or (abstract == STORAGE_COMMITMENT and not is_scp):
+            return _ABSTRACT_SYNTAX_NOT_SUPPORTED, named
+        chosen = _preferred(self._syntaxes.known(abstract, map(uid_of, proposed.transfer_syntaxes)))
+        if not chosen:
+            return _TRANSFER_SYNTAXES_NOT_SUPPORTED, named
+        if abstract != STORAGE_COMMITMENT and not is_scu:
+            return _USER_REJECTION, named
+        return _ACCEPTED, chosen.encode()
 
-    def _ourselves(self) -> list[_UserInformation]:
-        length = MaximumLengthNotification()
-        length.maximum_length_received = self._max_pdu
-        implementation = ImplementationClassUIDNotification()
-        implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        version = ImplementationVersionNameNotification()
-        version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        return [length, implementation, version]
+    def _ourselves(self) -> bytes:
+        return (
+            item(variable.MAXIMUM_LENGTH, struct.pack(">I", self._max_pdu))
+            + item(variable.IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID.encode())
+            + item(variable.IMPLEMENTATION_VERSION_NAME, IMPLEMENTATION_VERSION_NAME.encode())
+        )
 
 
-def _proposal(items: bytes) -> A_ASSOCIATE:
-    """Decode variable items; the AE titles are not looked at here."""
-    body = _FIXED.pack(1, 0, b"ANY".ljust(16), b"ANY".ljust(16), b"") + items
-    request = A_ASSOCIATE_RQ()
-    request.decode(struct.pack(">BxI", pdu.A_ASSOCIATE_RQ, len(body)) + body)
-    return request.to_primitive()
+def _preferred(known: Sequence[str]) -> str:
+    """Return the caller's first choice, so that it may send what it has; but no big endian where it has little too.
 
-
-def _known(items: bytes) -> bytes:
-    """Return the items that are read here, after a look at their number and lengths (PS3.8 §9.3.1).
-
-    Items of unknown type are passed over, as the standard asks.
+    Explicit VR Big Endian is retired (PS3.5 §A.3), and few can read what was stored in it.
     """
-    known = []
+    return next((uid for uid in known if uid != EXPLICIT_VR_BIG_ENDIAN), known[0] if known else "")
+
+
+def _answer(context_id: int, result: int, transfer_syntax: bytes) -> bytes:
+    """Encode a Presentation Context item of an A-ASSOCIATE-AC (PS3.8 Table 9-18)."""
+    head = bytes([context_id, 0, result, 0])
+    return item(variable.PRESENTATION_CONTEXT_RESULT, head + item(variable.TRANSFER_SYNTAX, transfer_syntax))
+
+
+def _role(abstract: str, *, reports: bool) -> bytes:
+    """Encode the roles that the peer may have (PS3.7 Table D.3-10): it is SCU, and SCP only to report."""
+    uid = abstract.encode()
+    return item(variable.ROLE_SELECTION, struct.pack(">H", len(uid)) + uid + bytes([not reports, reports]))
+
+
+def _few(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the variable items, after a look at how many there are in all (PS3.8 §9.3.1)."""
     seen = contexts = 0
-    for kind, item in _items(items):
-        seen += 1
-        if kind == _CONTEXT_ITEM:
-            contexts += 1
-            syntaxes = [kind for kind, _ in _items(item[_CONTEXT_HEAD:])]
-            seen += len(syntaxes)
-            if syntaxes.count(_ABSTRACT_SYNTAX) != 1 or _TRANSFER_SYNTAX not in syntaxes:
-                raise InvalidPdu("a presentation context without an abstract or a transfer syntax")
-        elif kind == _USER_INFORMATION:
-            parts = list(_items(item[4:]))
-            seen += len(parts)
-            kept = b"".join(part for part_kind, part in parts if part_kind in _READ)
-            item = _ITEM.pack(kind, len(kept)) + kept
-        elif kind != _APPLICATION_CONTEXT_ITEM:
-            continue
-        if contexts > _MAX_CONTEXTS or seen > _MAX_ITEMS:
-            raise InvalidPdu("an A-ASSOCIATE-RQ of more items than any")
-        known.append(item)
-    return b"".join(known)
+    try:
+        for kind, content in items(encoded):
+            seen += 1
+            if kind == variable.PRESENTATION_CONTEXT:
+                contexts += 1
+                seen += _count(content[variable.CONTEXT_HEAD_BYTES :])
+            elif kind == variable.USER_INFORMATION:
+                seen += _count(content)
+            if contexts > _MAX_CONTEXTS or seen > _MAX_ITEMS:
+                raise InvalidPdu("an A-ASSOCIATE-RQ of more items than any")
+            yield kind, content
+    except MalformedItem as error:
+        raise InvalidPdu(f"in an A-ASSOCIATE-RQ, {error}") from error
 
 
-def _items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
-    at, end = 0, len(encoded)
-    while at < end:
-        if end - at < _ITEM.size:
-            raise InvalidPdu("an A-ASSOCIATE-RQ's item is cut short")
-        kind, length = _ITEM.unpack_from(encoded, at)
-        following = at + _ITEM.size + length
-        if following > end:
-            raise InvalidPdu("an A-ASSOCIATE-RQ's item is longer than what holds it")
-        yield kind, encoded[at:following]
-        at = following
-
-
-def _encoded_items(reply: A_ASSOCIATE) -> bytes:
-    """Return the variable items of an A-ASSOCIATE-AC."""
-    reply.calling_ae_title = reply.called_ae_title = "ANY"
-    encoded = A_ASSOCIATE_AC()
-    encoded.from_primitive(reply)
-    return bytes(encoded.encode())[6 + _FIXED.size :]
+def _count(encoded: bytes) -> int:
+    """Return how many items there are, up to one that is cut short."""
+    count = 0
+    try:
+        for _ in items(encoded):
+            count += 1
+    except MalformedItem:
+        pass
+    return count
 
 
 def _title(encoded: bytes) -> str:
-    """Return an AE title; leading and trailing spaces mean nothing (PS3.5 §6.2)."""
-    return encoded.decode("ascii", "replace").strip("\0 ")
+    """Return an AE title: spaces around it mean nothing (PS3.5 §6.2), nor does what follows a NUL."""
+    return encoded.decode("ascii", "replace").strip("\0 ").partition("\0")[0].rstrip(" ")
 
 
 def is_ae_title(title: str) -> bool:

@@ -18,6 +18,7 @@ from bucky.cli.send import send_command
 from bucky.cli.timeline import timeline
 from bucky.cli.views import deliveries, quarantine, queues, status, studies
 from bucky.errors import BuckyError
+from bucky.log import configure
 from bucky.settings import Settings, markdown_table
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ app.add_typer(rules, name="rules")
 
 def main() -> None:
     """Run the command line; an error Bucky foresaw is one sentence and exit code 1."""
+    configure("warning")
     for entry_point in entry_points(group="bucky.commands"):
         entry_point.load()(app)
     try:

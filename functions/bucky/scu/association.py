@@ -19,9 +19,12 @@ from typing import BinaryIO, NoReturn, Self
 
 from bucky.connecting import client_context, in_words
 from bucky.errors import DestinationUnavailable
+from bucky.log import get_logger
 from bucky.scu import messages
 from bucky.scu.messages import Acceptance, Context, StoreResponse
 from bucky.scu.peer import Peer
+
+log = get_logger("scu")
 
 MAX_PDU_RECEIVED = 1024 * 1024
 MAX_COMMAND = 64 * 1024
@@ -126,7 +129,10 @@ class Association:
             raise DestinationUnavailable(f"{self._peer} rejected the association ({reason})", REJECTED_RETRY_SECONDS)
         if pdu[0] != messages.ASSOCIATE_AC:
             self._unexpected(pdu)
-        return messages.acceptance(pdu, contexts)
+        acceptance = messages.acceptance(pdu, contexts)
+        if acceptance.oddities:
+            log.warning("association.odd_answer", peer=str(self._peer), oddities=acceptance.oddities)
+        return acceptance
 
     def _command(self) -> bytes:
         """Receive one command set."""

@@ -1,17 +1,18 @@
 """The PDUs and command sets that a C-STORE sender writes and reads (PS3.8 §9.3, PS3.7 §9.3.1).
 
-Association PDUs go through pynetdicom's classes. The C-STORE messages are a dozen fixed fields, written
-here, so that a data set passes through as the bytes it is.
+An A-ASSOCIATE-RQ is written by pynetdicom's classes; an A-ASSOCIATE-AC is read here, so that what only informs in it
+ends nothing. The C-STORE messages are a dozen fixed fields, written here, so that a data set passes through as the
+bytes it is.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from pydicom.uid import UID
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
     ImplementationClassUIDNotification,
@@ -20,6 +21,8 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
+from bucky import association_items as variable
+from bucky.association_items import MalformedItem, UserInformation, items, uid_of
 from bucky.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from bucky.scu.peer import Peer
 
@@ -32,13 +35,14 @@ MAX_CONTEXTS = 128
 """Presentation context ids are the odd numbers below 256 (PS3.8 §9.3.2.2)."""
 MAX_RECEIVED = 16384
 MAX_FRAGMENT = 256 * 1024
+UNREADABLE_MAX_PDU = 16384
+"""What a peer is sent whose own maximum length cannot be read: everybody takes that."""
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+_PDU_HEADER = 6
 _COMMAND, _LAST = 0x01, 0x02
 _C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
 _HAS_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _MEDIUM = 0x0000
-
-_Pdu = TypeVar("_Pdu", A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
 Context = tuple[str, str]
 """A SOP class and the one transfer syntax it is proposed in: the peer cannot choose another."""
@@ -46,11 +50,15 @@ Context = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What an A-ASSOCIATE-AC grants; `max_pdu` is in bytes, 0 for no limit."""
+    """What an A-ASSOCIATE-AC grants; `max_pdu` is in bytes, 0 for no limit.
+
+    `oddities` are what breaks the standard in it, in words and without values.
+    """
 
     accepted: dict[Context, int]
     refused: dict[Context, int]
     max_pdu: int
+    oddities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +98,66 @@ def _associate_request(peer: Peer, contexts: tuple[Context, ...]) -> bytes:
 
 
 def acceptance(pdu: bytes, contexts: Sequence[Context]) -> Acceptance:
-    """Read an A-ASSOCIATE-AC answering these contexts; raise `ValueError` when it is malformed.
+    """Read an A-ASSOCIATE-AC answering these contexts; raise `ValueError` when it cannot be told what it grants.
 
-    A context it does not mention, or answers with another transfer syntax, counts as refused.
+    A context it does not mention, or answers with another transfer syntax, counts as refused. AE titles and reserved
+    fields are not looked at (PS3.8 Table 9-17).
     """
-    decoded = _decoded(A_ASSOCIATE_AC(), pdu)
-    results = {item.context_id: item for item in decoded.presentation_context}
+    if len(pdu) < _PDU_HEADER + variable.FIXED_BYTES:
+        raise ValueError("the PDU is cut short")
+    answers: dict[int, tuple[int, str]] = {}
+    user: UserInformation | None = None
+    oddities: list[str] = []
+    for kind, content in items(pdu[_PDU_HEADER + variable.FIXED_BYTES :]):
+        if kind == variable.USER_INFORMATION:
+            user = variable.user_information(content)
+        elif kind == variable.PRESENTATION_CONTEXT_RESULT:
+            answer = _context_answer(content)
+            if answer is None:
+                oddities.append("an answer to a presentation context is malformed")
+            else:
+                answers.setdefault(answer[0], answer[1:])
     accepted: dict[Context, int] = {}
     refused: dict[Context, int] = {}
     for index, context in enumerate(contexts):
-        answer = results.get(2 * index + 1)
-        if answer is not None and answer.result == 0 and answer.transfer_syntax == context[1]:
+        result, syntax = answers.get(2 * index + 1, (-1, ""))
+        if result == 0 and syntax == context[1]:
             accepted[context] = 2 * index + 1
         else:
-            refused[context] = -1 if answer is None or answer.result is None else answer.result
-    if decoded.user_information is None:
-        raise ValueError("it holds no user information (PS3.8 Table 9-17)")
-    max_pdu = decoded.user_information.maximum_length or 0
+            refused[context] = result
+    if user is None:
+        user = UserInformation(None, oddities=("there is no user information",))
+    max_pdu = UNREADABLE_MAX_PDU if user.maximum_length is None else user.maximum_length
     fragment_size(max_pdu)
-    return Acceptance(accepted, refused, max_pdu)
+    return Acceptance(accepted, refused, max_pdu, (*oddities, *user.oddities))
+
+
+def _context_answer(content: bytes) -> tuple[int, int, str] | None:
+    """Return a context's id, result and transfer syntax (PS3.8 Table 9-18), or None when it is malformed.
+
+    The transfer syntax of a refusal means nothing, and may be missing.
+    """
+    if len(content) < variable.CONTEXT_HEAD_BYTES:
+        return None
+    context_id, _, result, _ = content[: variable.CONTEXT_HEAD_BYTES]
+    syntax = ""
+    try:
+        for kind, value in items(content[variable.CONTEXT_HEAD_BYTES :]):
+            if kind == variable.TRANSFER_SYNTAX:
+                syntax = syntax or uid_of(value)
+    except MalformedItem:
+        if result == 0:
+            return None
+    return context_id, result, syntax
 
 
 def rejection(pdu: bytes) -> str:
     """Say in words why the association was rejected (PS3.8 Table 9-21)."""
-    decoded = _decoded(A_ASSOCIATE_RJ(), pdu)
+    decoded = A_ASSOCIATE_RJ()
+    try:
+        decoded.decode(pdu)
+    except Exception as error:  # pynetdicom's decoders raise whatever malformed bytes lead them to
+        raise ValueError("the PDU is malformed") from error
     try:
         return f"{decoded.result_str}: {decoded.reason_str}"
     except ValueError:
@@ -136,9 +180,12 @@ def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) ->
 
 
 def store_response(command: bytes) -> StoreResponse:
-    """Read the command set of a C-STORE-RSP; raise `ValueError` when it is anything else."""
+    """Read the command set of a C-STORE-RSP; raise `ValueError` when it is anything else.
+
+    Command Data Set Type (0000,0800) may be missing: a C-STORE-RSP never has a data set (PS3.7 §9.3.1.2).
+    """
     values = command_elements(command)
-    if number(values, 0x0100) != _C_STORE_RSP or number(values, 0x0800) != _NO_DATA_SET:
+    if number(values, 0x0100) != _C_STORE_RSP or (0x0800 in values and number(values, 0x0800) != _NO_DATA_SET):
         raise ValueError("the message is not a C-STORE response")
     comment = values.get(0x0902, b"").decode("latin-1").strip("\0 ")
     return StoreResponse(number(values, 0x0120), number(values, 0x0900), comment)
@@ -202,14 +249,6 @@ def fragment_size(max_pdu: int) -> int:
     if fits < 2:
         raise ValueError(f"the peer accepts no PDU longer than {max_pdu} bytes")
     return fits - fits % 2
-
-
-def _decoded(decoder: _Pdu, pdu: bytes) -> _Pdu:
-    try:
-        decoder.decode(pdu)
-    except Exception as error:  # pynetdicom's decoders raise whatever malformed bytes lead them to
-        raise ValueError("the PDU is malformed") from error
-    return decoder
 
 
 def _proposed(context_id: int, context: Context) -> PresentationContext:

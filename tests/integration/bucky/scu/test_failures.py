@@ -2,6 +2,7 @@
 
 import io
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,14 @@ import pytest
 from pynetdicom import ALL_TRANSFER_SYNTAXES
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
+from bucky.association_items import item
 from bucky.errors import NotFound, StoreUnavailable
 from bucky.ports import free_port
 from bucky.scu import Outcome, Outgoing, Peer, store_all
 from bucky.scu.batch import contexts_for
 from local_stack.destination import Answer, Destination, Received
 from tests.support.dimse.dimse_proxy import DimseProxy
+from tests.support.dimse.raw_peer import elements, us, values
 
 CT, MR, ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.88.22"
 EXPLICIT, JPEG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
@@ -220,6 +223,26 @@ def test_a_peer_that_does_not_speak_dicom_loses_nothing(nonsense: bytes) -> None
         (result,) = store_all(peer, [instance(1)])
     assert result.outcome is Outcome.UNAVAILABLE
     assert result.reason.startswith("FAKE@127.0.0.1:")
+
+
+def test_a_peer_that_says_odd_things_of_itself_is_delivered_to() -> None:
+    """A long version name and zeroed AE titles in an A-ASSOCIATE-AC, and a response that lacks what is understood."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        context = item(0x21, b"\x01\0\0\0" + item(0x40, EXPLICIT.encode() + b"\0"))
+        user = item(0x50, item(0x51, struct.pack(">I", 0)) + item(0x52, b"1.2.VENDOR") + item(0x55, b"V" * 30))
+        body = struct.pack(">H", 1) + bytes(66) + item(0x10, b"1.2.840.10008.3.1.1.1") + context + user
+        connection.sendall(struct.pack(">BxI", 2, len(body)) + body)
+        received = b""
+        while b"END" not in received:
+            received += connection.recv(65536)
+        connection.sendall(values((1, 3, elements((0x0100, us(0x8001)), (0x0120, us(1)), (0x0900, us(0))))))
+        connection.recv(65536)
+
+    with fake_peer(talk, timeout=10.0) as peer:
+        (result,) = store_all(peer, [Outgoing(CT, "1.2.3", EXPLICIT, lambda: io.BytesIO(bytes(1000) + b"END "))])
+    assert result.outcome is Outcome.STORED
 
 
 def test_more_than_128_contexts_take_several_associations(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bucky.association_items import item
 from bucky.errors import Permanent
 from bucky.scu import Outgoing, Peer, messages
 from bucky.scu.batch import association_groups, contexts_for
@@ -75,6 +76,110 @@ def test_random_bytes_never_pass_for_an_acceptance(body: bytes) -> None:
     except ValueError:
         return
     assert accepted.accepted == {}
+
+
+CT, MR, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1"
+PROPOSED = [(CT, EXPLICIT), (MR, EXPLICIT)]
+LENGTH, CLASS = item(0x51, struct.pack(">I", 30000)), item(0x52, b"1.2.3")
+BOTH = [(1, 0, item(0x40, EXPLICIT.encode())), (3, 0, item(0x40, EXPLICIT.encode()))]
+
+
+def answer(contexts: list[tuple[int, int, bytes]], user: bytes, fixed: bytes = bytes(68)) -> bytes:
+    """Encode an A-ASSOCIATE-AC; each context has its id, its result and its sub-items."""
+    results = b"".join(item(0x21, bytes([number, 0, result, 0]) + subs) for number, result, subs in contexts)
+    body = fixed + item(0x10, b"1.2.840.10008.3.1.1.1") + results + user
+    return struct.pack(">BxI", 2, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (item(0x55, b"A VERY LONG VERSION NAME 1"), "Implementation Version Name is not 1 to 16 ASCII characters"),
+        (item(0x55, b"PACS\xdc"), "Implementation Version Name is not 1 to 16 ASCII characters"),
+        (item(0x52, b"1.2.3.VENDOR"), "Implementation Class UID is no UID"),
+        (item(0x52, b"1." * 40), "Implementation Class UID is no UID"),
+        (item(0x53, b"\0"), "Asynchronous Operations Window is not 4 bytes long"),
+        (item(0x54, b"\0\xff1.2"), "an SCP/SCU Role Selection is malformed"),
+        (item(0x59, b"\0\0"), None),
+        (item(0x7E, b"new"), None),
+        (b"\x55\0\xff\xffPACS", "in the user information, an item is longer than what holds it"),
+    ],
+)
+def test_what_only_informs_ends_no_association(odd: bytes, told: str | None) -> None:
+    """A destination whose A-ASSOCIATE-AC says something odd of itself is sent to all the same; the log hears of it."""
+    read = messages.acceptance(answer(BOTH, item(0x50, LENGTH + CLASS + odd)), PROPOSED)
+    assert read.accepted == {PROPOSED[0]: 1, PROPOSED[1]: 3}
+    assert read.max_pdu == 30000
+    assert read.oddities == (() if told is None else (told,))
+
+
+@pytest.mark.parametrize(
+    ("user", "max_pdu"),
+    [(b"", 16384), (item(0x50, b""), 0), (item(0x50, item(0x51, b"\0")), 16384), (b"\x50\0\xff\xff" + LENGTH, 30000)],
+    ids=["none", "empty", "a cut maximum length", "cut"],
+)
+def test_user_information_that_says_too_little_ends_nothing(user: bytes, max_pdu: int) -> None:
+    """Where the maximum length cannot be read, a peer gets PDUs that every peer takes."""
+    read = messages.acceptance(answer(BOTH, user), PROPOSED)
+    assert (len(read.accepted), read.max_pdu) == (2, max_pdu)
+
+
+@pytest.mark.parametrize(
+    ("first", "result"),
+    [
+        ((1, 3, b""), 3),
+        ((1, 3, item(0x40, b"")), 3),
+        ((1, 4, b"\x40\0\xff\xff"), 4),
+        ((1, 0, b"\x40\0\xff\xff"), -1),
+        ((1, 0, b""), 0),
+        ((1, 0, item(0x40, b"1.2.840.10008.1.2")), 0),
+        ((2, 0, item(0x40, EXPLICIT.encode())), -1),
+    ],
+    ids=["no syntax", "empty", "cut refusal", "cut acceptance", "as nothing", "as another", "even id"],
+)
+def test_a_malformed_answer_refuses_one_context(first: tuple[int, int, bytes], result: int) -> None:
+    """What is wrong with the answer to one context says nothing about the others."""
+    read = messages.acceptance(answer([first, BOTH[1]], item(0x50, LENGTH)), PROPOSED)
+    assert read.accepted == {PROPOSED[1]: 3}
+    assert read.refused == {PROPOSED[0]: result}
+
+
+def test_padding_unknown_items_and_second_answers_change_nothing() -> None:
+    """A transfer syntax padded with a NUL is the one that was proposed, and the first answer to a context counts."""
+    padded = (1, 0, item(0x77, b"new") + item(0x40, EXPLICIT.encode() + b"\0"))
+    read = messages.acceptance(answer([padded, (1, 4, b""), BOTH[1]], item(0x77, b"") + item(0x50, LENGTH)), PROPOSED)
+    assert read.accepted == {PROPOSED[0]: 1, PROPOSED[1]: 3}
+
+
+@pytest.mark.parametrize("cut", [1, 13, 50, 80])
+def test_an_answer_cut_short_is_none(cut: int) -> None:
+    """What ends within its fixed fields or its contexts does not tell what was agreed on."""
+    whole = answer(BOTH, item(0x50, LENGTH))
+    with pytest.raises(ValueError, match=r"cut short|longer than"):
+        messages.acceptance(whole[: len(whole) - cut] if cut > 1 else whole[:50], PROPOSED)
+
+
+def response(*left_out: int, data_set_type: int = 0x0101) -> bytes:
+    """Encode a C-STORE-RSP without some of its elements."""
+    elements = {0x0100: 0x8001, 0x0120: 7, 0x0800: data_set_type, 0x0900: 0}
+    return b"".join(
+        messages.element(number, struct.pack("<H", value))
+        for number, value in elements.items()
+        if number not in left_out
+    )
+
+
+def test_a_response_without_a_data_set_type_is_one() -> None:
+    """A C-STORE-RSP never has a data set, so one that does not say so is understood, as DCMTK does."""
+    assert messages.store_response(response(0x0800)) == messages.StoreResponse(7, 0, "")
+    assert messages.store_response(response()) == messages.StoreResponse(7, 0, "")
+
+
+@pytest.mark.parametrize("wrong", [response(data_set_type=1), response(0x0100), response(0x0120), response(0x0900)])
+def test_a_response_that_lacks_more_is_none(wrong: bytes) -> None:
+    """Without its status or its message id nobody knows what became of an instance."""
+    with pytest.raises(ValueError, match="response"):
+        messages.store_response(wrong)
 
 
 def outgoing(sop_class: int, syntax: int) -> Outgoing:
