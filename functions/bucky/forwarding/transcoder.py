@@ -11,11 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from pydicom.uid import UID
+
 from bucky.errors import Permanent, Retriable
+from bucky.transcode import CannotTranscode
 
 SECONDS = 120.0
 TRIES = 2
 """The machine may have ended the process for reasons of its own, once."""
+
+
+def not_converted(fact: str, source_syntax: str, target_syntax: str) -> str:
+    """Return why an instance was not sent, and what to do."""
+    own, other = UID(source_syntax).name, UID(target_syntax).name
+    return (
+        f"it cannot be converted to {other}: {fact}; it was not sent, as the destination does not accept {own}: let it "
+        "accept that, or have the instance made again, then send it again"
+    )
 
 
 class Transcoder:
@@ -32,6 +44,8 @@ class Transcoder:
         """
         try:
             return self._in_a_folder(content, source_syntax, target_syntax)
+        except CannotTranscode as error:
+            raise Permanent(not_converted(str(error), source_syntax, target_syntax)) from error
         except OSError as error:
             raise Retriable(f"there is no room to convert it: {error.strerror}") from error
 
@@ -56,9 +70,9 @@ class Transcoder:
             if answer:
                 error = json.loads(answer)["error"]
                 if error:
-                    raise Permanent(error)
+                    raise CannotTranscode(error)
                 return
-        raise Permanent("it cannot be converted: the decoder fails on it")
+        raise CannotTranscode("decoding it ends or hangs the decoder")
 
     def _answered(self, order: str) -> str:
         """Return the answer to an order, or nothing when the process ended."""

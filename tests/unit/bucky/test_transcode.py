@@ -8,13 +8,14 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
-from bucky import transcode as transcoding
 from bucky.dicom_json import quietly
 from bucky.foreign_file import NotAnInstance, Unsendable, read_foreign_file
 from bucky.part10 import FileMeta, file_header
-from bucky.transcode import ALTERNATIVES, CannotTranscode, transcode
+from bucky.transcode import ALTERNATIVES, CannotTranscode
+from bucky.transcode import conversion as transcoding
+from bucky.transcode.conversion import transcode
 from tests.support.dicom.sample_instances import SAMPLE
 
 EXPLICIT, IMPLICIT = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
@@ -66,15 +67,17 @@ def test_every_file_converts_losing_nothing_or_says_why() -> None:
             before, after = read(data_set, source), read(result, target)
             assert_same(before, after, path)
         kept += 1
-    assert kept >= 170, refused
-    assert len(refused) <= 12, refused
+    assert kept >= 140, refused
+    without_pixels = [reason for reason in refused if "without (7FE0,0010)" in reason]  # headers alone, in a DICOMDIR
+    assert len(refused) - len(without_pixels) <= 6, refused
 
 
 def assert_same(before: Dataset, after: Dataset, path: Path) -> None:
     """Compare two data sets, and their pixels as numbers."""
-    compressed = before.file_meta.TransferSyntaxUID.is_encapsulated
-    assert_same_elements(before, after, PIXEL_TAGS if compressed else set())
-    if compressed:
+    syntax = before.file_meta.TransferSyntaxUID
+    other_bytes = syntax.is_encapsulated or not syntax.is_little_endian
+    assert_same_elements(before, after, PIXEL_TAGS if other_bytes else set())
+    if other_bytes and "Rows" in before and syntax != JPEGExtended12Bit:  # pydicom decodes no 12 bits
         assert numpy.array_equal(pixel_array(before), pixel_array(after)), path  # as a viewer shows them
 
 
@@ -89,6 +92,8 @@ def assert_same_elements(before: Dataset, after: Dataset, but: set[int]) -> None
         ):
             for one, other in zip(before[tag].value or (), after[tag].value or (), strict=True):
                 assert_same_elements(one, other, set())
+        elif not before.original_encoding[1] and before.get_item(tag).VR != "OW":
+            assert before[tag].value == after[tag].value, tag
         elif isinstance(ours, bytes) and isinstance(theirs, bytes):
             assert ours.rstrip(b"\0 ") == theirs.rstrip(b"\0 "), tag
         else:
@@ -178,7 +183,7 @@ def test_an_icon_that_is_compressed_too_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [(str(ExplicitVRBigEndian), EXPLICIT), (EXPLICIT, "1.2.840.10008.1.2.4.50"), (EXPLICIT, "1.2.840.10008.1.2.5")],
+    [(EXPLICIT, str(ExplicitVRBigEndian)), (EXPLICIT, "1.2.840.10008.1.2.4.50"), (EXPLICIT, "1.2.840.10008.1.2.5")],
 )
 def test_nothing_is_ever_compressed(source: str, target: str) -> None:
     """No conversion that could lose something exists."""
@@ -190,5 +195,5 @@ def test_random_bytes_end_in_a_reason() -> None:
     """Whatever malformed pixels lead a decoder to, the instance alone is refused."""
     path = SAMPLE.parent / "MR_small_jp2klossless.dcm"
     data_set, source = data_set_of(path)
-    with pytest.raises(CannotTranscode, match="cannot be converted to Explicit VR Little Endian"):
+    with pytest.raises(CannotTranscode, match=r"it is damaged: it is an image \(MR Image Storage\) without"):
         converted(data_set[:-5000] + bytes(5000), source, EXPLICIT)
