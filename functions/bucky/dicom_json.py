@@ -17,6 +17,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 
+from bucky.padding import without_padding
 from bucky.plain_values import plain_values
 
 MAX_BINARY_BYTES = 1024
@@ -163,9 +164,10 @@ def _value(vr: str, value: Any) -> Any:
         return number if math.isfinite(number) else str(number)
     if isinstance(value, bytes):
         raise TypeError
-    return str(value)
+    return without_padding(str(value), vr) or None
 
 
 def _person_name(value: Any) -> dict[str, str]:
     groups = zip(("Alphabetic", "Ideographic", "Phonetic"), value.components, strict=False)
-    return {name: str(group) for name, group in groups if group}
+    texts = ((name, without_padding(str(group), "PN")) for name, group in groups)
+    return {name: text for name, text in texts if text}

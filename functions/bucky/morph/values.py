@@ -12,6 +12,7 @@ from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS, validate_value
 from bucky.dicom_json import dictionary_vr
 from bucky.errors import Permanent
 from bucky.morph.actions import WRITABLE_VRS
+from bucky.padding import without_padding
 
 UTF_8 = "ISO_IR 192"
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
@@ -39,7 +40,7 @@ def texts_of(element: DataElement, attribute: str) -> tuple[str, ...]:
     if element.is_empty:
         return ()
     values = [element.value] if element.VM == 1 else list(element.value)
-    return tuple("" if value is None else str(value) for value in values)
+    return tuple("" if value is None else without_padding(str(value), element.VR) for value in values)
 
 
 def shown(element: DataElement) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from bucky.events import URGENT, Priority, Processing, utc_now
+from bucky.padding import without_padding
 from bucky.patterns import found_in
 from bucky.processed import in_words
 from bucky.routing import Routing
@@ -186,7 +187,8 @@ def _of(facts: StudyFacts | SeriesFacts | None, name: str) -> Any:
 def _known(test: AssociationTest | StudyTest | SeriesTest | OriginTest, name: str, value: Any) -> Verdict:
     """Apply a test to something that is no attribute: empty means that nobody knows it."""
     values = value if isinstance(value, tuple) else (value,)
-    texts = tuple(Found(str(one), "") for one in values if one != "")
+    vr = "AE" if name in {"calling_aet", "called_aet"} else ""
+    texts = tuple(Found(without_padding(str(one), vr), vr) for one in values if one != "")
     return _tested(test, name, texts, there=bool(texts))
 
 
@@ -212,7 +214,9 @@ def _shown(operand: Any) -> str:
 
 def _equals(value: Found, operand: Operand) -> bool:
     if isinstance(operand, str):
-        return value.text == operand or (value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0)
+        if value.text == without_padding(operand, value.vr):
+            return True
+        return value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0
     return number(value.text) == operand
 
 

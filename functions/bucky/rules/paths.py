@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from pydicom.datadict import tag_for_keyword
 
+from bucky.padding import without_padding
+
 MAX_STEPS = 8
 MAX_VALUE_LENGTH = 1024
 MAX_VALUES = 1000
@@ -71,10 +73,12 @@ def attribute_values(header: Mapping[str, Any], path: tuple[Step, ...]) -> tuple
 
 def _texts(value: Any, vr: str) -> tuple[str, ...]:
     if isinstance(value, dict) and vr == "PN":
-        groups = [str(value.get(name) or "") for name in ("Alphabetic", "Ideographic", "Phonetic")]
+        groups = [without_padding(str(value.get(name) or ""), vr) for name in ("Alphabetic", "Ideographic", "Phonetic")]
         whole = "=".join(groups).rstrip("=")
         return tuple(dict.fromkeys([whole, *filter(None, groups)]))
-    return (str(value),) if isinstance(value, str | int | float) else ()
+    if isinstance(value, str):
+        return (without_padding(value, vr),)
+    return (str(value),) if isinstance(value, int | float) else ()
 
 
 def _elements(header: Mapping[str, Any], path: tuple[Step, ...]) -> Iterator[Mapping[str, Any]]:
