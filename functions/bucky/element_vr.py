@@ -15,6 +15,11 @@ from pydicom.tag import BaseTag
 from bucky.character_sets import CharacterSet
 from bucky.padding import PADDING, without_padding
 
+WRITABLE_VRS = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+) | frozenset(["FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"])
+"""The VRs whose values are texts or numbers."""
+
 _ITEM, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
 _HEAD = struct.Struct("<HHI").unpack_from
 _CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\f\r\x1b") | {0x7F}
@@ -43,7 +48,7 @@ def settled_vr(dataset: Dataset, raw: RawDataElement) -> str:
 
 def texts_of_unknown(value: bytes, character_set: CharacterSet) -> tuple[str, ...]:
     """Return the values of an element of unknown VR when it reads as text, else nothing."""
-    value = value.strip(PADDING.encode())
+    value = value.rstrip(PADDING.encode())
     if not may_be_text(value):
         return ()
     try:

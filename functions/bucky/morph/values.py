@@ -19,9 +19,8 @@ from bucky.character_sets import (
     named,
 )
 from bucky.dicom_json import UNDECODABLE
-from bucky.element_vr import settled_vr, texts_of_unknown
+from bucky.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
 from bucky.errors import Permanent
-from bucky.morph.actions import WRITABLE_VRS
 from bucky.padding import without_padding
 
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
