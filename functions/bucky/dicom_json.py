@@ -5,18 +5,19 @@ import math
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 
+from bucky.character_sets import CHARACTER_SET_VRS, SEVERAL_VALUED, CharacterSet, character_set_in, character_set_of
+from bucky.element_vr import dictionary_vr, may_be_text, settled_vr
+from bucky.padding import without_padding
 from bucky.plain_values import plain_values
 
 MAX_BINARY_BYTES = 1024
@@ -59,7 +60,7 @@ def attributes(dataset: Dataset) -> Attributes:
     """Return the elements of a data set; binary values over 1 KiB are left out."""
     undecodable: list[str] = []
     with quietly():
-        model = _model(dataset, undecodable, MAX_DEPTH)
+        model = _model(dataset, undecodable, MAX_DEPTH, character_set_of(None))
     return Attributes(model, tuple(undecodable))
 
 
@@ -71,26 +72,28 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _model(dataset: Dataset, undecodable: list[str], depth: int) -> dict[str, Any]:
+def _model(dataset: Dataset, undecodable: list[str], depth: int, inherited: CharacterSet) -> dict[str, Any]:
+    character_set = character_set_in(dataset, inherited)
     model: dict[str, Any] = {}
     # Compared as plain numbers: pydicom's tags compare ten times slower.
-    for number, tag, raw in sorted((int(tag), tag, raw) for tag, raw in dataset.items()):
+    for number, _, raw in sorted((int(tag), tag, raw) for tag, raw in dataset.items()):
         name = f"{number:08X}"
-        element = _plain(number, raw)
-        if element is None:
-            try:
-                element = _element(dataset[tag], undecodable, depth)
-            except UNDECODABLE:
-                undecodable.append(name)
-                continue
+        try:
+            if isinstance(raw, RawDataElement):
+                element = _plain(number, raw) or _looked_at(dataset, raw, undecodable, depth, character_set)
+            else:
+                element = _element(raw, undecodable, depth, character_set)
+        except UNDECODABLE:
+            undecodable.append(name)
+            continue
         if element is not None:
             model[name] = element
     return model
 
 
-def _plain(tag: int, raw: DataElement | RawDataElement) -> dict[str, Any] | None:
+def _plain(tag: int, raw: RawDataElement) -> dict[str, Any] | None:
     """Return the JSON of an element that leaves nothing to judge."""
-    if not isinstance(raw, RawDataElement) or tag in _LUT_DESCRIPTORS:
+    if tag in _LUT_DESCRIPTORS:
         return None
     vr = raw.VR
     if vr is None:
@@ -100,27 +103,53 @@ def _plain(tag: int, raw: DataElement | RawDataElement) -> dict[str, Any] | None
     if raw.value is None:
         return None
     values = plain_values(vr, raw.value, little=raw.is_little_endian)
-    if values is None:
-        return None
+    return None if values is None else _with_values(vr, values)
+
+
+def _looked_at(
+    dataset: Dataset, raw: RawDataElement, undecodable: list[str], depth: int, character_set: CharacterSet
+) -> dict[str, Any] | None:
+    """Return the JSON of an element that does not say what it is, or is text beyond ASCII, or what pydicom knows."""
+    vr = settled_vr(dataset, raw)
+    if vr != raw.VR and raw.value and raw.tag not in _LUT_DESCRIPTORS:
+        values = plain_values(vr, raw.value, little=raw.is_little_endian)
+        if values is not None:
+            return _with_values(vr, values)
+    if vr in CHARACTER_SET_VRS and raw.value:
+        return _with_values(vr, _texts(raw.value, vr, character_set))
+    if vr == raw.VR or (raw.VR is None and not raw.tag.is_private and vr != "SQ"):
+        return _element(dataset[raw.tag], undecodable, depth, character_set)
+    try:
+        dataset[raw.tag] = raw._replace(VR=vr, is_implicit_VR=True)
+        return _element(dataset[raw.tag], undecodable, depth, character_set)
+    except UNDECODABLE:  # it is not what its creator's dictionary, or its first bytes, said
+        return _element(DataElement(raw.tag, "UN", raw.value), undecodable, depth, character_set)
+
+
+def _texts(value: bytes, vr: str, character_set: CharacterSet) -> list[Any]:
+    """Decode the values of an element that has its text in the character set."""
+    text = character_set.decode(value, vr)
+    if vr not in SEVERAL_VALUED:
+        return [one] if (one := without_padding(text, vr)) else []
+    values = [without_padding(one, vr) or None for one in text.split("\\")]
+    if values == [None]:
+        return []
+    return [_name_of(one.split("=")) if one else None for one in values] if vr == "PN" else list(values)
+
+
+def _with_values(vr: str, values: list[Any]) -> dict[str, Any]:
     return {"vr": vr, "Value": values} if values else {"vr": vr}
 
 
-@lru_cache(8192)
-def dictionary_vr(tag: int) -> str:
-    """Return the VR of a public element, or nothing that is plain."""
-    try:
-        return str(dictionary_VR(tag))
-    except KeyError:
-        return ""
-
-
-def _element(element: DataElement, undecodable: list[str], depth: int) -> dict[str, Any] | None:
+def _element(
+    element: DataElement, undecodable: list[str], depth: int, character_set: CharacterSet
+) -> dict[str, Any] | None:
     """Return one element's JSON, or None when it is bulk data."""
     vr, value = _settled_vr(element), element.value
     if vr == "SQ":
         if depth == 0:
             raise RecursionError
-        return {"vr": vr, "Value": [_model(item, undecodable, depth - 1) for item in value]}
+        return {"vr": vr, "Value": [_model(item, undecodable, depth - 1, character_set) for item in value]}
     if vr in _BINARY:
         return _binary(vr, element)
     if element.is_empty:
@@ -143,7 +172,8 @@ def _binary(vr: str, element: DataElement) -> dict[str, Any] | None:
         return {"vr": vr}
     if not isinstance(value, bytes):
         raise TypeError
-    if len(value) > MAX_BINARY_BYTES or element.tag == _PIXEL_DATA:
+    # What may be text is kept, as it would be if it said so.
+    if element.tag == _PIXEL_DATA or (len(value) > MAX_BINARY_BYTES and not (vr == "UN" and may_be_text(value))):
         return None
     return {"vr": vr, "InlineBinary": base64.b64encode(value).decode()}
 
@@ -153,7 +183,7 @@ def _value(vr: str, value: Any) -> Any:
     if value is None or value == "":
         return None
     if vr == "PN":
-        return _person_name(value)
+        return _name_of(value.components)
     if vr == "AT":
         return f"{int(value):08X}"
     if vr in _WHOLE_NUMBERS:
@@ -163,9 +193,9 @@ def _value(vr: str, value: Any) -> Any:
         return number if math.isfinite(number) else str(number)
     if isinstance(value, bytes):
         raise TypeError
-    return str(value)
+    return without_padding(str(value), vr) or None
 
 
-def _person_name(value: Any) -> dict[str, str]:
-    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), value.components, strict=False)
-    return {name: str(group) for name, group in groups if group}
+def _name_of(groups: Iterable[str]) -> dict[str, str]:
+    texts = zip(("Alphabetic", "Ideographic", "Phonetic"), groups, strict=False)
+    return {name: text for name, group in texts if (text := without_padding(str(group), "PN"))}

@@ -10,7 +10,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-_PADDING = b"\0 "
+from bucky.padding import PADDING
+
+_PADDING = PADDING.encode()
 _ESCAPE = b"\x1b"
 _NUMBER_CHARACTERS = b"0123456789+-.eE "
 _PLAIN_UID = re.compile(rb"[0-9.]+").fullmatch
@@ -35,9 +37,20 @@ def _text(value: bytes, _little: bool) -> list[Any] | None:
     if text is None:
         return None
     if "\\" not in text:
-        text = text.rstrip("\0 ")
+        text = text.strip(PADDING)
         return [text] if text else []
-    return [one.rstrip("\0 ") or None for one in text.split("\\")]
+    return [one.strip(PADDING) or None for one in text.split("\\")]
+
+
+def _unlimited(value: bytes, _little: bool) -> list[Any] | None:
+    """Decode what may have several values, in which leading spaces count."""
+    text = _ascii(value)
+    if text is None:
+        return None
+    if "\\" not in text:
+        text = text.rstrip(PADDING)
+        return [text] if text else []
+    return [one.rstrip(PADDING) or None for one in text.split("\\")]
 
 
 def _one_text(value: bytes, _little: bool) -> list[Any] | None:
@@ -45,27 +58,29 @@ def _one_text(value: bytes, _little: bool) -> list[Any] | None:
     text = _ascii(value)
     if text is None:
         return None
-    text = text.rstrip("\0 ")
+    text = text.rstrip(PADDING)
     return [text] if text else []
 
 
 def _code(value: bytes, _little: bool) -> list[Any] | None:
-    """Decode what may have several values, padded at the end of the last."""
+    """Decode what may have several values, each padded; nothing but padding is no value."""
     text = _ascii(value)
     if text is None:
         return None
-    text = text.rstrip("\0 ")
-    return [one or None for one in text.split("\\")] if text else []
+    text = text.strip(PADDING)
+    if "\\" not in text:
+        return [text] if text else []
+    return [one.strip(PADDING) or None for one in text.split("\\")]
 
 
 def _uid(value: bytes, _little: bool) -> list[Any] | None:
-    value = value.rstrip(_PADDING)
+    value = value.strip(_PADDING)
     return [value.decode("ascii")] if _PLAIN_UID(value) else None
 
 
 def _name(value: bytes, _little: bool) -> list[Any] | None:
     """Decode one name in one representation, without control characters."""
-    text = _ascii(value.rstrip(_PADDING))
+    text = _ascii(value.strip(_PADDING))
     if not text or "=" in text or "\\" in text or not text.isprintable():
         return None
     return [{"Alphabetic": text}]
@@ -116,7 +131,8 @@ def _numbers(vr: str) -> Callable[[bytes, bool], list[Any] | None]:
 
 
 _DECODERS: dict[str, Callable[[bytes, bool], list[Any] | None]] = {
-    **dict.fromkeys(("LO", "SH", "UC"), _text),
+    **dict.fromkeys(("LO", "SH"), _text),
+    "UC": _unlimited,
     **dict.fromkeys(("LT", "ST", "UT"), _one_text),
     **dict.fromkeys(("AS", "CS", "DA", "DT", "TM"), _code),
     **{vr: _numbers(vr) for vr in _SIZES},

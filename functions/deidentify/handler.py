@@ -9,7 +9,8 @@ What it does of PS3.15 Table E.1-1 (Basic Application Level Confidentiality Prof
                secret `deidentify-key` makes of it: instances that belonged together still do
     kept       pixels, numbers and codes
 
-It cannot look at pixels, so it refuses images that say or are likely to have burned-in text, and documents. It
+It cannot look at pixels, so it refuses what says or is likely to have text in them, and documents: `burned_in.py` is
+the table. A rule's parameter `allow` lets kinds of it through, such as `allow: "ultrasound, screen save"`. It
 keeps no dates and no descriptions (no option of the profile), and is no substitute for a review of what it lets
 through. The same input and key make the same bytes, so doing it again makes nothing new.
 """
@@ -25,12 +26,13 @@ from pydicom.uid import UID
 from bucky.errors import Permanent, Retriable
 from bucky.given import Given
 from bucky.handlers import Context
+from bucky.padding import without_padding
 from bucky.settings import Settings
+from deidentify import burned_in
 
 SECRET = "deidentify-key"  # noqa: S105 - its name
 METHOD = "Subset of PS3.15 Table E.1-1 by value representation"
 STANDARD_UIDS = "1.2.840.10008."
-MEDIA_STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 TEXTS = frozenset({"AE", "AS", "LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
 TIMES = frozenset({"DA", "DT", "TM"})
@@ -75,32 +77,28 @@ REMOVED = frozenset(
         "SmokingStatus",
     }
 )
-# Ultrasound, secondary captures, photographs and video, documents: text is in the pixels as a matter of course.
-LIKELY_BURNED_IN = tuple(
-    MEDIA_STORAGE + part for part in ("3.1", "6.1", "6.2", "7", "77.1.1", "77.1.2", "77.1.4", "104")
-)
 
 
 def process(given: Given, ctx: Context, settings: Settings) -> Iterator[Dataset]:
     """Yield every instance without what says whose it is; raise `Permanent` rather than let one through."""
     key = _key(settings)
+    allowed = burned_in.allowed_by(given.parameters.get("allow"))
     for instance in given.instances:
-        if any(f"{instance.sop_class_uid}.".startswith(f"{one}.") for one in LIKELY_BURNED_IN):
-            raise Permanent(
-                f"an instance is of a kind that shows text in its pixels ({instance.sop_class_uid}), which this "
-                "function cannot read: leave it out by the rule's condition"
-            )
-        yield deidentified(instance.read(), key)
+        kind = burned_in.of_class(instance.sop_class_uid)
+        if kind is not None and kind not in allowed:
+            raise _refusal(kind, f"its SOP class is {instance.sop_class_uid}")
+        yield deidentified(instance.read(), key, allowed)
     ctx.log.info("deidentified", instances=len(given.instances), study_instance_uid=given.study_instance_uid)
 
 
-def deidentified(dataset: Dataset, key: bytes) -> Dataset:
-    """Return the data set changed in place; raise `Permanent` when its pixels say who the patient is."""
-    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
-        raise Permanent(
-            "an instance says that its pixels show text (Burned In Annotation): this function cannot read it"
-        )
-    patient = f"{dataset.get('PatientID', '')}\n{dataset.get('IssuerOfPatientID', '')}"
+def deidentified(dataset: Dataset, key: bytes, allowed: frozenset[str] = frozenset()) -> Dataset:
+    """Return the data set changed in place; raise `Permanent` when its pixels may say who the patient is."""
+    for kind, attribute in burned_in.suspicions(dataset):
+        if kind not in allowed:
+            raise _refusal(kind, f"its {attribute} says so")
+    patient = "\n".join(
+        without_padding(str(dataset.get(keyword) or ""), "LO") for keyword in ("PatientID", "IssuerOfPatientID")
+    )
     _clean(dataset, key)
     for keyword in EMPTIED:
         setattr(dataset, keyword, "")
@@ -115,6 +113,14 @@ def deidentified(dataset: Dataset, key: bytes) -> Dataset:
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     dataset.file_meta, dataset.preamble = meta, None
     return dataset
+
+
+def _refusal(kind: str, why: str) -> Permanent:
+    return Permanent(
+        f"an instance shows text or a face in its pixels, or is likely to ({kind}: {why}), which this function cannot "
+        f"look at: nothing was given on. Leave such instances out by the rule's condition, or let them through with "
+        f'the parameter `allow: "{kind}"`'
+    )
 
 
 def _clean(dataset: Dataset, key: bytes) -> None:
@@ -141,6 +147,7 @@ def _goes(tag: BaseTag, vr: str, keyword: str) -> bool:
 
 def _uid(key: bytes, uid: str) -> UID:
     """Return the UID that stands for another (PS3.5 §B.2)."""
+    uid = without_padding(uid, "UI")
     if uid.startswith(STANDARD_UIDS):
         return UID(uid)
     return UID(f"2.25.{int.from_bytes(_hmac(key, uid)[:16], 'big')}")

@@ -25,7 +25,7 @@ from local_stack.process import Program, start, stop, wait_ready
 from local_stack.servers import built
 
 PEERS = {
-    "dcmtk": ("storescu", "dcmsend", "echoscu", "storescp"),
+    "dcmtk": ("storescu", "dcmsend", "echoscu", "storescp", "dcmconv"),
     "orthanc": ("Orthanc",),
     "faas-cli": ("faas-cli",),
 }

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from bucky.padding import without_padding
+
 # The keys of these tables are the index's columns.
 _STUDY_TEXT = {
     "patient_id": "00100020",
@@ -110,7 +112,8 @@ def _text(header: Header, tag: str) -> str | None:
         value = "=".join(groups).rstrip("=")
     if value is None:
         return None
-    return _NOT_STORABLE.sub("\ufffd", str(value)).strip()[:_MAX_TEXT] or None
+    text = without_padding(_NOT_STORABLE.sub("\ufffd", str(value)), str(header[tag].get("vr", "")))
+    return text[:_MAX_TEXT] or None
 
 
 def _date(header: Header, tag: str) -> str | None:

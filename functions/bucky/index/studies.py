@@ -10,6 +10,7 @@ from bucky.errors import NotFound
 from bucky.index.attributes import name_key
 from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
 from bucky.index.schema import series, studies
+from bucky.padding import without_padding
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
 _ESCAPE = "\\"
@@ -78,13 +79,13 @@ def _study(row: dict[str, Any], its_series: list[SeriesRow]) -> StudyRow:
 
 
 def _matching(statement: Select[Any], query: StudyQuery) -> Select[Any]:
-    for column, value in (
-        (studies.c.patient_id, query.patient_id),
-        (studies.c.accession_number, query.accession_number),
-        (studies.c.study_instance_uid, query.study_instance_uid),
+    for column, value, vr in (
+        (studies.c.patient_id, query.patient_id, "LO"),
+        (studies.c.accession_number, query.accession_number, "SH"),
+        (studies.c.study_instance_uid, query.study_instance_uid, "UI"),
     ):
         if value is not None:
-            statement = statement.where(column == value)
+            statement = statement.where(column == without_padding(value, vr))
     if query.patient_name is not None:
         statement = statement.where(_name_matches(query.patient_name))
     if query.study_date_from is not None:
@@ -92,14 +93,15 @@ def _matching(statement: Select[Any], query: StudyQuery) -> Select[Any]:
     if query.study_date_to is not None:
         statement = statement.where(studies.c.study_date <= query.study_date_to)
     if query.modality is not None:
-        in_series = select(series.c.study_instance_uid).where(series.c.modality == query.modality)
+        modality = without_padding(query.modality, "CS")
+        in_series = select(series.c.study_instance_uid).where(series.c.modality == modality)
         statement = statement.where(studies.c.study_instance_uid.in_(in_series))
     return statement
 
 
 def _name_matches(pattern: str) -> ColumnElement[bool]:
     """Match the whole name, or any of its component groups, which `=` separates (PS3.5 §6.2.1)."""
-    like = name_key(pattern)
+    like = name_key(without_padding(pattern, "PN"))
     for special in (_ESCAPE, "%", "_"):
         like = like.replace(special, _ESCAPE + special)
     like = like.replace("*", "%").replace("?", "_")

@@ -19,16 +19,12 @@ import re2
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydicom.datadict import dictionary_VR
 
+from bucky.element_vr import WRITABLE_VRS
 from bucky.names import NAME_PATTERN
 from bucky.patterns import compiled
 from bucky.rules.conditions import MAX_PATTERN_LENGTH, Operand
 from bucky.rules.paths import attribute_path
 
-_TEXT_VRS = frozenset(
-    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
-)
-_NUMBER_VRS = frozenset(["FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"])
-WRITABLE_VRS = _TEXT_VRS | _NUMBER_VRS
 _IDENTITY = {
     "00080016": "SOPClassUID",
     "00080018": "SOPInstanceUID",

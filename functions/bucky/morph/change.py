@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from bucky.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
 from bucky.dicom_json import UNDECODABLE, quietly
+from bucky.element_vr import settled_vr
 from bucky.morph.actions import (
     Action,
     CopyAction,
@@ -22,11 +24,10 @@ from bucky.morph.actions import (
     SuffixAction,
 )
 from bucky.morph.crosswalks import LookUp
-from bucky.morph.values import Unchangeable, element_of, make_encodable, shown, texts_of
+from bucky.morph.values import Scope, Unchangeable, element_of, make_encodable, shown, texts_of
 from bucky.patterns import replaced
 from bucky.rules.paths import Step, attribute_path
 
-CHARACTER_SET = BaseTag(0x00080005)
 Texts = tuple[str, ...]
 
 
@@ -40,6 +41,14 @@ class Change:
     after: Texts | None
 
 
+class _Spot(NamedTuple):
+    """A place in words, the data set that is there, and the scope of its text."""
+
+    place: str
+    holder: Dataset
+    scope: Scope
+
+
 class Changing:
     """One header while it is changed; `changes` and the top-level `tags` they touched add up."""
 
@@ -48,6 +57,7 @@ class Changing:
         self.changes: list[Change] = []
         self.tags: set[BaseTag] = set()
         self._look_up = look_up
+        self._scope = Scope(dataset, character_set_in(dataset, character_set_of(None)))
 
     def carry_out(self, actions: Sequence[Action]) -> None:
         """Carry out the actions in order; raise `Unchangeable`, or what a crosswalk raises."""
@@ -95,40 +105,47 @@ class Changing:
         """Return the values wherever the path leads."""
         path = attribute_path(attribute)
         tag = _tag(path[-1])
-        found = [texts_of(holder[tag], attribute) for _, holder in self._holders(path, attribute) if tag in holder]
+        found = [
+            texts_of(holder, tag, attribute, scope.character_set)
+            for _, holder, scope in self._holders(path, attribute)
+            if tag in holder
+        ]
         return tuple(text for texts in found for text in texts)
 
     def _edit(self, action: str, attribute: str, edit: Callable[[str], str]) -> None:
         """Change each value that is not empty."""
         path = attribute_path(attribute)
-        for place, holder in self._holders(path, attribute):
-            if _tag(path[-1]) in holder:
-                texts = texts_of(holder[_tag(path[-1])], attribute)
-                self._put(action, place, holder, path, tuple(edit(text) if text else text for text in texts))
+        for spot in self._holders(path, attribute):
+            if _tag(path[-1]) in spot.holder:
+                texts = texts_of(spot.holder, _tag(path[-1]), attribute, spot.scope.character_set)
+                self._put(action, spot, path, tuple(edit(text) if text else text for text in texts))
 
     def _write(self, action: str, attribute: str, texts: Texts) -> None:
         """Give an attribute these values wherever the path leads; no values leave it as it is."""
         path = attribute_path(attribute)
-        for place, holder in self._holders(path, attribute) if texts else ():
-            self._put(action, place, holder, path, texts)
+        for spot in self._holders(path, attribute) if texts else ():
+            self._put(action, spot, path, texts)
 
-    def _put(self, action: str, place: str, holder: Dataset, path: tuple[Step, ...], texts: Texts) -> None:
-        tag = _tag(path[-1])
-        before = texts_of(holder[tag], place) if tag in holder else None
+    def _put(self, action: str, spot: "_Spot", path: tuple[Step, ...], texts: Texts) -> None:
+        tag, (place, holder, scope) = _tag(path[-1]), spot
+        vr, before = dictionary_VR(tag), None
+        if tag in holder:
+            element = holder.get_item(tag)
+            vr = settled_vr(holder, element) if isinstance(element, RawDataElement) else element.VR
+            before = texts_of(holder, tag, place, scope.character_set, strict=False)
         if before == texts:
             return
-        vr = holder[tag].VR if tag in holder else dictionary_VR(tag)
-        if make_encodable(self.dataset, vr, texts, place):
-            self.tags.add(CHARACTER_SET)
-        holder[tag] = element_of(tag, vr, texts, place)
+        if make_encodable(scope, vr, texts, place) and scope.owner is self.dataset:
+            self.tags.add(SPECIFIC_CHARACTER_SET)
+        holder[tag] = element_of(tag, vr, texts, place, scope.character_set)
         self._note(action, place, path, before, texts)
 
     def _delete(self, action: str, attribute: str) -> None:
         path = attribute_path(attribute)
         tag = _tag(path[-1])
-        for place, holder in self._holders(path, attribute):
+        for place, holder, scope in self._holders(path, attribute):
             if tag in holder:
-                before = shown(holder[tag])
+                before = shown(holder, tag, scope.character_set)
                 del holder[tag]
                 self._note(action, place, path, before, None)
 
@@ -136,26 +153,38 @@ class Changing:
         self.changes.append(Change(action, place, before, after))
         self.tags.add(_tag(path[0]))
 
-    def _holders(self, path: tuple[Step, ...], attribute: str) -> Iterator[tuple[str, Dataset]]:
-        """Yield every data set that the last step is to be looked for in, each with the place in words."""
+    def _holders(self, path: tuple[Step, ...], attribute: str) -> Iterator["_Spot"]:
+        """Yield every data set that the last step is to be looked for in."""
         try:
             # All at once: what cannot be decoded stops the action before it has changed anything.
-            yield from list(_holders(self.dataset, path, attribute.split("."), ""))
+            yield from list(_holders(_Spot("", self.dataset, self._scope), path, attribute.split(".")))
         except UNDECODABLE:
-            raise Unchangeable(attribute, "a value on the way to it, or its own, cannot be decoded") from None
+            raise Unchangeable(attribute, "a value on the way to it cannot be decoded") from None
 
 
-def _holders(dataset: Dataset, path: tuple[Step, ...], names: list[str], place: str) -> Iterator[tuple[str, Dataset]]:
+def _holders(spot: _Spot, path: tuple[Step, ...], names: list[str]) -> Iterator[_Spot]:
+    place, dataset, scope = spot
     if len(path) == 1:
-        dataset.get(_tag(path[0]))  # decodes it
-        yield place + names[0], dataset
+        yield _Spot(place + names[0], dataset, scope)
         return
-    element = dataset.get(_tag(path[0]))
-    items = element.value if isinstance(element, DataElement) and element.VR == "SQ" else ()
-    for number, item in enumerate(items or ()):
+    for number, item in enumerate(_items(dataset, _tag(path[0]))):
         if path[0].item in {None, number}:
             here = f"{place}{names[0].partition('[')[0]}[{number}]."
-            yield from _holders(item, path[1:], names[1:], here)
+            yield from _holders(_Spot(here, item, scope.of(item)), path[1:], names[1:])
+
+
+def _items(dataset: Dataset, tag: BaseTag) -> Sequence[Dataset]:
+    """Return the items of a sequence, none when it is not there or is none."""
+    element = dataset.get_item(tag) if tag in dataset else None
+    if isinstance(element, RawDataElement):
+        if settled_vr(dataset, element) != "SQ":
+            return ()
+        if element.VR != "SQ":  # in implicit VR, or sent as UN
+            dataset[tag] = element._replace(VR="SQ", is_implicit_VR=True)
+        element = dataset[tag]
+    if not isinstance(element, DataElement) or element.VR != "SQ":
+        return ()
+    return cast(Sequence[Dataset], element.value or ())
 
 
 def _tag(step: Step) -> BaseTag:

@@ -1,7 +1,4 @@
-"""A data set's bytes with changed elements in place of the old ones.
-
-Every element that no rule touched, and everything from the pixels on, goes out byte for byte as it came.
-"""
+"""A data set's bytes with changed elements in place of the old ones; all else goes out byte for byte as it came."""
 
 import io
 import tempfile
@@ -10,26 +7,27 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple, cast
 
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
+from bucky.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
 from bucky.dicom_json import UNDECODABLE, quietly
 from bucky.elements import MAX_VALUE_BYTES, Element, Span, StreamSource, Walk
 from bucky.errors import Permanent
 from bucky.header import data_set_of, encoding_of
 from bucky.identity import DEFLATED
 from bucky.morph.actions import Action
-from bucky.morph.change import CHARACTER_SET, Change, Changing
+from bucky.morph.change import Change, Changing
 from bucky.morph.crosswalks import LookUp
+from bucky.morph.encoding import Encoding
 from bucky.morph.original import ORIGINAL_ATTRIBUTES, Modification, record
-from bucky.morph.values import Unchangeable, encodings_of
+from bucky.morph.values import Unchangeable, is_plain
 from bucky.rules.paths import attribute_path
 
 MAX_TOUCHED_BYTES = 16 * 1024 * 1024
 MAX_INFLATED_BYTES = 4 * 1024**3
 _COPIED_BYTES = 1024 * 1024
-_ALWAYS_READ = frozenset({CHARACTER_SET, ORIGINAL_ATTRIBUTES, BaseTag(0x00100021)})
+_NO_TEXT = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
+_ALWAYS_READ = frozenset({SPECIFIC_CHARACTER_SET, ORIGINAL_ATTRIBUTES, BaseTag(0x00100021)})
 
 
 class Wanted(NamedTuple):
@@ -99,7 +97,9 @@ def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Mor
     for span in spans:
         if span.tag in changing.tags and span.implicit != walk.implicit:
             raise Unchangeable(f"({span.tag >> 16:04X},{span.tag & 0xFFFF:04X})", "it is encoded unlike the rest")
-    encode = _encoder(dataset, implicit=walk.implicit, little=little)
+    if SPECIFIC_CHARACTER_SET in changing.tags:
+        _check_plain(spans, source, dataset, little=little)
+    encode = _encoder(dataset, Encoding(walk.implicit, little))
     pieces = _pieces(spans, changing.tags, encode, (start, source.size()))
     return Morphed(io.BufferedReader(_Spliced(content, pieces), _COPIED_BYTES), tuple(changing.changes))
 
@@ -122,23 +122,33 @@ def _elements(spans: Iterable[Span], source: StreamSource, wanted: Wanted) -> It
             yield Element(span.tag, span.vr, source.at(span.value_at, size), span.implicit)
 
 
-def _encoder(dataset: Dataset, *, implicit: bool, little: bool) -> Callable[[int], bytes]:
-    encodings = encodings_of(dataset)
+def _check_plain(spans: Iterable[Span], source: StreamSource, dataset: Dataset, *, little: bool) -> None:
+    """Raise `Unchangeable` when what was too large to be read has text that a new character set would change."""
+    for span in spans:
+        size = span.value_end - span.value_at
+        if span.tag in dataset or span.vr in _NO_TEXT:
+            continue
+        if size > MAX_TOUCHED_BYTES:
+            raise Unchangeable("SpecificCharacterSet", "an element is too large to look for text in it")
+        element = Element(span.tag, span.vr, source.at(span.value_at, size), span.implicit)
+        if not is_plain(data_set_of([element], implicit=span.implicit, little=little)):
+            raise Unchangeable("SpecificCharacterSet", "the instance has text in a character set that it does not name")
+
+
+def _encoder(dataset: Dataset, encoding: Encoding) -> Callable[[int], bytes]:
+    character_set = character_set_in(dataset, character_set_of(None))
 
     def encode(tag: int) -> bytes:
         """Return a changed element's bytes; none when it was left out."""
         if tag not in dataset:
             return b""
-        buffer = DicomBytesIO()
-        buffer.is_implicit_VR, buffer.is_little_endian = implicit, little
         try:
             with quietly():
-                write_data_element(buffer, dataset[tag], encodings)
+                return encoding.element(dataset, BaseTag(tag), character_set)
         except UNDECODABLE as error:
             raise Unchangeable(
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X})", f"it cannot be encoded ({type(error).__name__})"
             ) from None
-        return buffer.getvalue()
 
     return encode
 

@@ -1,25 +1,31 @@
 """An attribute's values as text, and back: what is written is valid for its VR and its character set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.config import RAISE
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS, validate_value
+from pydicom.valuerep import validate_value
 
-from bucky.dicom_json import dictionary_vr
+from bucky.character_sets import (
+    CHARACTER_SET_VRS,
+    SEVERAL_VALUED,
+    SPECIFIC_CHARACTER_SET,
+    UTF_8,
+    CharacterSet,
+    character_set_in,
+    named,
+)
+from bucky.dicom_json import UNDECODABLE
+from bucky.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
 from bucky.errors import Permanent
-from bucky.morph.actions import WRITABLE_VRS
+from bucky.padding import without_padding
 
-UTF_8 = "ISO_IR 192"
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
-_CHARACTER_SET_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _WHOLE_NUMBERS = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 _FRACTIONS = frozenset({"FD", "FL"})
-_DEFAULT = ("", "ISO_IR 6")
-_CHARACTER_SET = BaseTag(0x00080005)
 
 
 class Unchangeable(Permanent):
@@ -32,25 +38,67 @@ class Unchangeable(Permanent):
         )
 
 
-def texts_of(element: DataElement, attribute: str) -> tuple[str, ...]:
-    """Return an element's values as text; raise `Unchangeable` when it has none."""
-    if element.VR not in WRITABLE_VRS:
-        raise Unchangeable(attribute, f"its VR is {element.VR}, which has no text or number")
-    if element.is_empty:
-        return ()
-    values = [element.value] if element.VM == 1 else list(element.value)
-    return tuple("" if value is None else str(value) for value in values)
+@dataclass(slots=True)
+class Scope:
+    """The data set or item that names the character set of the text in it (PS3.5 §7.5.3)."""
+
+    owner: Dataset
+    character_set: CharacterSet
+
+    def of(self, item: Dataset) -> "Scope":
+        """Return the scope of an item in this one."""
+        if SPECIFIC_CHARACTER_SET not in item:
+            return self
+        return Scope(item, character_set_in(item, self.character_set))
 
 
-def shown(element: DataElement) -> tuple[str, ...]:
+def texts_of(
+    holder: Dataset, tag: BaseTag, attribute: str, character_set: CharacterSet, *, strict: bool = True
+) -> tuple[str, ...]:
+    """Return an element's values as text; raise `Unchangeable` when it has none, or is not in its character set.
+
+    Without `strict`, what is not in the character set becomes U+FFFD.
+    """
+    element = holder.get_item(tag)
+    try:
+        if isinstance(element, RawDataElement):
+            vr, value = settled_vr(holder, element), element.value or b""
+            if vr in CHARACTER_SET_VRS:
+                return _decoded(value, vr, character_set, strict=strict)
+            if vr == "UN" and (texts := texts_of_unknown(value, character_set)):
+                return texts
+            element = holder[tag] if " or " in vr else convert_raw_data_element(element._replace(VR=vr), ds=holder)
+        if element.VR not in WRITABLE_VRS:
+            raise Unchangeable(attribute, f"its VR is {element.VR}, which has no text or number")
+        if element.is_empty:
+            return ()
+        values = [element.value] if element.VM == 1 else list(element.value)
+        return tuple("" if value is None else without_padding(str(value), element.VR) for value in values)
+    except UNDECODABLE:
+        raise Unchangeable(attribute, "its value cannot be decoded") from None
+
+
+def _decoded(value: bytes, vr: str, character_set: CharacterSet, *, strict: bool) -> tuple[str, ...]:
+    text = character_set.decode(value, vr, strict=strict)
+    texts = text.split("\\") if vr in SEVERAL_VALUED else [text]
+    texts = [without_padding(one, vr) for one in texts]
+    return () if texts == [""] else tuple(texts)
+
+
+def shown(holder: Dataset, tag: BaseTag, character_set: CharacterSet) -> tuple[str, ...]:
     """Return an element's values for people, whatever its VR."""
-    if element.VR in WRITABLE_VRS:
-        return texts_of(element, "")
-    size = len(element.value or ())
-    return (f"({size} {'items' if element.VR == 'SQ' else 'bytes'})",)
+    element = holder.get_item(tag)
+    vr = settled_vr(holder, element) if isinstance(element, RawDataElement) else element.VR
+    if vr in WRITABLE_VRS:
+        return texts_of(holder, tag, "", character_set, strict=False)
+    if vr == "SQ":
+        return (f"({len(holder[tag].value or ())} items)",)
+    return (f"({len(element.value or ())} bytes)",)
 
 
-def element_of(tag: BaseTag, vr: str, texts: Sequence[str], attribute: str) -> DataElement:
+def element_of(
+    tag: BaseTag, vr: str, texts: Sequence[str], attribute: str, character_set: CharacterSet
+) -> DataElement | RawDataElement:
     """Return an element with these values; raise `Unchangeable` when they are not valid for the VR."""
     if any("\\" in text for text in texts) and vr not in _ONE_VALUE:
         raise Unchangeable(attribute, "a new value has a backslash, which separates values")
@@ -63,50 +111,53 @@ def element_of(tag: BaseTag, vr: str, texts: Sequence[str], attribute: str) -> D
             values = list(texts)
         for value in values:
             validate_value(vr, value, RAISE)
+        if vr in CHARACTER_SET_VRS:
+            encoded = character_set.encode("\\".join(texts), vr)
+            return RawDataElement(tag, vr, len(encoded), encoded, 0, False, True)
         return DataElement(tag, vr, values[0] if len(values) == 1 else values)
     except (ValueError, OverflowError, TypeError):
         # Not the exception's message: it quotes the value.
         raise Unchangeable(attribute, f"a new value is not valid for its VR, {vr} (PS3.5 §6.2)") from None
 
 
-def make_encodable(dataset: Dataset, vr: str, texts: Sequence[str], attribute: str) -> bool:
-    """Make sure that the data set's character set has these characters; return whether it had to be changed.
+def make_encodable(scope: Scope, vr: str, texts: Sequence[str], attribute: str) -> bool:
+    """Make sure that a scope's character set has these characters; return whether it had to be changed.
 
-    One without a character set of its own, and without any text that would need one, becomes UTF-8.
+    One with the default repertoire only, and without any text that would need another, becomes UTF-8.
     """
-    wanted = [text for text in texts if not text.isascii()]
-    if not wanted:
+    if vr not in CHARACTER_SET_VRS:
+        if not all(text.isascii() for text in texts):
+            raise Unchangeable(attribute, f"a new value has characters that its VR, {vr}, does not have")
         return False
-    if vr not in _CHARACTER_SET_VRS:
-        raise Unchangeable(attribute, f"a new value has characters that its VR, {vr}, does not have")
-    names = _names(dataset)
-    if names in ([], *([one] for one in _DEFAULT)):
-        if not all(_is_plain(element) for element in dataset.values()):
-            raise Unchangeable(attribute, "the instance has text in a character set that it does not name")
-        dataset[_CHARACTER_SET] = DataElement(_CHARACTER_SET, "CS", UTF_8)
-        return True
-    encodings = convert_encodings(names)
-    delimiters = PN_DELIMS if vr == "PN" else TEXT_VR_DELIMS
-    if any(decode_bytes(encode_string(text, encodings), encodings, delimiters) != text for text in wanted):
+    try:
+        scope.character_set.encode("\\".join(texts), vr)
+    except ValueError:
+        pass
+    else:
+        return False
+    if not scope.character_set.is_default:
         raise Unchangeable(attribute, "a new value has characters that the instance's character set does not have")
-    return False
+    if not is_plain(scope.owner):
+        raise Unchangeable(attribute, "the instance has text in a character set that it does not name")
+    scope.owner[SPECIFIC_CHARACTER_SET] = DataElement(SPECIFIC_CHARACTER_SET, "CS", UTF_8)
+    scope.character_set = named((UTF_8,))
+    return True
 
 
-def encodings_of(dataset: Dataset) -> list[str]:
-    """Return the codecs of a data set's text."""
-    return convert_encodings(_names(dataset))
+def is_plain(dataset: Dataset) -> bool:
+    """Return whether all text is ASCII that has no character set of its own, that in sequences too."""
+    return all(_is_plain(dataset, element) for element in list(dataset.values()))
 
 
-def _names(dataset: Dataset) -> list[str]:
-    element = dataset.get(_CHARACTER_SET)
-    return [] if element is None else [name.strip() for name in texts_of(element, "SpecificCharacterSet")]
-
-
-def _is_plain(element: DataElement | RawDataElement) -> bool:
-    """Return whether an element's text is ASCII; what was changed before is text by now."""
-    # In implicit VR an element does not say what it is; private ones then are bytes to everybody.
-    if (element.VR or dictionary_vr(element.tag)) not in _CHARACTER_SET_VRS:
-        return True
-    if isinstance(element, RawDataElement):
-        return element.value is None or element.value.isascii()
-    return all(text.isascii() for text in texts_of(element, ""))
+def _is_plain(dataset: Dataset, element: DataElement | RawDataElement) -> bool:
+    vr = settled_vr(dataset, element) if isinstance(element, RawDataElement) else element.VR
+    if vr == "SQ":
+        if isinstance(element, RawDataElement):
+            element = convert_raw_data_element(element._replace(VR=vr), ds=dataset)
+        return all(SPECIFIC_CHARACTER_SET in item or is_plain(item) for item in element.value or ())
+    if vr not in CHARACTER_SET_VRS:
+        return True  # private elements of unknown VR are bytes to everybody
+    value = element.value
+    if isinstance(value, bytes):
+        return value.isascii() and b"\x1b" not in value
+    return str(value or "").isascii()

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from bucky.element_vr import WRITABLE_VRS
 from bucky.patterns import compiled
 from bucky.rules.paths import Step, attribute_path
 
@@ -103,6 +104,18 @@ class AttributeTest(ValueTest):
     """A test of a DICOM attribute: a keyword (`Modality`), a tag (`00080060`, `0008,0060`), or a path of them."""
 
     attribute: str
+    vr: str | None = Field(
+        None,
+        description="How to read it where it was sent without its VR, as private attributes are in implicit VR; "
+        "without this, as text if it reads as text.",
+    )
+
+    @field_validator("vr")
+    @classmethod
+    def _has_values(cls, vr: str | None) -> str | None:
+        if vr is not None and vr not in WRITABLE_VRS:
+            raise ValueError(f"{vr!r} is not a VR of texts or numbers, such as LO or US")
+        return vr
 
     @field_validator("attribute")
     @classmethod

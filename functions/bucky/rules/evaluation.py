@@ -11,6 +11,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from bucky.events import URGENT, Priority, Processing, utc_now
+from bucky.padding import without_padding
 from bucky.patterns import found_in
 from bucky.processed import in_words
 from bucky.routing import Routing
@@ -30,6 +31,7 @@ from bucky.rules.conditions import (
 )
 from bucky.rules.model import Process, Rule, Trigger
 from bucky.rules.paths import Found, attribute_values, is_there
+from bucky.rules.unknown import UNKNOWN
 
 SHOWN_VALUES = 10
 
@@ -145,7 +147,7 @@ def holds(condition: Condition, facts: Facts) -> Verdict:
         part = holds(condition.not_, facts)
         return Verdict(not part.held, "not", parts=(part,))
     if isinstance(condition, AttributeTest):
-        values = attribute_values(facts.header, condition.path)
+        values = attribute_values(facts.header, condition.path, condition.vr)
         return _tested(condition, condition.attribute, values, there=is_there(facts.header, condition.path))
     if isinstance(condition, AssociationTest):
         return _known(condition, condition.association, getattr(facts, condition.association))
@@ -186,7 +188,8 @@ def _of(facts: StudyFacts | SeriesFacts | None, name: str) -> Any:
 def _known(test: AssociationTest | StudyTest | SeriesTest | OriginTest, name: str, value: Any) -> Verdict:
     """Apply a test to something that is no attribute: empty means that nobody knows it."""
     values = value if isinstance(value, tuple) else (value,)
-    texts = tuple(Found(str(one), "") for one in values if one != "")
+    vr = "AE" if name in {"calling_aet", "called_aet"} else ""
+    texts = tuple(Found(without_padding(str(one), vr), vr) for one in values if one != "")
     return _tested(test, name, texts, there=bool(texts))
 
 
@@ -196,12 +199,21 @@ def _tested(test: ValueTest, name: str, values: tuple[Found, ...], *, there: boo
     if operator == "exists":
         held = there is operand
     elif operator == "only":
-        held = bool(values) and all(_is_in(value, operand) for value in values)
+        known, unknown = _by_certainty(values)
+        held = bool(known) and all(_is_in(value, operand) for value in known)
+        held = held or any(_is_in(value, operand) for value in unknown)
     else:
         matches = _OPERATORS[operator]
-        held = any(matches(value, operand) for value in values)
-    found = tuple(value.text for value in values[:SHOWN_VALUES])
+        asked = values if operator in {"equals", "in"} else _by_certainty(values)[0]
+        held = any(matches(value, operand) for value in asked)
+    found = tuple(value.text for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
     return Verdict(held, f"{name} {operator} {_shown(operand)}", found=found)
+
+
+def _by_certainty(values: tuple[Found, ...]) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
+    """Return the values that are what they say, and the readings of those that may be a number of some kind."""
+    unknown = tuple(value for value in values if value.vr == UNKNOWN)
+    return (tuple(value for value in values if value.vr != UNKNOWN), unknown) if unknown else (values, ())
 
 
 def _shown(operand: Any) -> str:
@@ -212,7 +224,9 @@ def _shown(operand: Any) -> str:
 
 def _equals(value: Found, operand: Operand) -> bool:
     if isinstance(operand, str):
-        return value.text == operand or (value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0)
+        if value.text == without_padding(operand, value.vr):
+            return True
+        return value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0
     return number(value.text) == operand
 
 

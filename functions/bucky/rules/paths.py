@@ -4,15 +4,21 @@ Without a number, a step through a sequence means any of its items; items count 
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydicom.datadict import tag_for_keyword
 
+from bucky.character_sets import CharacterSet, character_set_of, named
+from bucky.padding import without_padding
+from bucky.rules.unknown import UNKNOWN, readings
+
 MAX_STEPS = 8
 MAX_VALUE_LENGTH = 1024
 MAX_VALUES = 1000
+_DEFAULT = character_set_of(None)
 _ITEM = re.compile(r"(.*)\[(\d{1,4})\]")
 
 
@@ -54,42 +60,61 @@ def attribute_tag(attribute: str) -> str:
 
 def is_there(header: Mapping[str, Any], path: tuple[Step, ...]) -> bool:
     """Return whether the attribute is in the header, with a value or without."""
-    return next(_elements(header, path), None) is not None
+    return next(_elements(header, path, _DEFAULT), None) is not None
 
 
-def attribute_values(header: Mapping[str, Any], path: tuple[Step, ...]) -> tuple[Found, ...]:
-    """Return an attribute's values as text; a person name counts whole and by component group."""
+def attribute_values(header: Mapping[str, Any], path: tuple[Step, ...], vr: str | None = None) -> tuple[Found, ...]:
+    """Return an attribute's values as text; a person name counts whole and by component group.
+
+    `vr` is how to read what was sent without one that anybody knows.
+    """
     found: list[Found] = []
-    for element in _elements(header, path):
-        vr = str(element.get("vr", ""))
-        for value in (element.get("Value") or ())[:MAX_VALUES]:
-            found.extend(Found(text[:MAX_VALUE_LENGTH], vr) for text in _texts(value, vr) if text)
+    for element, character_set in _elements(header, path, _DEFAULT):
+        found.extend(_found(element, vr, character_set))
         if len(found) >= MAX_VALUES:
             break
     return tuple(found[:MAX_VALUES])
 
 
+def _found(element: Mapping[str, Any], wanted_vr: str | None, character_set: CharacterSet) -> Iterator[Found]:
+    vr = str(element.get("vr", ""))
+    if vr == UNKNOWN and "InlineBinary" in element:
+        value = b64decode(element["InlineBinary"])
+        yield from (
+            Found(text[:MAX_VALUE_LENGTH], its) for text, its in readings(value, wanted_vr, character_set) if text
+        )
+    for value in (element.get("Value") or ())[:MAX_VALUES]:
+        yield from (Found(text[:MAX_VALUE_LENGTH], vr) for text in _texts(value, vr) if text)
+
+
 def _texts(value: Any, vr: str) -> tuple[str, ...]:
     if isinstance(value, dict) and vr == "PN":
-        groups = [str(value.get(name) or "") for name in ("Alphabetic", "Ideographic", "Phonetic")]
+        groups = [without_padding(str(value.get(name) or ""), vr) for name in ("Alphabetic", "Ideographic", "Phonetic")]
         whole = "=".join(groups).rstrip("=")
         return tuple(dict.fromkeys([whole, *filter(None, groups)]))
-    return (str(value),) if isinstance(value, str | int | float) else ()
+    if isinstance(value, str):
+        return (without_padding(value, vr),)
+    return (str(value),) if isinstance(value, int | float) else ()
 
 
-def _elements(header: Mapping[str, Any], path: tuple[Step, ...]) -> Iterator[Mapping[str, Any]]:
-    """Yield the element in every item that the path leads through."""
+def _elements(
+    header: Mapping[str, Any], path: tuple[Step, ...], inherited: CharacterSet
+) -> Iterator[tuple[Mapping[str, Any], CharacterSet]]:
+    """Yield the element in every item that the path leads through, and the character set there."""
+    named_here = header.get("00080005")
+    if isinstance(named_here, dict):
+        inherited = named(tuple(str(one or "") for one in named_here.get("Value") or ()))
     (tag, wanted), rest = path[0], path[1:]
     element = header.get(tag)
     if not isinstance(element, dict):
         return
     if not rest:
-        yield element
+        yield element, inherited
         return
     items = (element.get("Value") or ()) if element.get("vr") == "SQ" else ()
     for number, item in enumerate(items):
         if isinstance(item, dict) and wanted in {None, number}:
-            yield from _elements(item, rest)
+            yield from _elements(item, rest, inherited)
 
 
 def _step(part: str) -> Step:
