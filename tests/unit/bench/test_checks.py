@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from bench import arrivals, pipeline_page, stored, targets
 from bench.arrivals import Sending
 from bench.cargo import CT_IMAGE, Cargo, cargo
 from bench.journeys import Journey, Journeys
@@ -11,8 +12,6 @@ from bench.lab import Run
 from bench.plan import CT, full, quick
 from bench.results import Results, summary
 from bench.senders import Load
-
-from bench import arrivals, pipeline_page, stored, targets
 
 RUN = Run(
     rate=100,
