@@ -23,8 +23,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from sqlalchemy import create_engine, select
-from tests.support.servers import OWN_STORE, make_store, run
-from tests.support.services.keeper_world import ONLY_THE_INDEX_KNOWS, indexed, store_samples
 
 from bucky import log
 from bucky.index import Index
@@ -36,6 +34,8 @@ from keeper.readers import PROCESSES, THREADS, DirectReader, ProcessReader, Read
 from keeper.reindex import Reindex, ReindexReport
 from local_stack.process import stop
 from local_stack.servers import postgresql
+from tests.support.servers import OWN_STORE, make_store, run
+from tests.support.services.keeper_world import ONLY_THE_INDEX_KNOWS, indexed, store_samples
 
 STUDY_SIZE = 200
 TOGETHER = 50

@@ -23,8 +23,6 @@ import urllib3
 from minio import Minio
 from rich.console import Console
 from rich.table import Table
-from tests.support.edge.spool_world import SpoolWorld
-from tests.support.servers import STORES, make_nats, make_store
 
 from bench.usage import wait_for_calm
 from bucky import log
@@ -40,6 +38,8 @@ from edge_scp.dependency import Dependency
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.uploader import Uploader
 from local_stack.servers import REPOSITORY, built
+from tests.support.edge.spool_world import SpoolWorld
+from tests.support.servers import STORES, make_nats, make_store
 
 # The object stores, as `make_store` knows them.
 _TOOLS = {"SeaweedFS": "seaweedfs", "Versity S3 Gateway": "versitygw", "MinIO": "minio"}

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Protocol
 
 import httpx
-from tests.support.stack.running_stack import RunningStack
 
 from bench.network import listening
 from bench.receivers import DCMTK_ENVIRONMENT, MAX_PDU, READY_SECONDS, STOP_SECONDS
@@ -23,6 +22,7 @@ from local_stack import servers
 from local_stack.commands import stop_stack
 from local_stack.layout import Home
 from local_stack.process import start, stop, wait_ready
+from tests.support.stack.running_stack import RunningStack
 
 NODE = "node"
 _EDGE = ("receiving", "committing", "uploading")
