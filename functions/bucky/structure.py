@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 from pydicom.datadict import keyword_for_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from bucky.dicom_json import dictionary_vr
+from bucky.element_vr import dictionary_vr
 from bucky.elements import MalformedDataSet, Source
 
 MAX_ELEMENTS = 500_000

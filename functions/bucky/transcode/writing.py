@@ -11,7 +11,7 @@ import numpy
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from bucky.dicom_json import dictionary_vr
+from bucky.element_vr import dictionary_vr
 from bucky.structure import Node, Nodes, Structure, named
 from bucky.transcode import CannotTranscode
 from bucky.transcode.image import ALLOCATED, REPRESENTATION
