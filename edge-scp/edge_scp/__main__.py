@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 from collections.abc import Coroutine, Iterable
+from itertools import count
 from typing import Any
 
 from bucky import log
@@ -59,8 +60,9 @@ async def serve(settings: Settings) -> None:
         "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()
     )
     committers = [Child("committer", "edge_scp.committing", shared, announcing)] * (settings.spool_sync == "group")
+    numbers = count()
     ports = [
-        Port(listener, settings, receivers.hand_for(number), metrics.refused)
+        Port(listener, settings, receivers.of(number), metrics.refused, numbers)
         for number, listener in enumerate(settings.edge_listeners)
     ]
     receivers.counts = [port.connections for port in ports]

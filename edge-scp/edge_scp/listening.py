@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from bucky.errors import SettingsError
 from bucky.log import get_logger
@@ -15,19 +16,31 @@ _BACKLOG = 512
 _ACCEPTED_AT_ONCE = 64
 _PAUSE_SECONDS = 0.5
 
-Hand = Callable[[socket.socket, str, Verdict], bool]
+
+class Served(Protocol):
+    """Who serves connections, by number, and closes those that give way."""
+
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+        """Pass a connection to who serves it; return False when there is nobody."""
+
+    def evict(self, number: int) -> None:
+        """Close a connection, unless it has an association by now."""
 
 
 class Port:
-    """One listener's port, in the running event loop.
+    """One listener's port, in the running event loop."""
 
-    `hand` passes a connection to who serves it, and returns False when there is nobody.
-    """
-
-    def __init__(self, listener: Listener, settings: Settings, hand: Hand, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        settings: Settings,
+        served: Served,
+        refused: Callable[[str], None],
+        numbers: Iterator[int],
+    ) -> None:
         self.listener = listener
         self.connections = Connections(listener, settings)
-        self._hand, self._refused = hand, refused
+        self._served, self._refused, self._numbers = served, refused, numbers
         self._loop = asyncio.get_running_loop()
         self._socket = _bound(listener)
         self.accepting = False
@@ -68,12 +81,18 @@ class Port:
             self._loop.add_reader(self._socket, self._readable)
 
     def _decide(self, connection: socket.socket, address: str) -> None:
-        verdict = self.connections.verdict(address)
+        verdict, evicted = self.connections.admission(address)
         if verdict is Verdict.DROP:
             self._refused("too many connections")
             log.warning("connection.dropped", source_address=address, reason="too many connections")
-        elif self._hand(connection, address, verdict):
-            self.connections.opened(address, verdict)
+            return
+        if evicted is not None:
+            self._refused("gave way")
+            self.connections.evicted(evicted)
+            self._served.evict(evicted)
+        number = next(self._numbers)
+        if self._served.hand(number, connection, address, verdict):
+            self.connections.opened(number, address, verdict)
         else:
             self._refused("no receiver")
             log.error("connection.dropped", source_address=address, reason="no receiver is running")

@@ -3,10 +3,9 @@
 import asyncio
 import os
 import socket
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import cycle
+from typing import NamedTuple
 
 from bucky.settings import Settings
 from edge_scp.announcements import announce_end
@@ -14,24 +13,16 @@ from edge_scp.capacity import SLOTS, Ledger
 from edge_scp.channel import Message
 from edge_scp.children import Child, Shared
 from edge_scp.connections import Connections, Verdict
-from edge_scp.listening import Hand
 
 _MOST_BY_DEFAULT = 4
 _RETRY_SECONDS = 0.5
 
-# Which listener, from which address, and whether it is served.
-_Key = tuple[int, str, Verdict]
 
+class _Handed(NamedTuple):
+    """A connection that a receiver has: of which listener, and from which address."""
 
-@dataclass
-class _Load:
-    """The connections one receiver has."""
-
-    open: Counter[_Key] = field(default_factory=Counter)
-
-    @property
-    def total(self) -> int:
-        return self.open.total()
+    listener: int
+    address: str
 
 
 class Receivers:
@@ -43,21 +34,28 @@ class Receivers:
         self._slots = cycle(range(SLOTS))
         self._used: set[int] = set()
         self._gone: set[int] = set()
-        self._loads = [_Load() for _ in range(process_count(settings))]
-        self.children = [self._child(number, shared) for number in range(len(self._loads))]
+        # By receiver, and there by the connection's number.
+        self._handed: list[dict[int, _Handed]] = [{} for _ in range(process_count(settings))]
+        self.children = [self._child(number, shared) for number in range(len(self._handed))]
 
-    def hand_for(self, listener: int) -> Hand:
-        """Return what hands a listener's connections to the receiver that has fewest."""
+    def of(self, listener: int) -> "ListenersReceivers":
+        """Return the pool as one listener's port has it."""
+        return ListenersReceivers(self, listener)
 
-        def hand(connection: socket.socket, address: str, verdict: Verdict) -> bool:
-            message = {"listener": listener, "address": address, "verdict": verdict.value}
-            for number in self._by_load():
-                if self.children[number].ready and self.children[number].send(message, connection):
-                    self._loads[number].open[listener, address, verdict] += 1
-                    return True
-            return False
+    def hand(self, handed: _Handed, connection: socket.socket, number: int, verdict: Verdict) -> bool:
+        """Pass a connection to the receiver that has fewest; return False when there is none."""
+        message = {"number": number, "verdict": verdict.value, **handed._asdict()}
+        for receiver in self._by_load():
+            if self.children[receiver].ready and self.children[receiver].send(message, connection):
+                self._handed[receiver][number] = handed
+                return True
+        return False
 
-        return hand
+    def evict(self, number: int) -> None:
+        """Have the receiver that has a connection close it, unless it has an association by now."""
+        for child, handed in zip(self.children, self._handed, strict=True):
+            if number in handed:
+                child.send({"evict": number})
 
     def uploader_restarted(self) -> None:
         """Announce again the receivers that are gone: the uploader may have died before it had looked."""
@@ -70,7 +68,7 @@ class Receivers:
         return all(await asyncio.gather(*ends))
 
     def _by_load(self) -> Iterator[int]:
-        return iter(sorted(range(len(self._loads)), key=lambda number: self._loads[number].total))
+        return iter(sorted(range(len(self._handed)), key=lambda receiver: len(self._handed[receiver])))
 
     def _child(self, number: int, shared: Shared) -> Child:
         return Child(
@@ -94,18 +92,18 @@ class Receivers:
         self._ledger.begin(slot)
         return slot
 
-    def _heard(self, number: int, message: Message) -> None:
-        key = message["listener"], message["closed"], Verdict(message["verdict"])
-        self._closed(number, key)
+    def _heard(self, receiver: int, message: Message) -> None:
+        if "closed" in message:
+            listener, address = self._handed[receiver].pop(message["closed"])
+            self.counts[listener].closed(message["closed"], address, stored=message["stored"])
+        else:
+            listener, address = self._handed[receiver][message["number"]]
+            self.counts[listener].associated(message["number"], address, is_now=message["associated"])
 
-    def _closed(self, number: int, key: _Key) -> None:
-        listener, address, verdict = key
-        self._loads[number].open[key] -= 1
-        self.counts[listener].closed(address, verdict)
-
-    def _ended(self, number: int, slot: int) -> None:
-        for key in list(self._loads[number].open.elements()):
-            self._closed(number, key)
+    def _ended(self, receiver: int, slot: int) -> None:
+        handed, self._handed[receiver] = self._handed[receiver], {}
+        for number, (listener, address) in handed.items():
+            self.counts[listener].closed(number, address)
         self._used.discard(slot)
         self._gone.add(slot)
         self._announce_gone()
@@ -116,6 +114,21 @@ class Receivers:
                 self._gone.discard(slot)
         if self._gone:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._announce_gone)
+
+
+class ListenersReceivers:
+    """The receivers, for the connections of one listener."""
+
+    def __init__(self, receivers: Receivers, listener: int) -> None:
+        self._receivers, self._listener = receivers, listener
+
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+        """Pass a connection to the receiver that has fewest; return False when there is none."""
+        return self._receivers.hand(_Handed(self._listener, address), connection, number, verdict)
+
+    def evict(self, number: int) -> None:
+        """Have a connection closed, unless it has an association by now."""
+        self._receivers.evict(number)
 
 
 def process_count(settings: Settings) -> int:

@@ -34,7 +34,7 @@ from edge_scp.reception import Reports, Sink
 from edge_scp.spool_folder import SpoolFolder
 from edge_scp.storage_syntaxes import Syntaxes
 from edge_scp.upper_layer import limits as upper_layer
-from edge_scp.upper_layer.acceptor import Acceptor, Lane
+from edge_scp.upper_layer.acceptor import Acceptor, Lane, Standing, Told
 from edge_scp.upper_layer.connection import receive_buffer
 
 
@@ -62,13 +62,16 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
 
     def received(message: Message, connection: socket.socket | None) -> None:
         if "address" in message:
-            listener, address, verdict = message["listener"], message["address"], Verdict(message["verdict"])
-            closed = {"closed": address, "listener": listener, "verdict": verdict.value}
+            number = message["number"]
             if connection is None:
                 # The kernel drops it when this process has as many descriptors as it may.
-                channel.send(closed)
+                channel.send({"closed": number, "stored": False})
             else:
-                acceptors.serve(listener, connection, address, verdict, lambda: channel.send(closed))
+                told = partial(_tell, channel, number)
+                verdict = Verdict(message["verdict"])
+                acceptors.serve(message["listener"], connection, number, message["address"], verdict, told)
+        elif "evict" in message:
+            acceptors.evict(message["evict"])
         elif "ask" in message:
             channel.send({"answer": {"page": generate_latest(metrics.registry).decode()}, "number": message["number"]})
         elif "drain" in message and not draining.done():
@@ -84,6 +87,14 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
     receiver.close()
     await broker.close()
     return drained
+
+
+def _tell(channel: Channel, number: int, standing: Standing, stored: bool) -> None:
+    """Tell the parent how a connection stands."""
+    if standing is Standing.CLOSED:
+        channel.send({"closed": number, "stored": stored})
+    else:
+        channel.send({"number": number, "associated": standing is Standing.ASSOCIATED})
 
 
 def committer_of(settings: Settings, inherited: Inherited) -> Committer:
@@ -118,22 +129,35 @@ class Acceptors:
             Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, obstacle=lambda: TOO_MANY_ASSOCIATIONS)
             for listener in settings.edge_listeners
         ]
+        self._evictions: dict[int, Callable[[], None]] = {}
 
     def serve(
-        self, listener: int, connection: socket.socket, address: str, verdict: Verdict, closed: Callable[[], object]
+        self, listener: int, connection: socket.socket, number: int, address: str, verdict: Verdict, told: Told
     ) -> None:
-        """Serve a connection, or reject what it asks for; `closed` is called once, when it is over."""
+        """Serve a connection, or reject what it asks for; `told` hears how it stands, and at last that it is closed."""
         acceptors = self._serving if verdict is Verdict.SERVE else self._rejecting
-        acceptors[listener].serve(connection, address, lambda: void(closed()))
+
+        def stands(standing: Standing, stored: bool) -> None:
+            if standing is Standing.CLOSED:
+                self._evictions.pop(number, None)
+            told(standing, stored)
+
+        # It may be closed before the call returns, or is until the loop's next turn.
+        self._evictions[number] = lambda: None
+        evict = acceptors[listener].serve(connection, address, stands)
+        if number in self._evictions:
+            self._evictions[number] = evict
+
+    def evict(self, number: int) -> None:
+        """Close a connection that has no association."""
+        evict = self._evictions.get(number)
+        if evict is not None:
+            evict()
 
     async def drain(self, seconds: float) -> bool:
         """Let open associations finish for so long, and end the rest; tell whether none was cut short."""
         drained = await asyncio.gather(*(each.drain(seconds) for each in (*self._serving, *self._rejecting)))
         return all(drained)
-
-
-def void(_result: object) -> None:
-    """Forget a result."""
 
 
 def main() -> None:

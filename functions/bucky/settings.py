@@ -120,7 +120,15 @@ class Settings(BaseModel):
         (), description="Further storage SOP Class UIDs to accept, such as a vendor's own, a JSON list."
     )
     edge_max_pdu: int = Field(131072, ge=4096, description="Maximum PDU length advertised, in bytes.")
-    edge_max_associations: int = Field(100, ge=1, description="Associations served at once, per listener.")
+    edge_max_associations: int = Field(
+        100,
+        ge=1,
+        description=(
+            "Associations served at once, per listener; a quarter more, and at least 4, for addresses that stored "
+            "here since the edge started and have fewer than 4. Connections that are silent before their association "
+            "give way to others."
+        ),
+    )
     edge_max_associations_per_peer: int = Field(
         80, ge=1, description="Associations served at once from one address, so that one peer leaves room for others."
     )

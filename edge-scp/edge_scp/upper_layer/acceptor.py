@@ -5,6 +5,8 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from enum import Enum
+from functools import partial
 from typing import Protocol, cast
 
 from bucky.settings import Listener
@@ -34,6 +36,18 @@ class Lane(Protocol):
 def no_obstacle() -> Rejection | None:
     """Accept every association that may be."""
     return None
+
+
+class Standing(Enum):
+    """How a connection stands, for who counts them."""
+
+    ASSOCIATED = "it has an association"
+    OVER = "its association is over, and the peer has not closed it"
+    CLOSED = "closed"
+
+
+# Told how a connection stands, and whether an instance was stored over it.
+Told = Callable[[Standing, bool], None]
 
 
 class Acceptor:
@@ -85,15 +99,22 @@ class Acceptor:
         """Return how many connections are open, whatever has become of them."""
         return len(self._open)
 
-    def serve(self, accepted: socket.socket, address: str, on_closed: Callable[[], None]) -> None:
-        """Take over a connected socket; `on_closed` is called once, when it is closed."""
-        association = Association(self._service, address)
+    def serve(self, accepted: socket.socket, address: str, told: Told) -> Callable[[], None]:
+        """Take over a connected socket; return what closes it unless it has an association then.
+
+        `told` hears how it stands, each time that changes; that it is closed comes last, and once.
+        """
+
+        def stands(*, associated: bool) -> None:
+            told(Standing.ASSOCIATED if associated else Standing.OVER, association.stored)
+
+        association = Association(self._service, address, stands)
 
         def closed() -> None:
             if self._open.pop(connection, None) is not None:
                 self._sweep.remove(association.tick)
                 association.disconnected()
-                on_closed()
+                told(Standing.CLOSED, association.stored)
             if not self._open:
                 self._emptied.set()
 
@@ -106,11 +127,12 @@ class Acceptor:
         self._sweep.add(association.tick)
         if self._certificates is None:
             PlainTransport(self._loop, accepted, connection)
-            return
+            return partial(_evict, association, connection, None)
         shaking_hands = self._shake_hands(connection, association, accepted, self._certificates.context(), closed)
         connecting = self._loop.create_task(shaking_hands)
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
+        return partial(_evict, association, connection, connecting)
 
     async def drain(self, seconds: float) -> bool:
         """Let associations end by themselves for so long, then end them; tell whether none had to be.
@@ -162,3 +184,13 @@ class Acceptor:
             self._emptied.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
+
+
+def _evict(association: Association, connection: Connection, connecting: asyncio.Task[None] | None) -> None:
+    """Close a connection that has no association, be it in the middle of its TLS handshake."""
+    if association.established:
+        return
+    association.disconnected("closed for another connection, which needed its place")
+    if connecting is not None and not connection.made:
+        connecting.cancel()
+    connection.abort()

@@ -12,6 +12,7 @@ from bucky.settings import Listener
 from bucky.trace import new_traceparent
 from edge_scp.admission import CALLING_AET_UNKNOWN, Rejection, refusal
 from edge_scp.reception import Caller, Reports, Sink
+from edge_scp.statuses import Status
 from edge_scp.upper_layer.boundaries import Phase, Ride, Unfinished
 from edge_scp.upper_layer.deadlines import Patience
 from edge_scp.upper_layer.limits import Limits
@@ -39,6 +40,17 @@ class AssociationMetrics(Protocol):
         """Count one more that was accepted, rejected, released, aborted or failed."""
 
 
+class Stands(Protocol):
+    """Told when an association is accepted, and when it is over and its connection still open."""
+
+    def __call__(self, *, associated: bool) -> None:
+        """Count it."""
+
+
+def _nobody(*, associated: bool) -> None:
+    """Count nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """What the associations of one listener share; `obstacle` says why no more can be accepted now, if so."""
@@ -56,8 +68,10 @@ class Service:
 class Association:
     """One association, from its connection to its end."""
 
-    def __init__(self, service: Service, source_address: str) -> None:
+    def __init__(self, service: Service, source_address: str, stands: Stands = _nobody) -> None:
         self.caller: Caller | None = None
+        self._stands = stands
+        self._over_told = False
         self._service = service
         self._source_address = source_address
         self._provider = Provider(self, service.limits, service.clock)
@@ -77,6 +91,11 @@ class Association:
     def established(self) -> bool:
         """Tell whether it was accepted and is not over."""
         return self._messages is not None and not self._outcome
+
+    @property
+    def stored(self) -> bool:
+        """Tell whether an instance was kept."""
+        return self._messages is not None and Status.SUCCESS.name.lower() in self._messages.answers
 
     def release(self) -> bool:
         """Ask the peer to release, if nothing is in hand; tell whether it was asked."""
@@ -101,6 +120,10 @@ class Association:
         messages = self._messages
         if messages is None:
             return
+        if self._outcome and not self._over_told:
+            # Not at once: nearly every peer closes when its association is over.
+            self._over_told = True
+            self._stands(associated=False)
         if self._ride is not None:
             phase, since, received = self._ride.standing
             self._patience.follow(since)
@@ -214,6 +237,7 @@ class Association:
         )
         self._patience.message_ended()
         self._service.metrics.association("accepted")
+        self._stands(associated=True)
         log.info(
             "association.accepted",
             contexts=len(agreement.contexts),

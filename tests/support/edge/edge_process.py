@@ -1,6 +1,7 @@
 """An edge under test: the real process on free ports, or its listener alone inside the test."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from edge_scp.listening import Port
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiving import Acceptors
 from edge_scp.record import Record, verify
+from edge_scp.upper_layer.acceptor import Standing
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.edge.spool_world import SLOT, SpoolWorld
 from tests.support.waiting import eventually
@@ -248,7 +250,7 @@ class ListenerAlone:
 
     async def _open(self) -> None:
         settings = self._settings.model_copy(update={"edge_listeners": (self._listener,)})
-        self._port = Port(self._listener, settings, self._hand, lambda _reason: None)
+        self._port = Port(self._listener, settings, self, lambda _reason: None, itertools.count())
         metrics = ReceiverMetrics()
         self._receiver = self._ending.enter_context(self.world.receiving(metrics))
         self.lane = lane_of(
@@ -263,12 +265,22 @@ class ListenerAlone:
         self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)
         self._port.start()
 
-    def _hand(self, connection: socket.socket, address: str, verdict: Verdict) -> bool:
-        def closed() -> None:
-            self._port.connections.closed(address, verdict)
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+        """Serve a connection, as a receiver that its parent handed it to."""
 
-        self._acceptors.serve(0, connection.dup(), address, verdict, closed)
+        def told(standing: Standing, stored: bool) -> None:
+            if standing is Standing.CLOSED:
+                self._port.connections.closed(number, address, stored=stored)
+            else:
+                self._port.connections.associated(number, address, is_now=standing is Standing.ASSOCIATED)
+
+        # The port counts it when this has returned, and so in the loop's next turn.
+        self._acceptors.serve(0, connection.dup(), number, address, verdict, told)
         return True
+
+    def evict(self, number: int) -> None:
+        """Close a connection that gives way."""
+        self._acceptors.evict(number)
 
     async def _close(self) -> None:
         self._port.stop()

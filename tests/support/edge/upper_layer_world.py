@@ -162,7 +162,7 @@ class UpperLayerWorld:
     async def _accept(self) -> None:
         while True:
             accepted, address = await self.loop.sock_accept(self._socket)
-            self.acceptor.serve(accepted, address[0], lambda: None)
+            self.acceptor.serve(accepted, address[0], lambda _standing, _stored: None)
 
 
 @contextmanager
