@@ -1,4 +1,4 @@
-"""Who gets a place, and who gives way: silent connections keep nobody out, and bursts are told that they are too many."""
+"""Who gets a place, and who gives way: silent connections keep nobody out, and bursts hear that they are too many."""
 
 import itertools
 from collections.abc import Iterable
