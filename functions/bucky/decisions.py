@@ -35,7 +35,8 @@ class ParentsInIndex:
         if uid not in self._known:
             study = self._index.study(uid)
             series = {one.series_instance_uid: SeriesFacts(one.instance_count) for one in self._index.series(uid)}
-            self._known[uid] = StudyFacts(study.modalities, study.series_count, study.instance_count), series
+            facts = StudyFacts(study.modalities, study.series_count, study.instance_count, study.patient_count)
+            self._known[uid] = facts, series
         facts, its_series = self._known[uid]
         return Parents(facts, its_series.get(instance.series_instance_uid))
 

@@ -11,10 +11,12 @@ from bucky.dicom_json import attributes
 from bucky.elements import StreamSource
 from bucky.foreign_file import ForeignFile, read_foreign_file
 from bucky.header import read_data_set
+from bucky.patients import patient_count
 from bucky.rules.evaluation import Facts, SeriesFacts, StudyFacts
 from bucky.rules.paths import Step, attribute_path, attribute_values
 
 _STUDY, _SERIES, _MODALITY = map(attribute_path, ("StudyInstanceUID", "SeriesInstanceUID", "Modality"))
+_PATIENT_ID, _ISSUER = map(attribute_path, ("PatientID", "IssuerOfPatientID"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,11 @@ def as_studies(files: Sequence[LocalFile]) -> list[LocalFile]:
     modalities: dict[str, set[str]] = defaultdict(set)
     for one in files:
         modalities[one.study] |= {_first(one.facts, _MODALITY)} - {""}
+    patients = {study: patient_count(_patient(one) for one in files if one.study == study) for study in instances}
     studies = {
-        study: StudyFacts(tuple(sorted(modalities[study])), sum(of == study for of, _ in series), count)
+        study: StudyFacts(
+            tuple(sorted(modalities[study])), sum(of == study for of, _ in series), count, patients[study]
+        )
         for study, count in instances.items()
     }
     return [
@@ -69,6 +74,10 @@ def _header(file: ForeignFile) -> Dataset:
     with file.path.open("rb") as stream:
         dataset, _problem = read_data_set(StreamSource(stream), file.offset, file.transfer_syntax_uid)
     return dataset
+
+
+def _patient(file: LocalFile) -> tuple[str, str]:
+    return _first(file.facts, _PATIENT_ID), _first(file.facts, _ISSUER)
 
 
 def _first(facts: Facts, path: tuple[Step, ...]) -> str:

@@ -99,5 +99,7 @@ def _requests(asking: _Asking, row: InstanceRow, parents: ParentsInIndex) -> lis
 def _parents(stable: Stable, row: InstanceRow, parents: ParentsInIndex) -> Parents:
     if isinstance(stable, SeriesStable):
         return Parents(series=SeriesFacts(stable.instance_count))
-    study = StudyFacts(stable.modalities, stable.series_count, stable.instance_count)
-    return Parents(study, parents.of(row.received()).series)
+    now = parents.of(row.received())
+    patient_count = now.study.patient_count if now.study else 1  # no event says anything of patients
+    study = StudyFacts(stable.modalities, stable.series_count, stable.instance_count, patient_count)
+    return Parents(study, now.series)

@@ -13,6 +13,7 @@ STUDY_COLUMNS = {
     "study_instance_uid": "Study",
     "patient_id": "Patient ID",
     "patient_name": "Patient",
+    "patient_count": "Patients",
     "study_date": "Date",
     "modalities": "Modalities",
     "study_description": "Description",
@@ -80,7 +81,7 @@ def status(
         print_rows(parts, {"part": "Part", "status": "Status", "milliseconds": "ms", "reason": "Reason"}, "no parts")
         if summary is not None:
             held = {"part": "held", **summary["held"]}
-            print_rows([held], {name: name.capitalize() for name in summary["held"]}, "")
+            print_rows([held], {name: name.replace("_", " ").capitalize() for name in summary["held"]}, "")
             columns = {"destination": "Destination", "state": "State", "count": "Deliveries"}
             print_rows(summary["deliveries"], columns, "No deliveries yet.")
         print_rows(attention, ATTENTION_COLUMNS, "Nothing needs attention.")
@@ -123,9 +124,19 @@ def studies(
     if as_json:
         print_json(page)
         return
-    print_rows(page["items"], STUDY_COLUMNS, "No studies.")
+    print_rows([_with_patients(item) for item in page["items"]], STUDY_COLUMNS, "No studies.")
     if page["next"] is not None:
         typer.echo(f"There are more: --offset {page['next']}", err=True)
+
+
+def _with_patients(study: dict[str, Any]) -> dict[str, Any]:
+    """Return a study with the IDs and names of all patients where there are several."""
+    if study["patient_count"] < 2:
+        return study
+    said = {
+        name: dict.fromkeys(one[name] or "-" for one in study["patients"]) for name in ("patient_id", "patient_name")
+    }
+    return {**study, **{name: " / ".join(values) for name, values in said.items()}}
 
 
 def deliveries(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Table, case, func
 
+from bucky.index import patients
 from bucky.index.attributes import expected_counts, series_attributes, study_attributes
 from bucky.index.database import insert_in
 from bucky.index.rows import IndexedInstance
@@ -83,6 +84,11 @@ def record_arrivals(
             }
             for one, header, _ in came
         ],
+    )
+    # Now this transaction holds the studies' rows: who adds another patient at the same time waits for it.
+    patients.record(
+        connection,
+        [patients.patient_of(one.received.study_instance_uid, study_attributes(one.header)) for one in in_order],
     )
     if news:
         _upsert(connection, arrivals, [row for one in in_order for row in _arrived(one, now)])

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, RowMapping, and_, case, delete, func, select, update
 
+from bucky.index import patients
 from bucky.index.attributes import series_attributes, study_attributes
 from bucky.index.database import insert_into
 from bucky.index.instances import FROM_OBJECT, insert, instance_row
@@ -56,14 +57,23 @@ class StudyPart:
 
 @dataclass(slots=True)
 class Gathered:
-    """The attributes of a study and of its series, by series UID: the first value that is not null."""
+    """The attributes of a study and of its series, by series UID: the first value that is not null.
+
+    `patients` are all that its `instances` current ones name, by their key.
+    """
 
     study: dict[str, Any] = field(default_factory=dict)
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
+    patients: dict[str, dict[str, Any]] = field(default_factory=dict)
+    instances: int = 0
 
     def add(self, one: InstanceRows) -> None:
         """Fill the gaps with what an instance says."""
         _fill(self.study, one.study)
+        self.instances += 1
+        patient = patients.patient_of(one.instance["study_instance_uid"], one.study)
+        if patient is not None:
+            self.patients.setdefault(patient["patient_key"], patient)
         _fill(self.series.setdefault(one.instance["series_instance_uid"], {}), one.series)
 
 
@@ -183,6 +193,7 @@ def recount(connection: Connection, study_uid: str) -> None:
     if not rows:
         connection.execute(delete(arrivals).where(arrivals.c.study_instance_uid == study_uid))
         connection.execute(delete(studies).where(its_study))
+        patients.forget(connection, study_uid)
         return
     times = {
         "first_received_at": min(row["first_received_at"] for row in rows),
@@ -255,6 +266,8 @@ def _write_parents(connection: Connection, part: StudyPart) -> None:
     if part.attributes.study:
         its_study = studies.c.study_instance_uid == uid
         connection.execute(update(studies).where(its_study).values(part.attributes.study))
+        gathered = part.attributes
+        patients.replace(connection, uid, list(gathered.patients.values()), gathered.instances)
     recount(connection, uid)
 
 

@@ -65,8 +65,23 @@ class StudyQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class PatientRow:
+    """A patient as instances of a study name one."""
+
+    patient_id: str | None
+    issuer_of_patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: str | None
+    patient_sex: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A study, the counts of what is current in it and of what is quarantined."""
+    """A study, the counts of what is current in it and of what is quarantined.
+
+    A `patient_count` over 1 says that its instances have several Patient IDs: `patients` names them all, and
+    `patient_id` is that of the first instance.
+    """
 
     study_instance_uid: str
     patient_id: str | None
@@ -86,6 +101,8 @@ class StudyRow:
     series_count: int
     instance_count: int
     quarantined_count: int
+    patient_count: int = 0
+    patients: tuple[PatientRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,12 +362,16 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much the index holds; `instances` leaves the quarantined out."""
+    """How much the index holds; `instances` leaves the quarantined out.
+
+    `several_patients` are the studies whose instances have several Patient IDs.
+    """
 
     studies: int
     series: int
     instances: int
     quarantined: int
+    several_patients: int = 0
 
 
 @dataclass(frozen=True, slots=True)

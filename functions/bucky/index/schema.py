@@ -88,11 +88,35 @@ studies = Table(
     Column("referring_physician_name", Text),
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_instance_at", UtcDateTime, nullable=False),  # when the index last got a new instance
+    Column("patient_count", Integer, nullable=False, server_default="0"),  # of `study_patients`
     Index("studies_patient_id", "patient_id"),
     Index("studies_patient_name_key", "patient_name_key"),
     Index("studies_study_date", "study_date"),
     Index("studies_accession_number", "accession_number"),
     Index("studies_last_instance_at", "last_instance_at"),
+)
+
+Index(
+    "studies_several_patients",
+    studies.c.patient_count,
+    sqlite_where=text("patient_count > 1"),
+    postgresql_where=text("patient_count > 1"),
+)
+
+# Every patient that a study's instances name: searches look here.
+study_patients = Table(
+    "study_patients",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("patient_key", String(64), primary_key=True),  # SHA-256 of ID, issuer and name; or nothing
+    Column("patient_id", Text),
+    Column("issuer_of_patient_id", Text),
+    Column("patient_name", Text),
+    Column("patient_name_key", Text),
+    Column("patient_birth_date", Text),
+    Column("patient_sex", Text),
+    Index("study_patients_patient_id", "patient_id"),
+    Index("study_patients_patient_name_key", "patient_name_key"),
 )
 
 # The key has both UIDs: senders exist that use one series UID in two studies.

@@ -4,12 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
 
 from bucky.errors import NotFound
+from bucky.index import patients
 from bucky.index.attributes import name_key
 from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
-from bucky.index.schema import series, studies
+from bucky.index.schema import series, studies, study_patients
 from bucky.padding import without_padding
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
@@ -57,15 +58,21 @@ def counts(connection: Connection) -> Counts:
     )
     series_count, instances, quarantined = connection.execute(total).one()
     study_count = connection.execute(select(func.count()).select_from(studies)).scalar_one()
-    return Counts(study_count, series_count, int(instances), int(quarantined))
+    mixed = select(func.count()).select_from(studies).where(studies.c.patient_count > text("1"))
+    several_patients = connection.execute(mixed).scalar_one()
+    return Counts(study_count, series_count, int(instances), int(quarantined), several_patients)
 
 
 def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRow]:
     rows = connection.execute(statement).mappings().all()
+    its_patients = patients.of_studies(connection, [row["study_instance_uid"] for row in rows])
     found: dict[str, list[SeriesRow]] = defaultdict(list)
     for one_series in series_of(connection, [row["study_instance_uid"] for row in rows]):
         found[one_series.study_instance_uid].append(one_series)
-    return [_study(dict(row), found[row["study_instance_uid"]]) for row in rows]
+    return [
+        _study({**row, "patients": its_patients.get(row["study_instance_uid"], ())}, found[row["study_instance_uid"]])
+        for row in rows
+    ]
 
 
 def _study(row: dict[str, Any], its_series: list[SeriesRow]) -> StudyRow:
@@ -80,14 +87,17 @@ def _study(row: dict[str, Any], its_series: list[SeriesRow]) -> StudyRow:
 
 def _matching(statement: Select[Any], query: StudyQuery) -> Select[Any]:
     for column, value, vr in (
-        (studies.c.patient_id, query.patient_id, "LO"),
         (studies.c.accession_number, query.accession_number, "SH"),
         (studies.c.study_instance_uid, query.study_instance_uid, "UI"),
     ):
         if value is not None:
             statement = statement.where(column == without_padding(value, vr))
+    c = study_patients.c
+    of_patient = [] if query.patient_id is None else [c.patient_id == without_padding(query.patient_id, "LO")]
     if query.patient_name is not None:
-        statement = statement.where(_name_matches(query.patient_name))
+        of_patient.append(_name_matches(query.patient_name))
+    if of_patient:
+        statement = statement.where(studies.c.study_instance_uid.in_(select(c.study_instance_uid).where(*of_patient)))
     if query.study_date_from is not None:
         statement = statement.where(studies.c.study_date >= query.study_date_from)
     if query.study_date_to is not None:
@@ -106,4 +116,4 @@ def _name_matches(pattern: str) -> ColumnElement[bool]:
         like = like.replace(special, _ESCAPE + special)
     like = like.replace("*", "%").replace("?", "_")
     forms = (like, f"{like}=%", f"%={like}", f"%={like}=%")
-    return or_(*(studies.c.patient_name_key.like(form, escape=_ESCAPE) for form in forms))
+    return or_(*(study_patients.c.patient_name_key.like(form, escape=_ESCAPE) for form in forms))

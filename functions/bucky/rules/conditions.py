@@ -158,7 +158,7 @@ class AssociationTest(ValueTest):
 class StudyTest(ValueTest):
     """A test of the instance's study, in a rule with the trigger `study_stable`."""
 
-    study: Literal["modalities", "series_count", "instance_count"]
+    study: Literal["modalities", "series_count", "instance_count", "patient_count"]
 
 
 class SeriesTest(ValueTest):

@@ -38,11 +38,12 @@ SHOWN_VALUES = 10
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What is known of a stable study: the modalities of its series, and how much there is."""
+    """What is known of a stable study: the modalities of its series, how much there is, and of how many patients."""
 
     modalities: tuple[str, ...]
     series_count: int
     instance_count: int
+    patient_count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, create_engine, text
 
 from bucky.errors import IndexUnavailable, SettingsError
 from bucky.events import utc_now
-from bucky.index import Counts, Index, migrate
+from bucky.index import Counts, Index, StudyQuery, migrate
 from bucky.index.database import Database
 from bucky.index.schema import metadata
 from bucky.ports import free_port
-from tests.support.index.rows import digest, indexed
+from tests.support.index.rows import digest, header, indexed
 
 pytestmark = pytest.mark.index
 
@@ -177,10 +177,10 @@ def test_closing_closes_what_a_thread_still_uses(empty_index_url: str) -> None:
 
 
 def test_what_was_there_before_counts_as_routed(empty_index_url: str) -> None:
-    """Bringing an index up to date makes no reconciling send anything again."""
+    """Bringing an index up to date makes no reconciling send anything again, and patients are found as before."""
     index = Index.open(empty_index_url)
     index.migrate()
-    index.upsert_instances([indexed("a")])
+    index.upsert_instances([indexed("a", header(PatientID="P1"))])
     engine = create_engine(empty_index_url)
     with engine.begin() as connection:
         for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
@@ -195,9 +195,14 @@ def test_what_was_there_before_counts_as_routed(empty_index_url: str) -> None:
             connection.execute(text(f"DROP INDEX deliveries_{name}"))
         for name in OF_COMMITMENTS:
             connection.execute(text(f"ALTER TABLE deliveries DROP COLUMN {name}"))
+        connection.execute(text("DROP INDEX studies_several_patients"))
+        connection.execute(text("DROP TABLE study_patients"))
+        connection.execute(text("ALTER TABLE studies DROP COLUMN patient_count"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0020'"))
     engine.dispose()
     index.migrate()
+    (study,) = index.search_studies(StudyQuery(patient_id="P1"))
+    assert (study.patient_count, [one.patient_id for one in study.patients]) == (1, ["P1"])
     assert index.not_routed(utc_now() + timedelta(seconds=60)) == []
     index.upsert_instances([indexed("b")])
     assert [row.sha256 for row in index.not_routed(utc_now() + timedelta(seconds=60))] == [digest("b")]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bucky.index import Index, StudyQuery
+from bucky.index import Gathered, Index, InstanceRows, StudyPart, StudyQuery
 from tests.support.index.rows import header, indexed
 
 pytestmark = pytest.mark.index
@@ -67,6 +67,57 @@ def test_pages_hold_every_study_once(index: Index) -> None:
     """Paging shows every study once, the one that changed last first."""
     pages = [index.search_studies(StudyQuery(limit=2, offset=offset)) for offset in (0, 2, 4, 6)]
     assert [row.study_instance_uid for page in pages for row in page] == ["1.5", "1.4", "1.3", "1.2", "1.1"]
+
+
+def test_two_patients_in_one_study_are_both_found_and_flagged(index: Index) -> None:
+    """A sender that mixed up two patients hides neither: each search finds the study, and the study says so."""
+    one = header(PatientID="P2", PatientName="Roe^Richard", PatientBirthDate="19700101")
+    index.upsert_instances([indexed("b", one, study_instance_uid="1.1"), indexed("c", one, study_instance_uid="1.1")])
+    for query in (
+        StudyQuery(patient_id="P2", study_instance_uid="1.1"),
+        StudyQuery(patient_id="P1", study_instance_uid="1.1"),
+        StudyQuery(patient_name="roe*"),
+        StudyQuery(patient_name="doe^jane"),
+        StudyQuery(patient_id="P2", patient_name="roe*"),
+    ):
+        assert [row.study_instance_uid for row in index.search_studies(query)] == ["1.1"], query
+        assert index.count_studies(query) == 1
+    assert index.search_studies(StudyQuery(patient_id="P1", patient_name="roe*")) == []
+    study = index.study("1.1")
+    assert (study.patient_count, study.patient_id) == (2, "P1")
+    assert [(one.patient_id, one.patient_name) for one in study.patients] == [("P1", "Doe^Jane"), ("P2", "Roe^Richard")]
+    assert index.counts().several_patients == 1
+    assert index.study("1.2").patient_count == 1
+
+
+def test_one_patient_is_not_two(index: Index) -> None:
+    """A name spelt otherwise, a missing ID or issuer is no second patient; the same ID of another issuer is."""
+    for name, head in (
+        ("spelt", header(PatientID="P1", PatientName="DOE^JANE^M")),
+        ("padded", header(PatientID=" P1", PatientName="Doe^Jane")),
+        ("nobody", header(Modality="CT")),
+        ("unnamed", header(PatientName="Doe^Jane")),
+        ("issued", header(PatientID="P1", IssuerOfPatientID="A", PatientName="Doe^Jane")),
+    ):
+        index.upsert_instances([indexed(name, head, study_instance_uid="1.1")])
+        assert index.study("1.1").patient_count == 1, name
+    assert index.search_studies(StudyQuery(patient_name="doe^jane^m"))[0].study_instance_uid == "1.1"
+    index.upsert_instances([indexed("other", header(PatientID="P1", IssuerOfPatientID="B"), study_instance_uid="1.1")])
+    assert index.study("1.1").patient_count == 2
+
+
+def test_rebuilding_finds_both_patients_and_forgets_who_is_gone(index: Index) -> None:
+    """After a rebuild, a study has the patients of its objects; those of an instance that is gone go with it."""
+    mine = indexed("1.1", STUDIES["1.1"], study_instance_uid="1.1")
+    other = indexed("b", header(PatientID="P9", PatientName="Roe^R"), study_instance_uid="1.1")
+    index.upsert_instances([other])
+    for instances, expected in (([mine, other], ["P1", "P9"]), ([mine], ["P1"])):
+        started, _ = index.begin_reindex("bucky", restart=True)
+        rows = [InstanceRows.of(one) for one in instances]
+        objects = frozenset(one.received.sha256 for one in instances)
+        index.rebuild([StudyPart("1.1", rows, Gathered(), objects)], started, prune=True)
+        assert [one.patient_id for one in index.study("1.1").patients] == expected
+        assert index.study("1.1").patient_count == len(expected)
 
 
 def test_a_study_shows_its_modalities_and_counts(index: Index) -> None:

@@ -32,7 +32,7 @@ FACTS = Facts(
     },
     source_address="::ffff:10.1.2.3",
     listener="BUCKY:11112",
-    study=StudyFacts(modalities=("CT", "SR"), series_count=2, instance_count=120),
+    study=StudyFacts(modalities=("CT", "SR"), series_count=2, instance_count=120, patient_count=2),
     series=SeriesFacts(instance_count=100),
 )
 
@@ -73,6 +73,7 @@ FACTS = Facts(
         ({"study": "modalities", "equals": "SR"}, True),
         ({"study": "modalities", "only": ["CT"]}, False),
         ({"study": "modalities", "only": ["CT", "SR", "MR"]}, True),
+        ({"study": "patient_count", "gt": 1}, True),
         ({"study": "instance_count", "ge": 100}, True),
         ({"study": "series_count", "equals": 3}, False),
         ({"series": "instance_count", "gt": 99}, True),
