@@ -78,6 +78,10 @@ class Contents:
             raise
         return changed
 
+    def digest(self, delivery: DeliveryRequested) -> str:
+        """Return the digest of what is sent for a delivery, changed or not, once it was opened."""
+        return self.sent.get(delivery.delivery_id, delivery.instance.sha256)
+
     def _wanted(self, delivery: DeliveryRequested) -> Wanted:
         """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""
         version = delivery.rule_version

@@ -5,6 +5,7 @@ is recorded before its event is acknowledged: after a crash in between, that bat
 
     the destination                    delivery becomes   the event
     answered success or a warning      delivered          done
+    has it already                     delivered          done: its copy was compared, or our answer was lost
       and is to commit to it           uncommitted        done: `commit-deliveries` asks for the commitment
     is away, busy, or rejects us       retrying           failed, to be tried again
     is closed by its schedule          retrying           not attempted: the connector leaves it alone
@@ -40,6 +41,7 @@ from bucky.objects import ObjectStore
 from bucky.outgoing import Outcome, StoreResult
 from bucky.trace import trace_id
 from bucky.uids import new_uid
+from forward_instances.already_there import settled
 from forward_instances.content import Contents
 from forward_instances.pace import Pace
 
@@ -103,7 +105,8 @@ def handle_batch(
     )
     to_do = [requests[name] for name in pending]
     contents = Contents(objects, index, crosswalks)
-    results = list(_carried_out(to_do, contents, index, senders)) if to_do else []
+    carried_out = list(_carried_out(to_do, contents, index, senders)) if to_do else []
+    results = [(request, _with_known(request, result, contents, index)) for request, result in carried_out]
     index.delivery_attempted([_attempt(request, result, contents) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
@@ -169,6 +172,16 @@ def _paced(
         yield request, result
 
 
+def _with_known(request: _Request, result: StoreResult, contents: Contents, index: Index) -> StoreResult:
+    """Return what a result means with what is known of earlier sendings of the same delivery."""
+    if not result.exists:
+        return result
+    name = request.delivery.delivery_id
+    earlier = index.delivery(name).unanswered_sha256
+    sent = contents.digest(request.delivery)
+    return settled(result, sent, sent if result.unanswered else earlier, commits=request.transaction_uid is not None)
+
+
 def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
     """Return what the index keeps: the one place where the destination's own words are kept too."""
     name, outcome = request.delivery.delivery_id, _ATTEMPTS[result.outcome]
@@ -182,6 +195,7 @@ def _attempt(request: _Request, result: StoreResult, contents: Contents) -> Deli
         tried=request.tried,
         sent_sha256=sent,
         crosswalks=tables,
+        unanswered_sha256=contents.digest(request.delivery) if result.unanswered else None,
     )
     if request.transaction_uid is None or not result.outcome.arrived:
         return attempt

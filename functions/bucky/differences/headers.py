@@ -22,7 +22,7 @@ _WRAPPING = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC})
 # What decoding changes together with the pixels, which are compared as decoded (PS3.3 §C.7.6.3).
 OF_ENCODED_PIXELS = frozenset({"00280004", "00280006"})
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
-_BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _BACKSLASH = "\\"
 
 
@@ -79,7 +79,7 @@ def _same(first: DataElement | None, second: DataElement | None) -> bool:
 def _plain(element: DataElement) -> Any:
     """Return a value that is equal for what is equal, whatever the VR's padding or character set."""
     value = element.value
-    if element.VR in _BINARY:
+    if element.VR in BINARY:
         return bytes(value or b"").rstrip(b"\0")
     values = [] if value is None or value == "" else list(value) if _is_several(value) else [value]
     if element.VR in _NUMBERS:
@@ -108,7 +108,7 @@ def _shown(element: DataElement | None) -> str | None:
         return None
     if element.VR == "SQ":
         return "(no items)"
-    if element.VR in _BINARY:
+    if element.VR in BINARY:
         content = bytes(element.value or b"")
         return f"{len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
     value = element.value
