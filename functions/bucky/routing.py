@@ -24,6 +24,7 @@ from bucky.destinations import Destination
 from bucky.errors import Permanent
 from bucky.morph.actions import CrosswalkAction
 from bucky.morph.crosswalks import Crosswalk
+from bucky.rules.conflicts import ConflictRule
 from bucky.rules.model import Rule
 
 
@@ -44,12 +45,16 @@ class Routing(_Model):
         "all", description="Whether every rule that matches applies, or only the first of each trigger."
     )
     rules: tuple[Rule, ...] = ()
+    conflicts: tuple[ConflictRule, ...] = Field(
+        (), description="What is decided when an instance is sent again with other bytes; without a rule, nothing."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         known = [destination.name for destination in self.destinations]
         _unique("destination", known)
         _unique("rule", [rule.name for rule in self.rules])
+        _unique("conflict rule", [rule.name for rule in self.conflicts])
         _unique("crosswalk", [crosswalk.name for crosswalk in self.crosswalks])
         for rule in self.rules:
             self._check_morph(rule)

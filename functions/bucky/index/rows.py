@@ -301,7 +301,8 @@ class TimelineStep:
     """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
 
     `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, redriven,
-    delivered, series_stable or study_stable. UIDs and digest are there when they are the same for all it stands for.
+    delivered, series_stable or study_stable; accepted, rejected or reopened where bytes were decided about.
+    UIDs and digest are there when they are the same for all it stands for.
     """
 
     step: str
