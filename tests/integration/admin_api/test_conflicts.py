@@ -11,6 +11,7 @@ from pydicom.uid import RLELossless
 
 from bucky.corrections import Verdict
 from bucky.destinations import FolderDestination
+from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
@@ -24,8 +25,9 @@ from keeper.bucket_studies import read_decisions
 from keeper.conflicts import Conflicts
 from route_instance.handler import handle_batch as route
 from tests.support.dicom.sample_instances import SAMPLE
-from tests.support.services.admin_world import AdminWorld, connected, world
+from tests.support.services.admin_world import AdminWorld, world
 from tests.support.services.keeper_world import indexed, store
+from tests.support.waiting import until
 
 CONTEXT = Context("route-instance", get_logger("test"))
 CONTENT = SAMPLE.read_bytes()
@@ -36,9 +38,18 @@ STUDY, SERIES = str(dcmread(SAMPLE).StudyInstanceUID), str(dcmread(SAMPLE).Serie
 async def admin(nats_settings: Settings, index_url: str) -> AsyncIterator[AdminWorld]:
     """The application with a broker that has Bucky's streams."""
     async with world(nats_settings, index_url) as running:
-        await connected(running)
+        await until(lambda: linked(running), "the application has its connection")
         await ensure_streams(running.jetstream)
         yield running
+
+
+def linked(running: AdminWorld) -> bool:
+    """Return whether the application is connected to the broker."""
+    try:
+        running.link.jetstream()
+    except BrokerUnavailable:
+        return False
+    return True
 
 
 class Heard:
