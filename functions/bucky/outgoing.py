@@ -40,7 +40,8 @@ class Outgoing:
 
     `content` is its data set, `conversions` the same in other transfer syntaxes, by their UIDs, the best first.
     What goes out is read `through` what keeps to the destination's pace. `sha256` is of the data set as it was
-    received. What only paths are made of may be left out.
+    received. What only paths are made of may be left out. `corrects` are the digests of earlier data sets of this
+    instance, in whose place this one was accepted: where the destination has one of those, this one takes its place.
     """
 
     sop_class_uid: str
@@ -52,6 +53,7 @@ class Outgoing:
     series_instance_uid: str = ""
     sha256: str = ""
     through: Callable[[Opener], Opener] = _at_once
+    corrects: frozenset[str] = frozenset()
 
     def opened(self, transfer_syntax_uid: str = "") -> BinaryIO:
         """Open what goes out: the data set, or its conversion to another transfer syntax."""

@@ -43,7 +43,9 @@ class Contents:
         self._crosswalks = crosswalks
         self._documents: dict[int, Routing] = {}
 
-    def prepared(self, delivery: DeliveryRequested, through: Callable[[Opener], Opener]) -> Outgoing:
+    def prepared(
+        self, delivery: DeliveryRequested, through: Callable[[Opener], Opener], corrects: frozenset[str] = frozenset()
+    ) -> Outgoing:
         """Return the instance as it goes out; its content is opened, and may fail, when its turn comes."""
         instance = delivery.instance
         return Outgoing(
@@ -55,6 +57,7 @@ class Contents:
             study_instance_uid=instance.study_instance_uid,
             series_instance_uid=instance.series_instance_uid,
             sha256=instance.sha256,
+            corrects=corrects,
         )
 
     def open(self, delivery: DeliveryRequested) -> BinaryIO:

@@ -16,7 +16,7 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -147,11 +147,16 @@ def _carried_out(
                 for request in group:
                     request.transaction_uid = uid
             pace = Pace(name, destination, utc_now(), index.take_bandwidth)
-            yield from _paced(group, contents, pace, partial(senders.send, destination))
+            corrections = index.corrections([request.delivery.instance.sha256 for request in group])
+            yield from _paced(group, contents, corrections, pace, partial(senders.send, destination))
 
 
 def _paced(
-    requests: Sequence[_Request], contents: Contents, pace: Pace, send: Callable[..., list[StoreResult]]
+    requests: Sequence[_Request],
+    contents: Contents,
+    corrections: Mapping[str, frozenset[str]],
+    pace: Pace,
+    send: Callable[..., list[StoreResult]],
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""
     going: list[_Request] = []
@@ -165,7 +170,14 @@ def _paced(
     if not going:
         return
     pace.expect(sum(request.delivery.instance.size for request in going))
-    items = [contents.prepared(one.delivery, partial(pace.through, one.delivery)) for one in going]
+    items = [
+        contents.prepared(
+            one.delivery,
+            partial(pace.through, one.delivery),
+            corrections.get(one.delivery.instance.sha256, frozenset()),
+        )
+        for one in going
+    ]
     seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
     for request, result in zip(going, send(items, seconds=seconds), strict=True):
         request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE

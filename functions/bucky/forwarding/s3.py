@@ -19,7 +19,7 @@ from bucky.destinations import S3Destination
 from bucky.errors import AnswerLost, DestinationUnavailable, Permanent, Retriable
 from bucky.events import utc_now
 from bucky.forwarding.in_units import Unit, in_units
-from bucky.forwarding.part10_file import Part10File, place, sha256_of
+from bucky.forwarding.part10_file import Part10File, is_corrected_by, place, sha256_of
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
 
@@ -77,11 +77,11 @@ class S3Sender:
         with file:
             try:
                 with self._translating():
-                    return self._stored(key, file)
+                    return self._stored(item, key, file)
             except Permanent as error:
                 return not_sent(error)
 
-    def _stored(self, key: str, file: Part10File) -> StoreResult:
+    def _stored(self, item: Outgoing, key: str, file: Part10File) -> StoreResult:
         try:
             self._put(key, file, {"IfNoneMatch": "*"})
         except ClientError as error:
@@ -90,7 +90,9 @@ class S3Sender:
             if _code(error) != _TAKEN:
                 raise
             there = self._there(key, file)
-            if there.outcome is not Outcome.REFUSED or self._destination.existing == "refuse":
+            if there.outcome is not Outcome.REFUSED:
+                return there
+            if self._destination.existing == "refuse" and (there.exists or not self._is_corrected(item, key)):
                 return there
             self._put(key, file, {})
         return StoreResult(Outcome.STORED, answer=VERIFIED)
@@ -176,6 +178,14 @@ class S3Sender:
         body = self._client.get_object(**target)["Body"]
         with body:
             return _base64(sha256_of(body)) == ours
+
+    def _is_corrected(self, item: Outgoing, key: str) -> bool:
+        """Tell whether the object is one that this instance corrects; nothing is read where it corrects none."""
+        if not item.corrects:
+            return False
+        body = self._client.get_object(Bucket=self._destination.bucket, Key=key)["Body"]
+        with body:
+            return is_corrected_by(item, body)
 
     def _properties(self) -> dict[str, Any]:
         """Return what every object is made with."""

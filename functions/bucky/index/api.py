@@ -146,6 +146,10 @@ class Index:
         """Return the decisions about a SOP Instance UID, the first first."""
         return self._db.read(decisions_in_force.of_instance, sop_instance_uid)
 
+    def corrections(self, digests: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return, for those of these bytes that a decision made current, the digests that were sent in their place."""
+        return self._db.read(decisions.corrections, digests)
+
     def decisions_to_carry_out(self, before: datetime, *, limit: int = 100) -> list[Decision]:
         """Return decisions from before a time of which what follows may not have been done."""
         return self._db.read(decisions.not_carried_out, before, limit)

@@ -135,6 +135,25 @@ def _holds(decision: Decision, rows: dict[str, RowMapping]) -> bool:
     return found is not None and not found["quarantined"]
 
 
+def corrections(connection: Connection, digests: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return, for those of these bytes that a decision made current, all that were current under their UID before.
+
+    What a rule had changed before it was sent is named by the digest it was sent with, too.
+    """
+    c = decisions.c
+    made = connection.execute(select(c.sop_instance_uid).where(c.current_sha256.in_(digests))).scalars()
+    found: dict[str, frozenset[str]] = {}
+    for uid in set(made):
+        swaps = [one for one in of_instance(connection, uid) if one.swaps]
+        ever = {name for one in swaps for name in (one.current_sha256, one.other_sha256)}
+        if swaps and swaps[-1].current_sha256 in digests:
+            before = ever - {swaps[-1].current_sha256}
+            d = deliveries.c
+            changed = select(d.sent_sha256).where(d.sha256.in_(before), d.sent_sha256.is_not(None))
+            found[swaps[-1].current_sha256] = frozenset(before | set(connection.execute(changed).scalars()))
+    return found
+
+
 def not_carried_out(connection: Connection, before: datetime, limit: int) -> list[Decision]:
     """Return decisions from before a time of which nobody knows that what follows was done."""
     c = decisions.c

@@ -330,6 +330,7 @@ decisions = Table(
     Column("carried_out_at", UtcDateTime),  # when the bucket had it, and what follows was requested
     Index("decisions_study", "study_instance_uid"),
     Index("decisions_sha256", "sha256"),
+    Index("decisions_current_sha256", "current_sha256"),
 )
 Index(
     "decisions_not_carried_out",

@@ -1,7 +1,9 @@
 """Destinations that have an instance already: delivered when what they have is ours, otherwise why nobody knows."""
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless
 
-from bucky.destinations import StowDestination
+from bucky.destinations import FolderDestination, StowDestination
 from bucky.forwarding import Secrets
+from bucky.forwarding.folder import FolderSender
 from bucky.forwarding.s3 import S3Sender
 from bucky.forwarding.stow import StowSender
 from bucky.index import DeliveryState, Index
@@ -245,5 +248,38 @@ def test_a_key_that_cannot_be_looked_at(
     item = Outgoing(CT, UID, EXPLICIT, lambda: io.BytesIO(b"data set"), {}, "1.2", "1.2.3", "a" * 64)
     (result,) = sender.send([item], seconds=60)
     assert (result.outcome, result.exists) == (outcome, exists)
+    sender.close()
+    world.leave()
+
+
+def as_file(content: bytes) -> Outgoing:
+    """Return an instance with other bytes under the same UIDs."""
+    return Outgoing(CT, UID, EXPLICIT, lambda: io.BytesIO(content), {}, "1.2", "1.2.3", sha256_hex(content))
+
+
+def sha256_hex(content: bytes) -> str:
+    """Return a digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_correction_replaces_what_it_corrects_and_nothing_else(
+    store_settings: Settings, tmp_path: Path, kind: str
+) -> None:
+    """Where nothing is overwritten, accepted bytes still take the place of ours that they correct, of no others."""
+    world = S3World(store_settings, tmp_path)
+    folder = FolderDestination(name="f", type="folder", folder=tmp_path)
+    sender = (
+        FolderSender(folder, Secrets(tmp_path)) if kind == "folder" else S3Sender(world.destination, Secrets(tmp_path))
+    )
+    first, second, foreign = as_file(b"wrong"), as_file(b"right"), as_file(b"foreign")
+
+    def sent(item: Outgoing) -> Outcome:
+        return sender.send([item], seconds=60)[0].outcome
+
+    assert [sent(first), sent(second)] == [Outcome.STORED, Outcome.REFUSED]
+    assert sent(replace(second, corrects=frozenset({foreign.sha256}))) is Outcome.REFUSED
+    assert sent(replace(second, corrects=frozenset({first.sha256}))) is Outcome.STORED
+    assert [sent(first), sent(second)] == [Outcome.REFUSED, Outcome.STORED]
     sender.close()
     world.leave()

@@ -51,6 +51,7 @@ def test_accepted_bytes_take_the_place_of_the_first(conflicted: Index) -> None:
     assert (decision.current_sha256, decision.other_sha256, decision.swaps) == (SECOND, FIRST, True)
     assert current(conflicted) == SECOND
     assert open_ones(conflicted) == {THIRD}
+    assert conflicted.corrections([FIRST, SECOND, THIRD]) == {SECOND: frozenset({FIRST})}
     study = conflicted.study("1.2")
     assert (study.patient_name, study.instance_count, study.quarantined_count) == ("Right^Name", 1, 2)
     assert conflicted.miscounted_studies() == []

@@ -30,6 +30,7 @@ def upgrade() -> None:
     )
     op.create_index("decisions_study", "decisions", ["study_instance_uid"])
     op.create_index("decisions_sha256", "decisions", ["sha256"])
+    op.create_index("decisions_current_sha256", "decisions", ["current_sha256"])
     op.create_index(
         "decisions_not_carried_out",
         "decisions",
