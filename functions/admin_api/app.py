@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admin_api import (
     attention_routes,
+    conflict_routes,
     dead_letter_routes,
     delivery_routes,
     docs_page,
@@ -77,6 +78,7 @@ def create_app(
         study_routes,
         timeline_routes,
         delivery_routes,
+        conflict_routes,
         queue_routes,
         routing_routes,
         rules_routes,

@@ -11,6 +11,7 @@
         ├── BrokerUnavailable
         ├── IndexUnavailable
         └── DestinationUnavailable
+            └── AnswerLost  it may have the instance: it was sent whole, and no answer came
 
 Messages are sentences for people: what happened, what it means for the data, what to do next.
 They never contain patient values.
@@ -63,3 +64,7 @@ class IndexUnavailable(Retriable):
 
 class DestinationUnavailable(Retriable):
     """A destination refused the connection or stopped answering."""
+
+
+class AnswerLost(DestinationUnavailable):
+    """A destination was sent an instance whole, and its answer did not come: it may have it."""

@@ -22,6 +22,11 @@ def object_key(study: str, series: str, instance: str, sha256: str) -> str:
     )
 
 
+def is_decision(key: str) -> bool:
+    """Return whether a key is that of a decision about a conflict (`bucky.corrections`)."""
+    return key.startswith("decisions/") and key.endswith(".json")
+
+
 class KeyParts(NamedTuple):
     """What a key says of its instance."""
 

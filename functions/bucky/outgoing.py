@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO
 
-from bucky.errors import BuckyError, Retriable
+from bucky.errors import AnswerLost, BuckyError, Retriable
 
 
 class Outcome(StrEnum):
@@ -40,7 +40,8 @@ class Outgoing:
 
     `content` is its data set, `conversions` the same in other transfer syntaxes, by their UIDs, the best first.
     What goes out is read `through` what keeps to the destination's pace. `sha256` is of the data set as it was
-    received. What only paths are made of may be left out.
+    received. What only paths are made of may be left out. `corrects` are the digests of earlier data sets of this
+    instance, in whose place this one was accepted: where the destination has one of those, this one takes its place.
     """
 
     sop_class_uid: str
@@ -52,6 +53,7 @@ class Outgoing:
     series_instance_uid: str = ""
     sha256: str = ""
     through: Callable[[Opener], Opener] = _at_once
+    corrects: frozenset[str] = frozenset()
 
     def opened(self, transfer_syntax_uid: str = "") -> BinaryIO:
         """Open what goes out: the data set, or its conversion to another transfer syntax."""
@@ -66,7 +68,8 @@ class StoreResult:
     empty when it did not. `status` is that as a number where it is a DIMSE status (PS3.7 Annex C). `comment` is
     the destination's own text, which may name a patient: show it to who may see patients, never log it.
     `transfer_syntax_uid` is set when the instance went in another transfer syntax than its own. `retry_after` and
-    `seconds` are in seconds.
+    `seconds` are in seconds. `unanswered`: it was sent whole, and no answer came. `exists`: the destination says that
+    it has an instance by that UID, and nobody could ask it whether that is this one.
     """
 
     outcome: Outcome
@@ -77,10 +80,13 @@ class StoreResult:
     seconds: float = 0.0
     answer: str = ""
     transfer_syntax_uid: str = ""
+    unanswered: bool = False
+    exists: bool = False
 
 
 def not_sent(error: BuckyError) -> StoreResult:
     """Return the result for an instance that an error kept from being sent."""
     if isinstance(error, Retriable):
-        return StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after)
+        lost = isinstance(error, AnswerLost)
+        return StoreResult(Outcome.UNAVAILABLE, str(error), retry_after=error.retry_after, unanswered=lost)
     return StoreResult(Outcome.REFUSED, str(error))

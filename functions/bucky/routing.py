@@ -26,6 +26,7 @@ from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import Permanent
 from bucky.morph.actions import CrosswalkAction
 from bucky.morph.crosswalks import Crosswalk
+from bucky.rules.conflicts import ConflictRule
 from bucky.rules.model import Rule
 
 MOST_RULES = 2000
@@ -59,12 +60,16 @@ class Routing(_Model):
         "all", description="Whether every rule that matches applies, or only the first of each trigger."
     )
     rules: tuple[Rule, ...] = Field((), max_length=MOST_RULES)
+    conflicts: tuple[ConflictRule, ...] = Field(
+        (), description="What is decided when an instance is sent again with other bytes; without a rule, nothing."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         known = [destination.name for destination in self.destinations]
         _unique("destination", known)
         _unique("rule", [rule.name for rule in self.rules])
+        _unique("conflict rule", [rule.name for rule in self.conflicts])
         _unique("crosswalk", [crosswalk.name for crosswalk in self.crosswalks])
         for rule in self.rules:
             self._check_morph(rule)

@@ -43,7 +43,9 @@ class Contents:
         self._crosswalks = crosswalks
         self._documents: dict[int, Routing] = {}
 
-    def prepared(self, delivery: DeliveryRequested, through: Callable[[Opener], Opener]) -> Outgoing:
+    def prepared(
+        self, delivery: DeliveryRequested, through: Callable[[Opener], Opener], corrects: frozenset[str] = frozenset()
+    ) -> Outgoing:
         """Return the instance as it goes out; its content is opened, and may fail, when its turn comes."""
         instance = delivery.instance
         return Outgoing(
@@ -55,6 +57,7 @@ class Contents:
             study_instance_uid=instance.study_instance_uid,
             series_instance_uid=instance.series_instance_uid,
             sha256=instance.sha256,
+            corrects=corrects,
         )
 
     def open(self, delivery: DeliveryRequested) -> BinaryIO:
@@ -77,6 +80,10 @@ class Contents:
             changed.close()
             raise
         return changed
+
+    def digest(self, delivery: DeliveryRequested) -> str:
+        """Return the digest of what is sent for a delivery, changed or not, once it was opened."""
+        return self.sent.get(delivery.delivery_id, delivery.instance.sha256)
 
     def _wanted(self, delivery: DeliveryRequested) -> Wanted:
         """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""

@@ -5,6 +5,7 @@ is recorded before its event is acknowledged: after a crash in between, that bat
 
     the destination                    delivery becomes   the event
     answered success or a warning      delivered          done
+    has it already                     delivered          done: its copy was compared, or our answer was lost
       and is to commit to it           uncommitted        done: `commit-deliveries` asks for the commitment
     is away, busy, or rejects us       retrying           failed, to be tried again
     is closed by its schedule          retrying           not attempted: the connector leaves it alone
@@ -15,7 +16,7 @@ So `failed` is seen for moments, and every refusal ends as a dead letter that ca
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -40,6 +41,7 @@ from bucky.objects import ObjectStore
 from bucky.outgoing import Outcome, StoreResult
 from bucky.trace import trace_id
 from bucky.uids import new_uid
+from forward_instances.already_there import settled
 from forward_instances.content import Contents
 from forward_instances.pace import Pace
 
@@ -103,7 +105,8 @@ def handle_batch(
     )
     to_do = [requests[name] for name in pending]
     contents = Contents(objects, index, crosswalks)
-    results = list(_carried_out(to_do, contents, index, senders)) if to_do else []
+    carried_out = list(_carried_out(to_do, contents, index, senders)) if to_do else []
+    results = [(request, _with_known(request, result, contents, index)) for request, result in carried_out]
     index.delivery_attempted([_attempt(request, result, contents) for request, result in results])
     for request, result in results:
         _log(ctx, request, result)
@@ -144,11 +147,16 @@ def _carried_out(
                 for request in group:
                     request.transaction_uid = uid
             pace = Pace(name, destination, utc_now(), index.take_bandwidth)
-            yield from _paced(group, contents, pace, partial(senders.send, destination))
+            corrections = index.corrections([request.delivery.instance.sha256 for request in group])
+            yield from _paced(group, contents, corrections, pace, partial(senders.send, destination))
 
 
 def _paced(
-    requests: Sequence[_Request], contents: Contents, pace: Pace, send: Callable[..., list[StoreResult]]
+    requests: Sequence[_Request],
+    contents: Contents,
+    corrections: Mapping[str, frozenset[str]],
+    pace: Pace,
+    send: Callable[..., list[StoreResult]],
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""
     going: list[_Request] = []
@@ -162,11 +170,28 @@ def _paced(
     if not going:
         return
     pace.expect(sum(request.delivery.instance.size for request in going))
-    items = [contents.prepared(one.delivery, partial(pace.through, one.delivery)) for one in going]
+    items = [
+        contents.prepared(
+            one.delivery,
+            partial(pace.through, one.delivery),
+            corrections.get(one.delivery.instance.sha256, frozenset()),
+        )
+        for one in going
+    ]
     seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
     for request, result in zip(going, send(items, seconds=seconds), strict=True):
         request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
         yield request, result
+
+
+def _with_known(request: _Request, result: StoreResult, contents: Contents, index: Index) -> StoreResult:
+    """Return what a result means with what is known of earlier sendings of the same delivery."""
+    if not result.exists:
+        return result
+    name = request.delivery.delivery_id
+    earlier = index.delivery(name).unanswered_sha256
+    sent = contents.digest(request.delivery)
+    return settled(result, sent, sent if result.unanswered else earlier, commits=request.transaction_uid is not None)
 
 
 def _attempt(request: _Request, result: StoreResult, contents: Contents) -> DeliveryAttempt:
@@ -182,6 +207,7 @@ def _attempt(request: _Request, result: StoreResult, contents: Contents) -> Deli
         tried=request.tried,
         sent_sha256=sent,
         crosswalks=tables,
+        unanswered_sha256=contents.digest(request.delivery) if result.unanswered else None,
     )
     if request.transaction_uid is None or not result.outcome.arrived:
         return attempt

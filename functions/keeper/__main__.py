@@ -1,7 +1,7 @@
 """The keeper process, wired on one page: `python -m keeper`.
 
-It declares quiet studies stable, looks after deliveries that are due, and reconciles every so often. It keeps
-nothing itself: it can be killed at any time, and more than one may run.
+It declares quiet studies stable, looks after deliveries that are due and after conflicts, and reconciles every
+so often. It keeps nothing itself: it can be killed at any time, and more than one may run.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from bucky.log import get_logger
 from bucky.objects import S3ObjectStore
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
+from keeper.conflicts import Conflicts
 from keeper.evidence import Evidence
 from keeper.overdue import LookedAfter, Overdue
 from keeper.page import KeeperState, Page
@@ -67,6 +68,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
         quiet, hold = settings.study_quiet_seconds, settings.study_hold_seconds
         sweep = Sweep(index, JetStreamPublisher(js), evidence, quiet=quiet, hold=hold)
         overdue = Overdue(index, JetStreamPublisher(js))
+        conflicts = Conflicts(index, objects, JetStreamPublisher(js))
         grace = settings.reconcile_grace_seconds
         reconcile = Reconcile(objects, index, Republisher(js), settings.store_bucket, grace)
 
@@ -78,6 +80,9 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
 
         async def give_up_once() -> None:
             page.looked_after(LookedAfter(given_up=await overdue.give_up()))
+
+        async def conflicts_once() -> None:
+            await conflicts.run()
 
         async def reconcile_once() -> None:
             report = await reconcile.run()
@@ -91,6 +96,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
                 group.create_task(_again_and_again("sweep", state, sweep_once, SWEEP_SECONDS, SWEEP_SECONDS))
                 group.create_task(_again_and_again("due deliveries", state, due_once, DUE_SECONDS, DUE_SECONDS))
                 group.create_task(_again_and_again("age limit", state, give_up_once, 0, GIVE_UP_SECONDS))
+                group.create_task(_again_and_again("conflicts", state, conflicts_once, DUE_SECONDS, DUE_SECONDS))
                 if settings.reconcile_seconds:
                     first = min(settings.reconcile_seconds, FIRST_RECONCILE_SECONDS)
                     every = settings.reconcile_seconds

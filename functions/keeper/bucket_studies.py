@@ -1,14 +1,18 @@
 """What is in the bucket, a study at a time."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from pydantic import ValidationError
+
+from bucky.corrections import DECISIONS, Decision
 from bucky.errors import NotFound
 from bucky.events import ReceivedInstance
 from bucky.header import read_attributes
 from bucky.index import IndexedInstance
-from bucky.keys import KeyParts, key_parts
+from bucky.keys import KeyParts, is_decision, key_parts
 from bucky.objects import ObjectStore, StoredObject
 from bucky.processed import read_processed
 
@@ -57,10 +61,20 @@ class BucketStudies:
     def _instances(self, prefix: str = "") -> Iterator[InstanceObject]:
         for one in self.objects.listing(prefix):
             parts = key_parts(one.key)
-            if parts is None:
+            if parts is None and not is_decision(one.key):
                 self.foreign.append(one.key)
-            else:
+            elif parts is not None:
                 yield InstanceObject(parts, one)
+
+
+def read_decisions(objects: ObjectStore) -> list[Decision]:
+    """Return the decisions about conflicts that the bucket holds; one that cannot be read is left out."""
+    found = []
+    for key in objects.keys(DECISIONS):
+        if is_decision(key):
+            with suppress(ValidationError, NotFound):
+                found.append(Decision.model_validate_json(objects.get(key)))
+    return found
 
 
 def read_instance(objects: ObjectStore, one: InstanceObject, bucket: str) -> IndexedInstance | None:

@@ -16,7 +16,7 @@ from typing import Any
 from bucky.errors import Retriable
 from bucky.index import Gathered, Index, InstanceRows, Rebuilt, StudyPart
 from bucky.objects import ObjectStore
-from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects
+from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects, read_decisions
 from keeper.readers import Reader
 
 WRITTEN_AT_ONCE = 500
@@ -86,6 +86,8 @@ class Reindex:
         began = time.monotonic()
         report = ReindexReport(pruned=self._prune)
         started_at, done = self._index.begin_reindex(self._bucket, restart=self._restart)
+        # Before any instance: which bytes are current is not decided anew.
+        self._index.restore_decisions(read_decisions(self._objects))
         listed = BucketStudies(self._objects)
         under_way: deque[_Work] = deque()
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bucky.cli.conflicts import conflicts
 from bucky.cli.dead_letters import dead_letters
 from bucky.cli.routing import destinations, routing
 from bucky.cli.rules import rules
@@ -49,6 +50,7 @@ def settings(
 app.command(name="send")(send_command)
 for command in (status, studies, timeline, deliveries, quarantine, queues, destinations):
     app.command()(command)
+app.add_typer(conflicts, name="conflicts")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(routing, name="routing")
 app.add_typer(rules, name="rules")

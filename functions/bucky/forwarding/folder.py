@@ -9,7 +9,7 @@ from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
 from bucky.destinations import FolderDestination
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
-from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File, place
+from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File, is_corrected_by, place
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
 
@@ -40,7 +40,7 @@ class FolderSender:
             return not_sent(error)
         with file:
             try:
-                return self._written(file, path)
+                return self._written(item, file, path)
             except OSError as error:
                 # Whatever the file system says (full, read-only, gone), somebody can put it right.
                 raise DestinationUnavailable(
@@ -54,13 +54,13 @@ class FolderSender:
         if self._destination.mounted and not folder.is_mount():
             raise DestinationUnavailable(f"nothing is mounted at {folder}: mount it", MISCONFIGURED_RETRY_SECONDS)
 
-    def _written(self, file: Part10File, path: Path) -> StoreResult:
+    def _written(self, item: Outgoing, file: Part10File, path: Path) -> StoreResult:
         _make_folders(self._destination.folder, path.parent)
         if path.exists():
             if _same(file, path):
                 _sync_folder(path.parent)  # its name may not have reached the disk before a crash
                 return StoreResult(Outcome.STORED, answer="already there")
-            if self._destination.existing == "refuse":
+            if self._destination.existing == "refuse" and not _is_corrected(item, path):
                 return StoreResult(Outcome.REFUSED, "another file is there by that name, and is not overwritten")
         # Always the same name, so that a crash leaves nothing that the next attempt does not use.
         draft = path.with_name(f".{path.name}.bucky-part")
@@ -73,6 +73,11 @@ class FolderSender:
         draft.replace(path)
         _sync_folder(path.parent)
         return StoreResult(Outcome.STORED, answer="written and synced")
+
+
+def _is_corrected(item: Outgoing, path: Path) -> bool:
+    with path.open("rb") as there:
+        return is_corrected_by(item, there)
 
 
 def _make_folders(root: Path, folder: Path) -> None:

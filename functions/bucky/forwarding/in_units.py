@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from bucky.errors import DestinationUnavailable
 from bucky.outgoing import Outcome, StoreResult, not_sent
@@ -55,8 +56,9 @@ class _Batch:
                 results = self._work(unit)
             except DestinationUnavailable as error:
                 with self._changing:
-                    self._left, self._lost = not_sent(error), self._lost + 1
-                    results = dict.fromkeys(unit, self._left)
+                    result, self._lost = not_sent(error), self._lost + 1
+                    self._left = replace(result, unanswered=False)
+                    results = dict.fromkeys(unit, result)
             except BaseException:
                 self._lost = MAX_LOST_UNITS  # a mistake of ours stops the other lanes, and surfaces
                 raise

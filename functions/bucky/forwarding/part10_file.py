@@ -7,11 +7,13 @@ import hashlib
 import io
 from typing import Any, BinaryIO, Protocol
 
+from bucky.errors import InvalidInstance
 from bucky.outgoing import Outgoing
-from bucky.part10 import FileMeta, file_header
+from bucky.part10 import FileMeta, file_header, split
 from bucky.uids import checked_uid
 
 CHUNK_BYTES = 1024 * 1024
+HEAD_BYTES = 4096
 
 
 class Part10File(io.RawIOBase):
@@ -89,3 +91,20 @@ def sha256_of(stream: Readable) -> bytes:
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
     return digest.digest()
+
+
+def is_corrected_by(item: Outgoing, there: Readable) -> bool:
+    """Tell whether a DICOM file, read from its first byte, is one in whose place this instance was accepted."""
+    if not item.corrects:
+        return False
+    head = b""
+    while len(head) < HEAD_BYTES and (piece := there.read(HEAD_BYTES - len(head))):
+        head += piece
+    try:
+        _meta, offset = split(head)
+    except InvalidInstance:
+        return False
+    digest = hashlib.sha256(head[offset:])
+    while chunk := there.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest() in item.corrects

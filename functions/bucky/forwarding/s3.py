@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
 from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS
 from bucky.destinations import S3Destination
-from bucky.errors import DestinationUnavailable, Permanent, Retriable
+from bucky.errors import AnswerLost, DestinationUnavailable, Permanent, Retriable
 from bucky.events import utc_now
 from bucky.forwarding.in_units import Unit, in_units
-from bucky.forwarding.part10_file import Part10File, place, sha256_of
+from bucky.forwarding.part10_file import Part10File, is_corrected_by, place, sha256_of
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 PART_BYTES = 16 * 1024 * 1024
 """What is larger goes in parts. Each upload holds one part in memory; 10,000 of them are the protocol's limit."""
 VERIFIED = "its SHA-256 verified"
-_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+_TAKEN = "PreconditionFailed"
+_UNDER_WAY = "ConditionalRequestConflict"
 _TOO_MUCH = frozenset({"EntityTooLarge", "KeyTooLongError"})
 _WORDS = {
     "EndpointConnectionError": "cannot be reached",
@@ -76,26 +77,41 @@ class S3Sender:
         with file:
             try:
                 with self._translating():
-                    return self._stored(key, file)
+                    return self._stored(item, key, file)
             except Permanent as error:
                 return not_sent(error)
 
-    def _stored(self, key: str, file: Part10File) -> StoreResult:
+    def _stored(self, item: Outgoing, key: str, file: Part10File) -> StoreResult:
         try:
             self._put(key, file, {"IfNoneMatch": "*"})
         except ClientError as error:
-            if _code(error) not in _TAKEN:
+            if _code(error) == _UNDER_WAY:
+                return StoreResult(Outcome.UNAVAILABLE, "that key is being written just now", answer=_UNDER_WAY)
+            if _code(error) != _TAKEN:
                 raise
-            if self._holds(key, file):
-                return StoreResult(Outcome.STORED, answer=f"already there, {VERIFIED}")
-            if self._destination.existing == "refuse":
-                return StoreResult(
-                    Outcome.REFUSED,
-                    "another object is there by that key, and is not overwritten",
-                    answer=_code(error),
-                )
+            there = self._there(key, file)
+            if there.outcome is not Outcome.REFUSED:
+                return there
+            if self._destination.existing == "refuse" and (there.exists or not self._is_corrected(item, key)):
+                return there
             self._put(key, file, {})
         return StoreResult(Outcome.STORED, answer=VERIFIED)
+
+    def _there(self, key: str, file: Part10File) -> StoreResult:
+        """Return what it means that an object is there already: it is asked for."""
+        try:
+            if self._holds(key, file):
+                return StoreResult(Outcome.STORED, answer=f"already there, {VERIFIED}")
+        except ClientError as error:
+            if _status(error) == 404:
+                gone = "an object was there by that key, and is gone"
+                return StoreResult(Outcome.UNAVAILABLE, gone, answer=_TAKEN)
+            if _status(error) != 403:
+                raise
+            unread = "an object is there by that key, which our credentials may not read to compare"
+            return StoreResult(Outcome.REFUSED, unread, answer=_TAKEN, exists=True)
+        other = "another object is there by that key, and is not overwritten"
+        return StoreResult(Outcome.REFUSED, other, answer=_TAKEN)
 
     def _put(self, key: str, file: Part10File, condition: dict[str, Any]) -> None:
         """Put an object; return when the server named the checksum of our bytes, or gave them back."""
@@ -104,9 +120,10 @@ class S3Sender:
         if file.size <= PART_BYTES:
             content = file.read()
             ours = _base64(hashlib.sha256(content).digest())
-            answer: Any = self._client.put_object(
-                **target, **condition, **self._properties(), Body=content, ChecksumSHA256=ours
-            )
+            with self._answer_awaited():
+                answer: Any = self._client.put_object(
+                    **target, **condition, **self._properties(), Body=content, ChecksumSHA256=ours
+                )
         else:
             ours, answer = self._put_in_parts(target, file, condition)
         theirs = answer.get("ChecksumSHA256")
@@ -123,11 +140,20 @@ class S3Sender:
                 checksum = _base64(hashlib.sha256(content).digest())
                 answer = self._client.upload_part(**upload, PartNumber=number, Body=content, ChecksumSHA256=checksum)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
-            done = self._client.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": parts})
+            with self._answer_awaited():
+                done = self._client.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": parts})
         except BaseException:
             self._abandon(upload)
             raise
         return _checksum_of_parts([base64.b64decode(part["ChecksumSHA256"]) for part in parts]), done
+
+    @contextmanager
+    def _answer_awaited(self) -> Iterator[None]:
+        """Say so when what makes the object was sent whole and had no answer."""
+        try:
+            yield
+        except ReadTimeoutError as error:
+            raise AnswerLost(f"{self._destination.address} did not answer in time") from error
 
     def _abandon(self, upload: Any) -> None:
         """Have the server forget the parts; where it cannot be told, its own lifecycle rules must."""
@@ -152,6 +178,14 @@ class S3Sender:
         body = self._client.get_object(**target)["Body"]
         with body:
             return _base64(sha256_of(body)) == ours
+
+    def _is_corrected(self, item: Outgoing, key: str) -> bool:
+        """Tell whether the object is one that this instance corrects; nothing is read where it corrects none."""
+        if not item.corrects:
+            return False
+        body = self._client.get_object(Bucket=self._destination.bucket, Key=key)["Body"]
+        with body:
+            return is_corrected_by(item, body)
 
     def _properties(self) -> dict[str, Any]:
         """Return what every object is made with."""

@@ -10,12 +10,14 @@ import httpx
 
 from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS, client_context, in_words
 from bucky.destinations import BasicAuth, BearerAuth, StowDestination
-from bucky.errors import DestinationUnavailable
+from bucky.errors import AnswerLost, DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
 from bucky.forwarding.secrets import Secrets
-from bucky.forwarding.stow_answer import StowAnswer, read_answer
+from bucky.forwarding.stow_answer import ALREADY_STORED, BEING_STORED, StowAnswer, read_answer
+from bucky.forwarding.stow_copy import Holds, copy_at
 from bucky.forwarding.stow_request import ACCEPT, MultipartBody, NothingToSend, requests_for
-from bucky.outgoing import Outcome, Outgoing, StoreResult
+from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
+from bucky.scu import status
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -25,14 +27,19 @@ _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 """Not every system has it."""
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, 503, HTTPStatus.GATEWAY_TIMEOUT})
 _MISCONFIGURED = frozenset({401, 403, 404, 405, 406, 407, 411, 501})
+_MAY_BE_THERE = frozenset({ALREADY_STORED, BEING_STORED, status.DUPLICATE_SOP_INSTANCE, status.PROCESSING_FAILURE})
+"""What servers answer for what they hold already; the last one says nothing of the instance, and may mean anything."""
+_CONFLICT = f"HTTP {HTTPStatus.CONFLICT}"
 
 
 class _FailedWhole(Exception):
     """A request of which no instance has an answer of its own; `result` is that of an instance sent alone."""
 
-    def __init__(self, result: StoreResult) -> None:
+    def __init__(self, result: StoreResult, unanswered: Sequence[int] = ()) -> None:
         super().__init__(result.reason)
         self.result = result
+        self.unanswered = frozenset(unanswered)
+        """The indexes of those that were sent whole, and had no answer."""
 
 
 class StowSender:
@@ -77,7 +84,8 @@ class StowSender:
             return self._alone(items, unit)
         try:
             return self._posted(items, unit)
-        except _FailedWhole:
+        except _FailedWhole as failed:
+            unanswered = failed.unanswered
             members = [items[index] for index in unit]
             results = in_units(
                 [(number,) for number in range(len(members))],
@@ -85,15 +93,40 @@ class StowSender:
                 at_once=1,
                 seconds=deadline - time.monotonic(),
             )
-            return dict(zip(unit, results, strict=True))
+            found = dict(zip(unit, results, strict=True))
+            return {
+                index: replace(result, unanswered=result.unanswered or index in unanswered)
+                for index, result in found.items()
+            }
 
     def _alone(self, items: Sequence[Outgoing], unit: Unit) -> dict[int, StoreResult]:
         try:
             return self._posted(items, unit)
         except _FailedWhole as failed:
             if failed.result.outcome is Outcome.UNAVAILABLE:
-                raise DestinationUnavailable(failed.result.reason) from failed
-            return dict.fromkeys(unit, failed.result)
+                kind = AnswerLost if failed.unanswered else DestinationUnavailable
+                raise kind(failed.result.reason) from failed
+            return {index: self._asked(items[index], failed.result) for index in unit}
+
+    def _asked(self, item: Outgoing, result: StoreResult) -> StoreResult:
+        """Return a result as it is, or, where it may mean that the instance is there, what its copy says."""
+        if result.outcome.arrived or not (result.status in _MAY_BE_THERE or result.answer == _CONFLICT):
+            return result
+        try:
+            copy = copy_at(self._client, self._destination, item)
+        except (Permanent, Retriable) as error:
+            return replace(not_sent(error), reason=f"{result.reason}; {error}", answer=result.answer)
+        except OSError as error:
+            return replace(not_sent(Retriable(f"there is no room to compare its copy: {error.strerror}")))
+        said = f"{result.reason}; {copy.known}"
+        match copy.holds:
+            case Holds.OURS:
+                return replace(result, outcome=Outcome.STORED, reason=f"it is there already: {said}", exists=False)
+            case Holds.OTHER:
+                kept = f"the destination keeps another instance under this UID: {said}"
+                return replace(result, outcome=Outcome.REFUSED, reason=kept, exists=False)
+            case Holds.UNKNOWN:
+                return replace(result, reason=said if result.exists else result.reason)
 
     def _posted(self, items: Sequence[Outgoing], unit: Unit) -> dict[int, StoreResult]:
         """Post one request; raise `_FailedWhole`, or `DestinationUnavailable` when no instance can be at fault."""
@@ -114,7 +147,7 @@ class StowSender:
             raise DestinationUnavailable(f"{where} cannot be reached: {_cause(error)}") from error
         except httpx.RequestError as error:
             reason = f"{where} broke the connection: {_cause(error)}"
-            raise _FailedWhole(StoreResult(Outcome.UNAVAILABLE, reason)) from error
+            raise _FailedWhole(StoreResult(Outcome.UNAVAILABLE, reason), body.sent if body.ended else ()) from error
         except httpx.InvalidURL as error:
             raise DestinationUnavailable(f"{where} is no address", MISCONFIGURED_RETRY_SECONDS) from error
         except OSError as error:  # only the contents raise it: the connection's are translated
@@ -124,7 +157,7 @@ class StowSender:
         results = dict.fromkeys(unit, early) | body.failed
         for index in body.sent:
             result = answer.result(items[index].sop_instance_uid, response.status_code)
-            results[index] = replace(result, seconds=share)
+            results[index] = replace(self._asked(items[index], result), seconds=share)
         return results
 
     def _answer(self, response: httpx.Response) -> StowAnswer:

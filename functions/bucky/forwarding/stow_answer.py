@@ -10,6 +10,15 @@ from bucky.scu import status
 
 _T = TypeVar("_T")
 
+ALREADY_STORED = 0xB00E
+"""Failure Reason of Azure's DICOM service: an instance of these UIDs is there (45070)."""
+BEING_STORED = 0xB00F
+"""Another request is storing an instance of these UIDs, or did not finish (45071)."""
+_REASONS = {
+    ALREADY_STORED: "an instance with these UIDs is there already",
+    BEING_STORED: "an instance with these UIDs is being stored just now",
+}
+
 
 class _Uids(BaseModel):
     values: tuple[str | None, ...] = Field((), alias="Value")
@@ -51,12 +60,12 @@ class StowAnswer:
         answer = f"HTTP {http_status}"
         if sop_instance_uid in self.failed:
             reason = self.failed[sop_instance_uid]
-            outcome = status.outcome(reason)
             return StoreResult(
-                Outcome.REFUSED if outcome.arrived else outcome,
-                _words(reason),
+                _failure(reason),
+                f"the destination answered 0x{reason:04X}, {_REASONS.get(reason) or status.meaning(reason)}",
                 reason,
                 answer=f"{answer}, 0x{reason:04X}",
+                exists=reason in {ALREADY_STORED, status.DUPLICATE_SOP_INSTANCE},
             )
         if sop_instance_uid not in self.stored:
             return StoreResult(
@@ -83,6 +92,14 @@ def read_answer(body: bytes) -> StowAnswer:
 
 def _first(values: tuple[_T | None, ...], otherwise: _T) -> _T:
     return next((value for value in values if value is not None), otherwise)
+
+
+def _failure(reason: int) -> Outcome:
+    """Return what a Failure Reason means: never that it arrived, though it looks like a warning."""
+    if reason == BEING_STORED:
+        return Outcome.UNAVAILABLE
+    outcome = status.outcome(reason)
+    return Outcome.REFUSED if outcome.arrived else outcome
 
 
 def _words(reason: int) -> str:

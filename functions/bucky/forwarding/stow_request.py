@@ -19,7 +19,8 @@ class NothingToSend(Exception):
 class MultipartBody:
     """The instances at some indexes as one body; opens each when its turn comes, and one at a time.
 
-    `sent` holds the indexes of those that went out whole, `failed` the results of those that could not be opened.
+    `sent` holds the indexes of those that went out whole, `failed` the results of those that could not be opened;
+    `ended` is true when the end of the body went out too.
     Reading it to its end raises `NothingToSend` when that is all of them.
     """
 
@@ -29,6 +30,7 @@ class MultipartBody:
         self._boundary = f"bucky-{secrets.token_hex(16)}"
         self.sent: list[int] = []
         self.failed: dict[int, StoreResult] = {}
+        self.ended = False
 
     @property
     def content_type(self) -> str:
@@ -51,6 +53,7 @@ class MultipartBody:
         if not self.sent:
             raise NothingToSend
         yield f"--{self._boundary}--\r\n".encode()
+        self.ended = True
 
 
 def requests_for(items: Sequence[Outgoing], most: int) -> list[list[int]]:

@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import Self
 
 from bucky.completeness import Arrival
+from bucky.corrections import Decision, Verdict
 from bucky.events import CloudEvent, DeliveryRequested, InstanceStored, utc_now
 from bucky.index import (
     attention,
     bandwidth,
     commitments,
     completeness,
+    decisions,
+    decisions_in_force,
     deliveries,
     gaps,
     instances,
@@ -111,6 +114,56 @@ class Index:
     ) -> list[InstanceRow]:
         """Return a page of a study's, or one series', current instances, with headers; `after` is the last digest."""
         return self._db.read(instances.headers_of_study, study_uid, series_uid, after, limit)
+
+    # Conflicts
+
+    def conflicts(self, *, limit: int = 100, offset: int = 0) -> list[InstanceRow]:
+        """Return a page of the quarantined bytes that await a decision, the newest first."""
+        return self._db.read(decisions.open_conflicts, limit, offset)
+
+    def open_conflicts(self) -> int:
+        """Return how many await a decision."""
+        return self._db.read(decisions.count_open)
+
+    def conflicts_to_examine(self, version: int, *, limit: int = 20) -> list[InstanceRow]:
+        """Return those that the conflict rules of this version were not asked about."""
+        return self._db.read(decisions.not_examined, version, limit)
+
+    def conflict_examined(self, sha256: str, version: int) -> None:
+        """Record that the conflict rules of a version leave it open."""
+        self._db.write(decisions.examined, sha256, version)
+
+    def current_instance(self, sop_instance_uid: str) -> InstanceRow | None:
+        """Return the instance that is current under a SOP Instance UID, without its header."""
+        return self._db.read(decisions.current, sop_instance_uid)
+
+    def decide(self, sha256: str, verdict: Verdict, author: str, note: str = "") -> Decision:
+        """Decide about bytes in one transaction; deciding the same again changes nothing."""
+        return self._db.write(decisions.decide, sha256, verdict, author, note, utc_now())
+
+    def decisions(self, *, limit: int = 100, offset: int = 0) -> list[Decision]:
+        """Return a page of decisions, the newest first."""
+        return self._db.read(decisions.listed, limit, offset)
+
+    def decisions_about(self, sop_instance_uid: str) -> list[Decision]:
+        """Return the decisions about a SOP Instance UID, the first first."""
+        return self._db.read(decisions_in_force.of_instance, sop_instance_uid)
+
+    def corrections(self, digests: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Return, for those of these bytes that a decision made current, the digests that were sent in their place."""
+        return self._db.read(decisions.corrections, digests)
+
+    def decisions_to_carry_out(self, before: datetime, *, limit: int = 100) -> list[Decision]:
+        """Return decisions from before a time of which what follows may not have been done."""
+        return self._db.read(decisions.not_carried_out, before, limit)
+
+    def decision_carried_out(self, decision: Decision) -> None:
+        """Record that the bucket has it, and that what follows was requested."""
+        self._db.write(decisions.carried_out, decision, utc_now())
+
+    def restore_decisions(self, found: Sequence[Decision]) -> None:
+        """Take the bucket's decisions that the index does not have."""
+        self._db.write(decisions_in_force.restore, found)
 
     # Rebuilding
 

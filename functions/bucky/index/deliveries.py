@@ -80,6 +80,7 @@ def attempted(
     """Record attempts; one that comes after the delivery was settled changes nothing but for a success."""
     processing.keep_results(connection, results)
     in_order = sorted(attempts, key=lambda attempt: (attempt.delivery_id, attempt.at))
+    _keep_unanswered(connection, in_order)
     for one in in_order:
         to, reason, detail = DeliveryState(one.outcome), _text(one.reason), _text(one.detail)
         # A row itself says when it was delivered; what it will forget is recorded.
@@ -99,6 +100,14 @@ def attempted(
             with_tables = f"{detail} (crosswalks: {one.crosswalks})".strip() if one.crosswalks else detail
             delivery_steps.record(connection, one.delivery_id, to, one.at, reason, with_tables)
     _arrived(connection, [one for one in in_order if one.outcome is AttemptOutcome.DELIVERED])
+
+
+def _keep_unanswered(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
+    """Record what was sent whole and had no answer: it is known of that delivery from then on."""
+    for one in attempts:
+        if one.unanswered_sha256 is not None:
+            its_row = deliveries.c.delivery_id == one.delivery_id
+            connection.execute(update(deliveries).where(its_row).values(unanswered_sha256=one.unanswered_sha256))
 
 
 def _waits_for(one: DeliveryAttempt, to: DeliveryState) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, case, func, select
 
 from bucky.index import rebuild
+from bucky.index.counting import recount as recount_study
 from bucky.index.instances import upsert
 from bucky.index.rows import DeliveryRow, DeliveryState, IndexedInstance, KnownInstance
 from bucky.index.schema import deliveries, instances, routings, series, studies
@@ -71,7 +72,7 @@ def miscounted(connection: Connection) -> list[str]:
 def recount(connection: Connection, uids: Sequence[str]) -> None:
     """Make the counts of these studies those of their instances."""
     for uid in sorted(uids):
-        rebuild.recount(connection, uid)
+        recount_study(connection, uid)
 
 
 def restore(connection: Connection, batch: Sequence[IndexedInstance], now: datetime) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
 from bucky.errors import NotFound
+from bucky.index import decisions_in_force as in_force
 from bucky.index.attributes import decode_header, encode_header, instance_attributes
+from bucky.index.counting import recount
 from bucky.index.database import insert_into
 from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow, UpsertOutcome, UpsertResult
@@ -74,6 +76,10 @@ def upsert(
         now=now,
         news=news,
     )
+    if quarantined:
+        # A row that was lost comes back as it was decided, not as it came.
+        for uid in sorted(in_force.enforce(connection, {row["sop_instance_uid"] for row in others})):
+            recount(connection, uid)
     holders = _holders(connection, {one.received.sop_instance_uid for one in ordered})
     return [_result(one, holders, current) for one in batch]
 

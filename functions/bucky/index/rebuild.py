@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from sqlalchemy import Connection, RowMapping, and_, case, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, func, select, update
 
+from bucky.index import decisions_in_force as in_force
 from bucky.index import patients
 from bucky.index.attributes import series_attributes, study_attributes
+from bucky.index.counting import NO_COUNTS, recount
 from bucky.index.database import insert_into
 from bucky.index.instances import FROM_OBJECT, insert, instance_row
 from bucky.index.rows import IndexedInstance
@@ -21,7 +23,6 @@ from bucky.index.schema import arrivals, instances, reindexed_studies, reindexin
 
 # What a row must say as its object does; anything else the bucket does not know, and it is kept.
 _COMPARED = (*FROM_OBJECT, "instance_number", "rows", "columns", "number_of_frames", "header", "header_error")
-_NO_COUNTS = {"instance_count": 0, "quarantined_count": 0}
 # PostgreSQL takes 65,535 parameters in a statement, SQLite 32,766.
 _AT_ONCE = 10_000
 
@@ -158,50 +159,6 @@ def finish(connection: Connection, started_at: datetime, *, prune: bool) -> list
     return [row.sha256 for row in rows]
 
 
-def recount(connection: Connection, study_uid: str) -> None:
-    """Make a study's counts and times those of its instances; remove what has none left."""
-    c, of_study, its_study = (
-        instances.c,
-        series.c.study_instance_uid == study_uid,
-        studies.c.study_instance_uid == study_uid,
-    )
-    # Who indexes an instance of it now waits here, or is waited for: what is counted next is what there is.
-    locked = select(series.c.series_instance_uid).where(of_study).order_by(series.c.series_instance_uid)
-    connection.execute(locked.with_for_update()).all()
-    connection.execute(select(studies.c.study_instance_uid).where(its_study).with_for_update()).all()
-    counted = (
-        select(
-            c.series_instance_uid,
-            func.sum(case((c.quarantined, 0), else_=1)).label("instance_count"),
-            func.sum(case((c.quarantined, 1), else_=0)).label("quarantined_count"),
-            func.min(c.received_at, type_=c.received_at.type).label("first_received_at"),
-            func.max(c.indexed_at, type_=c.indexed_at.type).label("last_instance_at"),
-        )
-        .where(c.study_instance_uid == study_uid)
-        .group_by(c.series_instance_uid)
-        .order_by(c.series_instance_uid)
-    )
-    rows = connection.execute(counted).mappings().all()
-    for row in rows:
-        counts = {name: int(row[name]) for name in _NO_COUNTS}
-        one = and_(of_study, series.c.series_instance_uid == row["series_instance_uid"])
-        connection.execute(update(series).where(one).values(counts))
-    still_there = select(c.sha256).where(
-        c.study_instance_uid == study_uid, c.series_instance_uid == series.c.series_instance_uid
-    )
-    connection.execute(delete(series).where(of_study, ~still_there.exists()))
-    if not rows:
-        connection.execute(delete(arrivals).where(arrivals.c.study_instance_uid == study_uid))
-        connection.execute(delete(studies).where(its_study))
-        patients.forget(connection, study_uid)
-        return
-    times = {
-        "first_received_at": min(row["first_received_at"] for row in rows),
-        "last_instance_at": max(row["last_instance_at"] for row in rows),
-    }
-    connection.execute(update(studies).where(its_study).values(times))
-
-
 def _write_instances(connection: Connection, part: StudyPart, now: datetime) -> Rebuilt:
     if not part.instances:
         return Rebuilt()
@@ -220,11 +177,28 @@ def _write_instances(connection: Connection, part: StudyPart, now: datetime) -> 
         values = {name: row[name] for name in _COMPARED}
         connection.execute(update(instances).where(instances.c.sha256 == row["sha256"]).values(values))
     count_as_routed(connection, sorted(current), now)
-    current |= {digest for digest, row in known.items() if not row["quarantined"]}
-    for one in part.instances:
-        if one.instance["sha256"] in current:
-            part.attributes.add(one)
+    for digest in _current(connection, part):
+        part.attributes.add(digest)
     return Rebuilt(len(fresh), len(changes), len(part.instances) - len(fresh) - len(changes))
+
+
+def _current(connection: Connection, part: StudyPart) -> list[InstanceRows]:
+    """Return the instances of a part that are current, once it is as was decided."""
+    uids = {one.instance["sop_instance_uid"] for one in part.instances}
+    decided = in_force.newest(connection, uids)
+    in_force.enforce(connection, decided)
+    digests = [one.instance["sha256"] for one in part.instances]
+    query = select(instances.c.sha256).where(instances.c.sha256.in_(digests), ~instances.c.quarantined)
+    current = set(connection.execute(query).scalars())
+    found = []
+    for one in part.instances:
+        decision = decided.get(one.instance["sop_instance_uid"])
+        # What was accepted in its place may come later in the study, or in another one.
+        if one.instance["sha256"] in current and (
+            decision is None or decision.current_sha256 == one.instance["sha256"]
+        ):
+            found.append(one)
+    return found
 
 
 def _known(connection: Connection, digests: Sequence[str]) -> dict[str, RowMapping]:
@@ -236,7 +210,7 @@ def _make_parents(connection: Connection, part: StudyPart, now: datetime) -> Non
     """Make the rows that instances refer to, unless they are there; `_write_parents` fills them in."""
     uid, first = part.study_instance_uid, part.instances[0].instance["received_at"]
     rows = [
-        {"study_instance_uid": uid, "series_instance_uid": one, **_NO_COUNTS}
+        {"study_instance_uid": uid, "series_instance_uid": one, **NO_COUNTS}
         for one in sorted({each.instance["series_instance_uid"] for each in part.instances})
     ]
     connection.execute(insert_into(connection, series).on_conflict_do_nothing(), rows)

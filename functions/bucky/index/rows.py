@@ -153,6 +153,8 @@ class InstanceRow:
     stored_at: datetime | None = None
     header: dict[str, Any] | None = None
     processed: tuple[Processing, ...] = ()
+    decision: int | None = None
+    examined_version: int | None = None
 
     def received(self) -> ReceivedInstance:
         """Return the instance as events carry it."""
@@ -212,7 +214,8 @@ class DeliveryAttempt:
     `tried` is false when the destination was not even given it, which is not counted as an attempt.
     `sent_sha256` is of the data set as a rule had changed it, where one had, before any conversion; `crosswalks`
     names the tables that it looked values up in. `commitment_uid` is the transaction of what is uncommitted, and
-    `due_at` when it is to have been asked for.
+    `due_at` when it is to have been asked for. `unanswered_sha256` is of the data set as it was sent whole, where no
+    answer came.
     """
 
     delivery_id: str
@@ -225,6 +228,7 @@ class DeliveryAttempt:
     crosswalks: str = ""
     commitment_uid: str | None = None
     due_at: datetime | None = None
+    unanswered_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,7 @@ class DeliveryRow:
     unit: Unit | None = None
     unit_sha256: str | None = None
     unit_instances: int | None = None
+    unanswered_sha256: str | None = None
 
     def request(self, instance: ReceivedInstance) -> DeliveryRequested:
         """Return the request that this delivery began with."""
@@ -314,7 +319,8 @@ class TimelineStep:
     """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
 
     `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, redriven,
-    delivered, series_stable or study_stable. UIDs and digest are there when they are the same for all it stands for.
+    delivered, series_stable or study_stable; accepted, rejected or reopened where bytes were decided about.
+    UIDs and digest are there when they are the same for all it stands for.
     """
 
     step: str

@@ -172,6 +172,8 @@ instances = Table(
     Column("listener", Text, nullable=False, server_default=""),
     Column("stored_at", UtcDateTime),  # when the store had it; unknown for what was indexed before this was kept
     Column("processed", ProcessedBy),
+    Column("decision", Integer),  # the number of the decision that set it aside; none while a conflict is open
+    Column("examined_version", Integer),  # of the routing whose conflict rules did not decide it
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],
@@ -233,6 +235,7 @@ deliveries = Table(
     Column("unit", String(16)),
     Column("unit_sha256", String(64)),
     Column("unit_instances", Integer),
+    Column("unanswered_sha256", String(64)),  # of the data set that was sent whole, and had no answer
     Index("deliveries_requested_at", "requested_at", "delivery_id"),
     Index("deliveries_state", "state", "requested_at"),
     Index("deliveries_destination", "destination", "state"),
@@ -337,6 +340,35 @@ Index(
     revisions.c.stable_at,
     sqlite_where=text("published_at IS NULL"),
     postgresql_where=text("published_at IS NULL"),
+)
+
+# What was decided about bytes that came under a SOP Instance UID that was taken; append-only, the last one holds.
+# Each says all that follows: which bytes are current, and which others need no decision, by their digests.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("verdict", String(16), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("other_sha256", String(64), nullable=False),  # what was current until then
+    Column("current_sha256", String(64), nullable=False),
+    Column("settled", JSON, nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("carried_out_at", UtcDateTime),  # when the bucket had it, and what follows was requested
+    Index("decisions_study", "study_instance_uid"),
+    Index("decisions_sha256", "sha256"),
+    Index("decisions_current_sha256", "current_sha256"),
+)
+Index(
+    "decisions_not_carried_out",
+    decisions.c.decided_at,
+    sqlite_where=text("carried_out_at IS NULL"),
+    postgresql_where=text("carried_out_at IS NULL"),
 )
 
 # How far `bucky reindex` has come, so that it goes on after it was killed.

@@ -24,7 +24,16 @@ from sqlalchemy import (
 
 from bucky.errors import NotFound
 from bucky.index.rows import DeliveryState, TimelineStep
-from bucky.index.schema import deliveries, delivery_members, delivery_steps, instances, revisions, routings, studies
+from bucky.index.schema import (
+    decisions,
+    deliveries,
+    delivery_members,
+    delivery_steps,
+    instances,
+    revisions,
+    routings,
+    studies,
+)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # The columns of a step, with their types, in the order of the union.
@@ -112,6 +121,7 @@ def _is_study(connection: Connection, uid: str) -> bool:
 
 def _all_steps(of: _Of) -> CompoundSelect[Any]:
     i, d, s, r, v = instances.c, deliveries.c, delivery_steps.c, routings.c, revisions.c
+    c = decisions.c
     place = {name: i[name] for name in ("sha256", "series_instance_uid", "sop_instance_uid")}
     held = {**place, "trace_id": i.trace_id}
     told = {name: d[name] for name in ("trace_id", "destination", "rule", "rule_version")}
@@ -122,7 +132,9 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
     came = i.calling_aet + literal(" to ") + i.called_aet + literal(" from ") + i.source_address
     made = literal("made by a function, delivery ") + i.association_id
     aside = case(
-        (i.quarantined, literal("quarantined: other bytes came first")), else_=func.coalesce(i.header_error, "")
+        (~i.quarantined, func.coalesce(i.header_error, "")),
+        (i.decision.is_(None), literal("quarantined: other bytes came first")),
+        else_=literal("set aside: it was decided that other bytes are current"),
     )
     asked = case((r.destinations == 0, literal("no rule matched")), else_=literal(""))
     # Where a destination committed, that is why it counts as delivered.
@@ -141,6 +153,13 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
         _step(3, literal("routed"), r.routed_at, **held, rule_version=r.rule_version, detail=asked)
         .select_from(routed)
         .where(of.on(instances), r.rule_version > 0),
+        _step(
+            4,
+            c.verdict,
+            c.decided_at,
+            **{name: c[name] for name in place},
+            detail=func.trim(literal("by ") + c.author + literal(" ") + c.note),
+        ).where(of.on(decisions)),
         *(
             step.select_from(source).where(condition)
             for known, table, condition in (

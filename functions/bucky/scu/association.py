@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, NoReturn, Self
 
 from bucky.connecting import client_context, in_words
-from bucky.errors import DestinationUnavailable
+from bucky.errors import AnswerLost, DestinationUnavailable
 from bucky.log import get_logger
 from bucky.scu import messages
 from bucky.scu.messages import Acceptance, Context, StoreResponse
@@ -76,7 +76,10 @@ class Association:
         return self._acceptance.refused.get(context, -1)
 
     def store(self, context_id: int, sop_class: str, sop_instance: str, content: BinaryIO) -> StoreResponse:
-        """Send one instance, its data set being the stream's bytes to the end, and return the answer."""
+        """Send one instance, its data set being the stream's bytes to the end, and return the answer.
+
+        Raises `AnswerLost` when it was sent whole.
+        """
         self._message_id = self._message_id % 0xFFFF + 1
         command = io.BytesIO(messages.store_request(self._message_id, sop_class, sop_instance))
         max_pdu = self._acceptance.max_pdu
@@ -90,6 +93,8 @@ class Association:
         self._see_off()
         try:
             response = messages.store_response(self._command())
+        except DestinationUnavailable as error:
+            raise AnswerLost(str(error)) from error
         except ValueError as error:
             self._lost(f"{self._peer} answered wrongly: {error}", error)
         if response.message_id != self._message_id:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from pydicom.uid import UID
@@ -113,7 +113,7 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
             break
         error_met = _store_until_lost(association, items, waiting, tell, limits)
         if error_met is not None:
-            left, lost = not_sent(error_met), lost + 1
+            left, lost = replace(not_sent(error_met), unanswered=False), lost + 1
         if not waiting:
             groups.popleft()
     if not limits.stop.is_set():
@@ -170,6 +170,7 @@ def _answered(response: StoreResponse, item: Outgoing, syntax: str, seconds: flo
         seconds=seconds,
         answer=answer,
         transfer_syntax_uid=syntax if converted else "",
+        exists=response.status == status.DUPLICATE_SOP_INSTANCE,
     )
 
 

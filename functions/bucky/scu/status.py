@@ -4,6 +4,7 @@ from bucky.outgoing import Outcome
 
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
+DUPLICATE_SOP_INSTANCE = 0x0111
 OUT_OF_RESOURCES = 0xA700
 DATA_SET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
@@ -16,7 +17,7 @@ _MEANINGS = {
     0x0106: "invalid attribute value",
     0x0107: "attribute list warning",
     PROCESSING_FAILURE: "processing failure",
-    0x0111: "duplicate SOP instance",
+    DUPLICATE_SOP_INSTANCE: "duplicate SOP instance",
     0x0112: "no such SOP instance",
     0x0116: "attribute value out of range",
     0x0117: "invalid SOP instance",

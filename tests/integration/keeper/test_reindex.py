@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
+from bucky.correcting import carry_out
+from bucky.corrections import Verdict
+from bucky.events import CloudEvent
 from bucky.index import Counts, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, reindexed_studies, routings, series, studies
 from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
@@ -127,6 +130,28 @@ def test_what_is_no_instance_is_reported_and_left_alone(filled: Filled) -> None:
     report = filled.reindex().run()
     assert (report.unreadable, report.foreign) == ([key], ["backup/notes.txt"])
     assert filled.tables.rows() == before
+
+
+class Unheard:
+    """A publisher to nobody."""
+
+    async def publish(self, event: CloudEvent) -> None:
+        """Drop an event."""
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.REJECTED])
+async def test_a_lost_index_comes_back_as_it_was_decided(filled: Filled, verdict: Verdict) -> None:
+    """From the bucket alone the accepted bytes are current and the rejected not open, and nothing is foreign."""
+    (other,) = filled.index.conflicts()
+    decision = filled.index.decide(other.sha256, verdict, "me", "why")
+    await carry_out(decision, filled.index, filled.objects, Unheard(), "/test")
+    before = filled.tables.rows(without=ONLY_THE_INDEX_KNOWS)
+    filled.tables.empty()
+    report = filled.reindex().run()
+    assert filled.tables.rows(without=ONLY_THE_INDEX_KNOWS) == before
+    assert (report.foreign, filled.index.conflicts()) == ([], [])
+    assert filled.index.decisions_about(other.sop_instance_uid) == [decision]
+    assert filled.index.decide(other.sha256, verdict, "somebody else") == decision
 
 
 def test_an_event_that_comes_later_completes_a_rebuilt_row(filled: Filled) -> None:

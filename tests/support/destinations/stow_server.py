@@ -1,5 +1,6 @@
 """A small STOW-RS server (PS3.18 §10.5) that keeps what it takes, and can be told to misbehave."""
 
+import io
 import json
 import re
 import ssl
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from pydicom import dcmread
 
 from bucky.part10 import split
 from tests.support.network.pausable_server import PausableServer
@@ -34,7 +37,10 @@ class Request:
 
 
 class StowServer(PausableServer):
-    """Answers each request by its scripts; `failures` and `warnings` are by SOP Instance UID."""
+    """Answers each request by its scripts; `failures` and `warnings` are by SOP Instance UID.
+
+    `files` and `metadata` say whether it gives what is in `kept` (PS3.18 §10.4); without them it answers 501.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls)
@@ -43,6 +49,8 @@ class StowServer(PausableServer):
         self.failures: dict[str, int] = {}
         self.warnings: dict[str, int] = {}
         self.unnamed: set[str] = set()
+        self.files = self.metadata = self.busy = False
+        self.given: list[str] = []
         self.whole: Callable[[Request], Whole | None] = lambda _request: None
 
     @property
@@ -52,6 +60,9 @@ class StowServer(PausableServer):
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
+        if handler.command == "GET":
+            self._give(handler)
+            return
         request = Request(handler.path, dict(handler.headers.items()))
         self.requests.append(request)
         files = _files(_chunked(handler), handler.headers["Content-Type"])
@@ -64,6 +75,26 @@ class StowServer(PausableServer):
         else:
             status, document = self._stored(files)
             _send(handler, status, json.dumps(document).encode(), {"Content-Type": "application/dicom+json"})
+
+    def _give(self, handler: BaseHTTPRequestHandler) -> None:
+        self.given.append(handler.path)
+        found = re.fullmatch(r"/dicom-web/studies/[\d.]+/series/[\d.]+/instances/([\d.]+)(/metadata)?", handler.path)
+        assert found is not None
+        uid, wants_metadata = found[1], bool(found[2])
+        if self.busy:
+            _send(handler, 503, b"", {})
+        elif not (self.metadata if wants_metadata else self.files):
+            _send(handler, 501, b"", {})
+        elif uid not in self.kept:
+            _send(handler, 404, b"", {})
+        elif wants_metadata:
+            dataset = dcmread(io.BytesIO(self.kept[uid]))
+            model = dataset.to_json_dict(1024, lambda element: f"{handler.path}/bulk/{element.tag}")
+            _send(handler, 200, json.dumps([model]).encode(), {"Content-Type": "application/dicom+json"})
+        else:
+            body = b"--b'1\r\nContent-Type: application/dicom\r\n\r\n" + self.kept[uid] + b"\r\n--b'1--\r\n"
+            kind = 'multipart/related; type="application/dicom"; boundary="b\'1"'
+            _send(handler, 200, body, {"Content-Type": kind})
 
     def _stored(self, files: dict[str, bytes]) -> tuple[int, dict[str, Any]]:
         failed = [uid for uid in files if uid in self.failures]

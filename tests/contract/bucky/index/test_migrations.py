@@ -185,11 +185,11 @@ def test_what_was_there_before_counts_as_routed(empty_index_url: str) -> None:
     with engine.begin() as connection:
         for table in ("delivery_steps", "routings", "arrivals", "revisions", "reindexings", "reindexed_studies"):
             connection.execute(text(f"DROP TABLE {table}"))
-        for table in ("delivery_members", "delivery_results"):
+        for table in ("delivery_members", "delivery_results", "decisions"):
             connection.execute(text(f"DROP TABLE {table}"))
-        for column in ("unit", "unit_sha256", "unit_instances"):
+        for column in ("unit", "unit_sha256", "unit_instances", "unanswered_sha256"):
             connection.execute(text(f"ALTER TABLE deliveries DROP COLUMN {column}"))
-        for column in ("stored_at", "processed"):
+        for column in ("stored_at", "processed", "decision", "examined_version"):
             connection.execute(text(f"ALTER TABLE instances DROP COLUMN {column}"))
         for name in ("due_at", "commitment_uid"):
             connection.execute(text(f"DROP INDEX deliveries_{name}"))

@@ -201,3 +201,12 @@ def test_another_stacks_certificate_is_not_trusted(home: Path, tmp_path: Path) -
     error = bucky(home, "studies", "--ca", str(other.ca)).exception
     assert isinstance(error, ApiFailed)
     assert "--ca" in str(error)
+
+
+def test_conflicts_are_listed_and_what_is_none_is_said(home: Path) -> None:
+    """Without a conflict the list is empty, and asking about an instance without one is answered in a sentence."""
+    assert output(home, "conflicts", "list")["items"] == []
+    assert output(home, "conflicts", "list", "--decided")["items"] == []
+    instance = output(home, "deliveries")["items"][0]["sha256"]
+    for command in (("show", instance), ("accept", instance), ("undo", instance), ("show", "0" * 64)):
+        assert isinstance(bucky(home, "conflicts", *command).exception, ApiFailed)
