@@ -10,11 +10,11 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import httpx
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from bucky import log
 from bucky.broker import JetStreamPublisher, connect, disconnect
+from bucky.broker_client import LastingClient
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.log import get_logger
@@ -88,6 +88,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
         try:
             await _until_it_works("index", state, migrate)
             async with asyncio.TaskGroup() as group:
+                group.create_task(_while_connected(client))
                 group.create_task(_again_and_again("sweep", state, sweep_once, SWEEP_SECONDS, SWEEP_SECONDS))
                 group.create_task(_again_and_again("due deliveries", state, due_once, DUE_SECONDS, DUE_SECONDS))
                 group.create_task(_again_and_again("age limit", state, give_up_once, 0, GIVE_UP_SECONDS))
@@ -100,8 +101,13 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
             index.close()
 
 
-async def _connected(settings: Settings, state: KeeperState) -> Client:
-    clients: list[Client] = []
+async def _while_connected(client: LastingClient) -> None:
+    await client.ended.wait()
+    raise SystemExit("keeper: the connection to NATS was closed for good; start the keeper again")
+
+
+async def _connected(settings: Settings, state: KeeperState) -> LastingClient:
+    clients: list[LastingClient] = []
 
     async def attempt() -> None:
         clients.append(await connect(settings, "keeper"))

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from bucky.broker import connect
+from bucky.broker import connect, disconnect
 from bucky.errors import Retriable
 from bucky.index import Index
 from bucky.objects import S3ObjectStore
@@ -49,4 +49,4 @@ async def _streams(settings: Settings) -> None:
     try:
         await ensure_streams(client.jetstream(), settings.nats_replicas)
     finally:
-        await client.close()
+        await disconnect(client)
