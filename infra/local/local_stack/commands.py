@@ -20,7 +20,13 @@ from local_stack.supervisor import Supervisor, end_leftovers, start_time
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
-_SIGNS = {"ready": "[green]✓[/]", "ended": "[red]✗[/]", "restarted": "[yellow]↻[/]", "stopped": "[dim]·[/]"}
+_SIGNS = {
+    "ready": "[green]✓[/]",
+    "ended": "[red]✗[/]",
+    "stuck": "[yellow]![/]",
+    "restarted": "[yellow]↻[/]",
+    "stopped": "[dim]·[/]",
+}
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="BUCKY_HOME", help="Folder that holds everything the stack writes.")

@@ -20,6 +20,7 @@ RESTART_FIRST_SECONDS = 0.2
 RESTART_MOST_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 POLL_SECONDS = 0.1
+STUCK_SECONDS = 2.0
 
 Report = Callable[[str, str, str], None]  # program, state, detail
 
@@ -33,6 +34,7 @@ class _Supervised:
         self.started_at = time.monotonic()
         self.restart_at = 0.0
         self.pause = RESTART_FIRST_SECONDS
+        self.asked_at = self.started_at
 
 
 class Supervisor:
@@ -110,6 +112,7 @@ class Supervisor:
             return
         code = supervised.process.poll()
         if code is None:
+            self._end_if_stuck(supervised, now)
             return
         kill_session(supervised.process.pid)
         steady = now - supervised.started_at > STEADY_SECONDS
@@ -117,6 +120,16 @@ class Supervisor:
         supervised.restart_at = now + supervised.pause
         supervised.process = None
         self._report(supervised.program.name, "ended", f"code {code}; starting it again in {supervised.pause:.1f} s")
+
+    def _end_if_stuck(self, supervised: _Supervised, now: float) -> None:
+        """End a program that runs and does nothing any more; it is then started again as any that ended."""
+        program, process = supervised.program, supervised.process
+        if program.stuck is None or process is None or now - supervised.asked_at < STUCK_SECONDS:
+            return
+        supervised.asked_at = now
+        if program.stuck():
+            self._report(program.name, "stuck", "it refuses writes, and its disk has room: starting it again")
+            stop(process, program.stop_seconds)
 
     def _log_file(self, program: Program) -> Path:
         return self._stack.home.logs / f"{program.name}.log"
