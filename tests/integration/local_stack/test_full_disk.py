@@ -54,10 +54,9 @@ async def test_a_broker_that_stays_read_only_is_started_again(tmp_path: Path, di
             event = CloudEvent(id="first", source="/test", type="dicom.instance.stored")
             await publisher.publish(event)
             disk.fill()
-            with pytest.raises(BrokerUnavailable):
-                for number in range(1000):
-                    padded = event.model_copy(update={"id": f"more-{number}", "data": {"x": "x" * 10_000}})
-                    await publisher.publish(padded)
+            padded = [event.model_copy(update={"id": f"more-{n}", "data": {"x": "x" * 10_000}}) for n in range(100)]
+            outcomes = await asyncio.gather(*map(publisher.publish, padded), return_exceptions=True)
+            assert any(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
             assert ("nats-server", "stuck") not in reports
             disk.free()
 

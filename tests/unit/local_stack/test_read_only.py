@@ -1,6 +1,7 @@
 """When the supervisor starts a broker again that refuses writes."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from local_stack.read_only import (
     ENOUGH_FREE_BYTES,
@@ -63,7 +64,7 @@ def test_a_restart_that_does_not_help_is_not_repeated_for_ever() -> None:
     for _ in range(9):
         assert broker.due_within(watch, LONGEST_PAUSE_SECONDS + PATIENCE_SECONDS + 2)
         times.append(broker.now)
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert pauses[0] >= FIRST_PAUSE_SECONDS
     assert pauses == sorted(pauses)
     assert pauses[-1] >= LONGEST_PAUSE_SECONDS
