@@ -15,7 +15,7 @@ async def health(board: HealthDep) -> JSONResponse:
     """Say which parts are up, and nothing else: this page is open."""
     report = await board.report()
     body = {"status": report.status, "parts": {name: part.status for name, part in report.parts.items()}}
-    return JSONResponse(body, 200 if report.status == "up" else 503)
+    return JSONResponse(body, 503 if report.status == "down" else 200)
 
 
 @open_routes.get("/ready")
@@ -29,4 +29,4 @@ async def ready(board: HealthDep) -> JSONResponse:
 async def detailed_health(board: HealthDep) -> JSONResponse:
     """Return the health of every part, with reasons; 503 when one is down."""
     report = await board.report()
-    return JSONResponse(report.model_dump(), 200 if report.status == "up" else 503)
+    return JSONResponse(report.model_dump(mode="json"), 503 if report.status == "down" else 200)

@@ -32,7 +32,8 @@ async def run(settings: Settings) -> None:
     caller = GatewayCaller(settings.gateway_url)
     metrics = Metrics()
     connector = Connector(
-        client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas
+        *(client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas),
+        settings.queue_normal_seconds,
     )
     server = HttpServer(pages(connector, metrics), settings.connector_http_host, settings.connector_http_port)
     await server.start()

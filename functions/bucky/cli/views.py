@@ -33,6 +33,13 @@ DELIVERY_COLUMNS = {
     "sop_instance_uid": "Instance",
     "updated_at": "Changed",
 }
+TROUBLE_COLUMNS = {
+    "part": "Not well",
+    "state": "State",
+    "since": "Since",
+    "effect": "What it means",
+    "command": "Look with",
+}
 QUEUE_COLUMNS = {
     "function": "Function",
     "subject": "Subject",
@@ -45,7 +52,7 @@ QUEUE_COLUMNS = {
 
 
 def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
-    """Show whether every part is up, and how much there is; exit code 1 when a part is down."""
+    """Show whether every part is up, and how much there is; exit code 1 unless all is well."""
     with api(home, url, api_key, ca) as client:
         health = client.health()
         index_is_up = health["parts"]["index"]["status"] == "up"
@@ -55,6 +62,8 @@ def status(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = Non
     else:
         parts = ({"part": name, **part} for name, part in health["parts"].items())
         print_rows(parts, {"part": "Part", "status": "Status", "milliseconds": "ms", "reason": "Reason"}, "no parts")
+        if health.get("trouble"):
+            print_rows(health["trouble"], TROUBLE_COLUMNS, "")
         if summary is not None:
             held = {"part": "held", **summary["held"]}
             print_rows([held], {name: name.capitalize() for name in summary["held"]}, "")

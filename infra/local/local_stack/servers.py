@@ -45,7 +45,7 @@ def nats_server(data: Path, port: int, monitor_port: int, user: str, password: s
         ),
         env={
             # Parsed as a value of the configuration: a comma would end it.
-            "BUCKY_NATS_STORE": json.dumps(str(data)),
+            "BUCKY_NATS_STORE": json.dumps(str(data), ensure_ascii=False),
             "BUCKY_NATS_MONITOR": f'"{HOST}:{monitor_port}"',
             "BUCKY_NATS_USER": user,
             "BUCKY_NATS_PASSWORD": f'"{password}"',
