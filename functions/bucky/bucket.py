@@ -64,9 +64,15 @@ class Bucket:
 
     def check(self) -> None:
         """Raise unless the bucket can be reached."""
-        with _translating():
-            if not self._asked.bucket_exists(self._name):
-                raise StoreUnavailable(f"the bucket {self._name!r} does not exist; create it or set BUCKY_STORE_BUCKET")
+        try:
+            with _translating():
+                there = self._asked.bucket_exists(self._name)
+        except StoreUnavailable:
+            # Those that are kept may be half open, and each would have to be waited for.
+            self._http.clear()
+            raise
+        if not there:
+            raise StoreUnavailable(f"the bucket {self._name!r} does not exist; create it or set BUCKY_STORE_BUCKET")
 
     def prove_checksums(self) -> None:
         """Raise unless the server refuses bytes whose checksum is wrong.

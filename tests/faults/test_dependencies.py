@@ -61,21 +61,29 @@ def lead_back(here: Plant) -> None:
         line.cut()
 
 
+def leave(here: Plant) -> None:
+    """Have the servers end, and another one answer where they were."""
+    kill(here)
+    lead_to_strangers(here)
+
+
+def come_back_elsewhere(here: Plant) -> None:
+    """Have the names lead to where the servers are now."""
+    start(here)
+    lead_back(here)
+
+
 def say_error(here: Plant) -> None:
     """Say what ends a connection, in the servers' name."""
     for name, line in here.lines.items():
         line.inject(b"-ERR 'Maximum Payload Violation'\r\n" if name == "broker" else b"nonsense\r\n\r\n")
 
 
-def nothing(_here: Plant) -> None:
-    """Do nothing."""
-
-
 LASTING: dict[str, tuple[Callable[[Plant], None], Callable[[Plant], None]]] = {
     "closed": (each_line(FaultyLine.refuse), each_line(FaultyLine.heal)),
     "half open": (each_line(FaultyLine.silence), each_line(FaultyLine.heal)),
     "restarted": (kill, start),
-    "moved": (lambda here: (kill(here), lead_to_strangers(here))[0], lambda here: (start(here), lead_back(here))[0]),
+    "moved": (leave, come_back_elsewhere),
     "refuses us": (lead_to_strangers, lead_back),
 }
 
