@@ -68,7 +68,8 @@ def leave(here: Plant) -> None:
 
 
 def come_back_elsewhere(here: Plant) -> None:
-    """Have the names lead to where the servers are now."""
+    """Have the broker and the gateway on other ports, and the lines lead there."""
+    here.move()
     start(here)
     lead_back(here)
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class Gateway(PausableServer):
     @property
     def port(self) -> int:
         """Where it listens."""
+        return self._port
+
+    def moved(self) -> int:
+        """Listen on another port from the next opening on; return which."""
+        self._port = free_port()
         return self._port
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -160,6 +166,13 @@ class Plant:
         """Say whether no process has ended, of the edge's children neither."""
         ended = [name for name, process in self.processes.items() if process.poll() is not None]
         return not ended and not any(child["restarts"] for child in self.edge.children().values())
+
+    def move(self) -> None:
+        """Have the broker and the gateway, which do not run just now, listen somewhere else when they start."""
+        old, new = str(self.ports["broker"]), free_port()
+        argv = tuple(str(new) if word == old else word for word in self.nats.program.argv)
+        self.nats.program = replace(self.nats.program, argv=argv)
+        self.ports |= {"broker": new, "gateway": self.gateway.moved()}
 
     def servers(self) -> tuple[Running, ...]:
         """Return the servers that can be killed and started again."""
