@@ -104,7 +104,7 @@ class Overdue:
         commitment = commitment_of(destination)
         since = first.waiting_since or first.updated_at
         hours = destination.give_up_after_hours if destination is not None else GIVE_UP_AFTER_HOURS
-        if commitment is None or (first.commitment_asked_at is None and now - since < timedelta(hours=hours)):
+        if commitment is None or (first.commitment_asked_at is None and self._clock.passed(since) < hours * 3600):
             await self._ask(first, str(first.commitment_uid), f"due-{first.due_at}")
             due_at = now + max(timedelta(seconds=ASKING_SECONDS), now - since)
             await asyncio.to_thread(self._index.put_off, rows, due_at)
