@@ -66,7 +66,7 @@ async def serve(settings: Settings) -> None:
         for number, listener in enumerate(settings.edge_listeners)
     ]
     receivers.counts = [port.connections for port in ports]
-    state = EdgeState(ports, receivers.children, uploader, committers, ledger, limits)
+    state = EdgeState(ports, receivers.children, uploader, committers, ledger, limits, settings.queue_normal_seconds)
     http = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
     children = (*receivers.children, uploader, *committers)

@@ -25,7 +25,7 @@ class BrokerLink:
     async def prepare(self) -> None:
         """Connect unless connected, and make sure the streams are there."""
         async with self._connecting:
-            if self._client is None:
+            if self._client is None or self._client.is_closed:
                 self._client = await connect(self._settings, "edge")
                 self._publisher = BatchPublisher(self._client)
         try:

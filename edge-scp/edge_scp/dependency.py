@@ -2,14 +2,18 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bucky.errors import BuckyError
+from bucky.events import utc_now
 from bucky.log import get_logger
 
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
+# Longer than any attempt takes: after it, nothing is left that would be tried again by itself.
+WORK_SECONDS = 150.0
 
 T = TypeVar("T")
 log = get_logger("edge")
@@ -30,18 +34,42 @@ class Dependency:
     def __init__(self, name: str, prepare: Callable[[], Awaitable[None]]) -> None:
         self.name = name
         self.error: str | None = "not reached yet"
+        self.since = utc_now()
         self._prepare = prepare
         self._prepared = False
         self._failures = 0
         self._probing = asyncio.Lock()
+        self._refused_at: float | None = None
 
     @property
     def ok(self) -> bool:
         """Tell whether the last attempt succeeded."""
         return self.error is None
 
+    def state(self) -> dict[str, Any]:
+        """Return what the health page shows."""
+        since = None if self.ok else self.since.isoformat(timespec="seconds")
+        return {"ok": self.ok, "error": self.error, "since": since}
+
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run the work, or raise `Unavailable`; a `BuckyError` counts as its being down."""
+        try:
+            result = await self._guarded(work)
+        except Unavailable:
+            self._refused_at = time.monotonic()
+            raise
+        self._refused_at = None
+        return result
+
+    async def check(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Look whether it is there, or raise `Unavailable`; after real work has failed, only work says that it is.
+
+        A server can answer, and keep nothing, as one does whose disk is full.
+        """
+        if self._refused_at is None or time.monotonic() - self._refused_at > WORK_SECONDS:
+            await self._guarded(work)
+
+    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
         if not self.ok:
             async with self._probing:
                 # Up again meanwhile: then no longer one by one.
@@ -70,6 +98,8 @@ class Dependency:
     def _failed(self, error: BuckyError, *, probe: bool) -> None:
         reason = f"{type(error).__name__}: {error}"
         if self._failures == 0:
+            if self.error is None:
+                self.since = utc_now()
             log.warning("dependency.down", dependency=self.name, reason=reason)
         # Calls that were under way when the first one failed say nothing new.
         if self._failures == 0 or probe:

@@ -1,7 +1,7 @@
 """The edge's own page: `/health` for people and probes, `/metrics` for Prometheus."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -13,12 +13,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bucky.trouble import Troubles
 from edge_scp.capacity import Ledger, Limits
 from edge_scp.channel import Message
 from edge_scp.children import Child
 from edge_scp.listening import Port
 from edge_scp.metrics import ParentMetrics
 
+EFFECTS = {
+    "store": "What is received stays in the spool, on this machine's disk, until the store takes it.",
+    "broker": "What is received and stored is neither indexed nor delivered until the broker takes its event.",
+    "spool": "What was received has not reached the store; it is on this machine's disk.",
+    "quarantine": "Those instances are kept on this machine's disk, and go nowhere until somebody looks at them.",
+}
 _SILENT: Message = {"ok": False, "error": "the uploader does not answer"}
 
 
@@ -33,10 +40,13 @@ class EdgeState:
         committers: Sequence[Child],
         ledger: Ledger,
         limits: Limits,
+        normal_seconds: float = 600.0,
     ) -> None:
         self._ports, self._receivers, self._uploader = ports, receivers, uploader
         self._children = (*receivers, uploader, *committers)
         self._ledger, self._limits = ledger, limits
+        self._normal_seconds = normal_seconds
+        self._troubles = Troubles()
 
     @property
     def accepting(self) -> bool:
@@ -55,8 +65,12 @@ class EdgeState:
             and all(dependency["ok"] for dependency in dependencies.values())
             and all(child.ready for child in self._children)
         )
+        self._look(dependencies)
+        troubles = self._troubles.listed()
+        well = well and not troubles
         return {
             "status": "ok" if well else "degraded" if accepting else "refusing",
+            "trouble": troubles,
             "accepting": accepting,
             "listeners": [
                 {
@@ -80,6 +94,21 @@ class EdgeState:
                 for child in self._children
             ],
         }
+
+    def _look(self, dependencies: Mapping[str, Message]) -> None:
+        """Keep since when something is not well."""
+        for name, state in dependencies.items():
+            self._note(name, None if state["ok"] else str(state["error"]))
+        oldest = self._ledger.oldest_seconds
+        stalled = f"its oldest instance has waited for {oldest:.0f} s" if oldest > self._normal_seconds else None
+        self._note("spool", stalled)
+        self._note("quarantine", f"{self._ledger.quarantined} set aside" if self._ledger.quarantined else None)
+
+    def _note(self, part: str, reason: str | None) -> None:
+        if reason is None:
+            self._troubles.clear(part)
+        else:
+            self._troubles.note(part, reason, EFFECTS[part], "bucky status", "degraded")
 
     async def pages(self) -> dict[str, str]:
         """Return the metrics pages of the children that answer, by their names."""

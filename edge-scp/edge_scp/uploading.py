@@ -34,7 +34,7 @@ from edge_scp.uploader import Uploader
 
 log = get_logger("edge")
 
-CHECK_SECONDS = 10.0
+CHECK_SECONDS = 3.0
 # With as many waiting, news of more is looked at less often: each look takes time from the receivers' cores.
 PLENTY = 64
 PLENTY_SECONDS = 0.05
@@ -68,7 +68,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
 
     def received(message: Message, _connection: socket.socket | None) -> None:
         if "ask" in message:
-            states = {each.name: {"ok": each.ok, "error": each.error} for each in (store, broker)}
+            states = {each.name: each.state() for each in (store, broker)}
             page = generate_latest(metrics.registry).decode()
             answer = {"page": page, "uploads": uploader.progress(), **states}
             channel.send({"answer": answer, "number": message["number"]})
@@ -129,7 +129,7 @@ async def _watch(dependency: Dependency, check: Callable[[], Awaitable[None]]) -
     """Keep the health page true while nothing is uploaded, and prepare the dependency at start."""
     while True:
         with contextlib.suppress(Unavailable):
-            await dependency.call(check)
+            await dependency.check(check)
         await asyncio.sleep(CHECK_SECONDS)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from admin_api.health import PartHealth
+from admin_api.health import PartHealth, TroubleFound
 from bucky.index import Backlog, DeliveryState, Noticed, RoutingVersion
 from bucky.wording import deliveries
 
@@ -20,19 +20,8 @@ CRASHES = 3
 REQUESTED = "dicom.delivery.requested."
 URGENT = ".urgent"
 NONE = Noticed(0, None)
-WELL = frozenset({"up", "ok", "idle"})
 # Letters about deliveries are counted by destination, from the index.
 DELIVERING = frozenset({"forward-instances", "process-instances", "commit-deliveries"})
-EFFECTS = {
-    "edge": "modalities are refused, or keep their images until it is back",
-    "store": "new images wait in the edge's spool, and nothing can be sent",
-    "broker": "new images wait in the edge's spool, and nothing goes on",
-    "index": "images are received and kept, and neither indexed nor sent",
-    "functions": "images are received and kept, and neither indexed nor sent",
-    "connector": "images are received and kept, and neither indexed nor sent",
-    "keeper": "rules that wait for whole studies do not run, and nothing is reconciled",
-    "gateway": "the API, the console and DICOMweb cannot be reached from outside; DICOM goes on",
-}
 
 
 class Attention(BaseModel):
@@ -53,6 +42,7 @@ class Known:
 
     now: datetime
     parts: Mapping[str, PartHealth]
+    trouble: Sequence[TroubleFound] = ()
     routing: RoutingVersion | None = None
     backlog: Sequence[Backlog] = ()
     quarantine: Noticed = NONE
@@ -67,37 +57,14 @@ def needing_attention(known: Known) -> list[Attention]:
 
 
 def _parts(known: Known) -> Iterator[Attention]:
-    for name, part in known.parts.items():
-        if part.status != "up":
-            yield Attention(
-                kind="part_down",
-                subject=name,
-                cause=f"{name} is down. {part.reason}".strip(),
-                since=getattr(part, "since", None),
-                effect=EFFECTS.get(name, "it does not do its work"),
-                command="bucky doctor",
-            )
-        for said in part.detail.get("parts") or ():
-            yield from _said(name, said)
-    keeper = known.parts.get("keeper")
-    for work, why in (keeper.detail.get("trouble") or {}).items() if keeper else ():
-        effect = "what the keeper does of this waits until it works again; it keeps trying"
+    for one in known.trouble:
         yield Attention(
-            kind="keeper_trouble", subject=work, cause=f"{work}: {why}", effect=effect, command="bucky doctor"
-        )
-
-
-def _said(name: str, said: Any) -> Iterator[Attention]:
-    """Take what a process says of a part of its own: part, state, since, effect, command."""
-    if isinstance(said, dict) and said.get("state") not in WELL:
-        part = str(said.get("part", name))
-        yield Attention(
-            kind="part_unwell",
-            subject=part,
-            cause=str(said.get("reason") or f"{part} is {said.get('state')}"),
-            since=said.get("since") or None,
-            effect=str(said.get("effect") or EFFECTS.get(name, "it does not do its work")),
-            command=str(said.get("command") or "bucky doctor"),
+            kind="part_down" if one.state == "down" else "part_unwell",
+            subject=one.part,
+            cause=f"{one.part} is {'down' if one.state == 'down' else 'not well'}. {one.reason}".strip(),
+            since=one.since,
+            effect=one.effect or "it does not do its work",
+            command=one.command,
         )
 
 

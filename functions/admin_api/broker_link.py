@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.broker import connect, jetstream
+from bucky.broker import connect, disconnect, jetstream
 from bucky.errors import BrokerUnavailable
 from bucky.settings import Settings
 from bucky.streams import STREAMS
@@ -35,7 +35,7 @@ class BrokerLink:
             with suppress(asyncio.CancelledError):
                 await connecting
             if self._client is not None:
-                await self._client.close()
+                await disconnect(self._client)
 
     def client(self) -> Client:
         """Return the connection, or raise `BrokerUnavailable` while there is none."""
@@ -57,8 +57,8 @@ class BrokerLink:
         return {str(stream.name): state.messages for stream, state in zip(STREAMS, states, strict=True)}
 
     async def _connect(self) -> None:
-        while self._client is None:
-            try:
-                self._client = await connect(self._settings, "admin-api")
-            except BrokerUnavailable:
-                await asyncio.sleep(RETRY_SECONDS)
+        while True:
+            with suppress(BrokerUnavailable):
+                client = self._client = await connect(self._settings, "admin-api")
+                await client.ended.wait()
+            await asyncio.sleep(RETRY_SECONDS)

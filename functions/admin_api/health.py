@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any
 
 import httpx
 from pydantic import BaseModel
@@ -14,16 +15,27 @@ from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.objects import ObjectStore
 from bucky.settings import Settings
+from bucky.trouble import State, Troubles, worst
 
 CHECK_SECONDS = 3.0
 FRESH_SECONDS = 1.0
+WELL = {"ok", "up", "OK"}
+EFFECTS = {
+    "index": "Nothing new is indexed, routed or shown; it waits in the streams.",
+    "store": "What is received stays in the edge's spool; nothing is read or delivered from the store.",
+    "broker": "What is received stays in the edge's spool; nothing is indexed or delivered.",
+    "functions": "Nothing is indexed, routed or delivered; it waits in the streams.",
+    "connector": "Nothing is indexed, routed or delivered; it waits in the streams.",
+    "keeper": "No study becomes stable, and what was lost in between is not found.",
+    "edge": "Senders may be refused; what was answered with success is on the edge's disk.",
+    "gateway": "Nobody reaches the API from outside; receiving and delivering go on.",
+}
 
 Check = Callable[[], Awaitable[dict[str, Any]]]
-State = Literal["up", "down"]
 
 
 class PartHealth(BaseModel):
-    """One part: up or down, why, and what it says of itself."""
+    """One part, why it is so, and what it says of itself; `degraded` is one that answers, and is not well."""
 
     status: State
     reason: str = ""
@@ -31,13 +43,25 @@ class PartHealth(BaseModel):
     detail: dict[str, Any] = {}
 
 
+class TroubleFound(BaseModel):
+    """One thing that is not well: of which part, since when, what it means for the data, and what to run."""
+
+    part: str
+    state: State
+    since: datetime
+    reason: str
+    effect: str
+    command: str
+
+
 class Health(BaseModel):
-    """Every part; `status` is up only when all are."""
+    """Every part; `status` is the worst of what each says of itself. The troubles begin with the longest."""
 
     status: State
     attention: int = 0
     """How many things need attention, parts that are down among them."""
     parts: dict[str, PartHealth]
+    trouble: list[TroubleFound] = []
 
 
 @dataclass
@@ -53,12 +77,27 @@ class HealthBoard:
 
     def __init__(self, checks: dict[str, Check]) -> None:
         self._parts = {name: _Part(check) for name, check in checks.items()}
+        self._troubles = Troubles()
 
     async def report(self) -> Health:
         """Return the health of every part."""
         results = await asyncio.gather(*(self.part(name) for name in self._parts))
-        every_part_is_up = all(result.status == "up" for result in results)
-        return Health(status="up" if every_part_is_up else "down", parts=dict(zip(self._parts, results, strict=True)))
+        parts = dict(zip(self._parts, results, strict=True))
+        status = worst(*(part.status for part in results))
+        return Health(status=status, parts=parts, trouble=self._found(parts))
+
+    def _found(self, parts: dict[str, PartHealth]) -> list[TroubleFound]:
+        """Return what is wrong: in the words of the part itself, or in ours where it says nothing."""
+        told: list[TroubleFound] = []
+        for name, part in parts.items():
+            own = [TroubleFound.model_validate(one) for one in part.detail.get("trouble") or []]
+            if part.status == "up" or own:
+                self._troubles.clear(name)
+            else:
+                self._troubles.note(name, part.reason, EFFECTS.get(name, ""), "bucky doctor", part.status)
+            told += own
+        told += [TroubleFound.model_validate(one) for one in self._troubles.listed()]
+        return sorted(told, key=lambda one: (one.since, one.part))
 
     async def part(self, name: str) -> PartHealth:
         """Return the health of one part, at most a second old."""
@@ -88,12 +127,17 @@ async def _checked(part: _Part) -> PartHealth:
         reason = f"It cannot be reached: {type(error).__name__}."
     part.known_at = time.monotonic()
     part.known = PartHealth(
-        status="down" if reason else "up",
-        reason=reason,
+        status="down" if reason else said_of_itself(detail),
+        reason=reason or "; ".join(f"{one['part']}: {one['reason']}" for one in detail.get("trouble") or []),
         milliseconds=round((part.known_at - began) * 1000, 1),
         detail=detail,
     )
     return part.known
+
+
+def said_of_itself(page: dict[str, Any]) -> State:
+    """Return the state that a process gives itself on its page; one that gives none is up."""
+    return "up" if page.get("status", "ok") in WELL and not page.get("trouble") else "degraded"
 
 
 class PartDown(BuckyError):
@@ -116,7 +160,7 @@ def checks_of(
     checks: dict[str, Check] = {
         "index": index_check,
         "store": store_check,
-        "broker": link.check,
+        "broker": broker_check(link, http, settings.nats_monitor_url),
         "functions": functions_check(http, settings),
         "connector": page_check(http, settings.connector_health_url),
         "keeper": page_check(http, settings.keeper_health_url),
@@ -143,6 +187,20 @@ def functions_check(http: httpx.AsyncClient, settings: Settings) -> Check:
             return {"functions": {str(one["name"]): _replicas(one) for one in answer.json()}}
         except (ValueError, TypeError, KeyError):
             raise PartDown("Its list of functions cannot be understood.") from None
+
+    return check
+
+
+def broker_check(link: BrokerLink, http: httpx.AsyncClient, monitor_url: str) -> Check:
+    """Return a check that asks the broker, and its monitoring page, which knows of streams that refuse writes."""
+
+    async def check() -> dict[str, Any]:
+        detail = await link.check()
+        if monitor_url:
+            said = await http.get(f"{monitor_url.rstrip('/')}/healthz", timeout=CHECK_SECONDS)
+            if not said.is_success:
+                raise PartDown(f"{said.text} When its disk has room, start nats-server again.")
+        return detail
 
     return check
 

@@ -17,7 +17,7 @@ async def health(board: HealthDep, watch: WatchDep) -> JSONResponse:
     report = await board.report()
     parts = {name: part.status for name, part in report.parts.items()}
     body = {"status": report.status, "attention": len(await watch.items()), "parts": parts}
-    return JSONResponse(body, 200 if report.status == "up" else 503)
+    return JSONResponse(body, 503 if report.status == "down" else 200)
 
 
 @open_routes.get("/ready")
@@ -32,4 +32,4 @@ async def detailed_health(board: HealthDep, watch: WatchDep) -> JSONResponse:
     """Return the health of every part, with reasons; 503 when one is down."""
     report = await board.report()
     report.attention = len(await watch.items())
-    return JSONResponse(report.model_dump(mode="json"), 200 if report.status == "up" else 503)
+    return JSONResponse(report.model_dump(mode="json"), 503 if report.status == "down" else 200)

@@ -39,7 +39,7 @@ class ConnectorUnavailable(Retriable):
 async def list_queues(board: HealthDep) -> list[Queue]:
     """Return every queue, with what holds it."""
     part = await board.part("connector")
-    if part.status != "up":
+    if part.status == "down":
         raise ConnectorUnavailable(f"The connector cannot say what waits. {part.reason} Nothing is lost meanwhile.")
     functions: dict[str, dict[str, Any]] = part.detail.get("functions", {})
     return [queue for name, function in sorted(functions.items()) for queue in _queues(name, function)]

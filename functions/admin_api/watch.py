@@ -59,7 +59,8 @@ class Watch:
         since = now - UNMATCHED_FOR
         unmatched = await _if_there(lambda: asyncio.to_thread(self._index.unmatched, since, before))
         letters = await _if_there(self._dead_letters.by_function)
-        return Known(now, health.parts, routing, backlog or (), quarantine or NONE, unmatched or NONE, letters or {})
+        found = routing, backlog or (), quarantine or NONE, unmatched or NONE, letters or {}
+        return Known(now, health.parts, health.trouble, *found)
 
 
 def _waits(routing: RoutingVersion | None) -> bool:

@@ -1,4 +1,7 @@
-"""The broker: one seam to NATS JetStream, and the in-memory fake that ships with it."""
+"""The broker: one seam to NATS JetStream, and the in-memory fake that ships with it.
+
+How a connection survives whatever happens to it is in `bucky.broker_client`.
+"""
 
 import asyncio
 import contextlib
@@ -11,9 +14,9 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 
+from bucky.broker_client import LastingClient
 from bucky.errors import BrokerUnavailable
 from bucky.events import CloudEvent
-from bucky.log import get_logger
 from bucky.settings import Settings
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
@@ -70,55 +73,27 @@ class MemoryPublisher:
             self.events.append(event)
 
 
-async def connect(settings: Settings, name: str) -> Client:
+async def connect(settings: Settings, name: str) -> LastingClient:
     """Connect to NATS, or raise `BrokerUnavailable` within seconds; then reconnect for ever, log each change."""
-    log = get_logger(name)
-    last_error: Exception | None = None
-    connected = False
-    client = Client()
-
-    async def on_error(error: Exception) -> None:
-        nonlocal last_error
-        last_error = error
-        # While it is away, each attempt fails the same way: the change was logged.
-        (log.warning if connected else log.debug)("broker.error", error=type(error).__name__)
-
-    async def on_disconnect() -> None:
-        nonlocal connected
-        if connected and not client.is_closed:
-            log.warning("broker.disconnected")
-        connected = False
-
-    async def on_reconnect() -> None:
-        nonlocal connected
-        connected = True
-        log.info("broker.reconnected")
-
+    client = LastingClient(name)
     tls = ssl.create_default_context(cafile=str(settings.nats_ca_file)) if settings.nats_ca_file else None
-    attempt = client.connect(
+    attempt = client.open(
         settings.nats_url,
         user=settings.nats_user or None,
         password=settings.nats_password.get_secret_value() or None,
-        name=name,
         tls=tls,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.5,  # type: ignore[arg-type]  # narrower than what it takes
-        connect_timeout=5,
-        error_cb=on_error,
-        disconnected_cb=on_disconnect,
-        reconnected_cb=on_reconnect,
     )
     try:
         # The client itself would try its first connection for ever.
         await _within(CONNECT_TIMEOUT_SECONDS, attempt)
-        connected = True
+        client.opened()
     except (NatsError, OSError, TimeoutError) as error:
-        reason = type(last_error or error).__name__
+        reason = type(client.trouble or error).__name__
         raise BrokerUnavailable(
             f"NATS at {settings.nats_url} cannot be reached: {reason}; is nats-server running?"
         ) from error
     finally:
-        if not connected:
+        if not client.was_opened:
             # Given up half way, the client leaves its socket open. One that never began to connect says so.
             with contextlib.suppress(AssertionError):
                 await disconnect(client)
@@ -127,6 +102,8 @@ async def connect(settings: Settings, name: str) -> Client:
 
 async def disconnect(client: Client) -> None:
     """Close the connection; it may be broken already, which the client itself would raise."""
+    if isinstance(client, LastingClient):
+        client.leave()
     with contextlib.suppress(NatsError, OSError):
         await client.close()
 

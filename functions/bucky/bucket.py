@@ -17,6 +17,8 @@ from bucky.settings import Settings
 # Where the proof is tried; a server that verifies never keeps it.
 PROOF_KEY = "bucky-checksum-proof"
 _WRONG = {"crc64nvme": "AAAAAAAAAAA=", "sha256": "A" * 43 + "="}
+CHECK_SECONDS = 5.0
+WORK_SECONDS = 20.0
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 # Somebody must put these right, but they are not the instance's fault: it waits, and is not given up.
 _MISCONFIGURED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName", "NoSuchBucket"}
@@ -29,33 +31,48 @@ class Bucket:
         self._settings = settings
         self._name = settings.store_bucket
         self._keys = settings.store_access_key.get_secret_value(), settings.store_secret_key.get_secret_value()
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=60),
+        self._http = self._pool(WORK_SECONDS)
+        self._client = self._minio(self._http)
+        # Whether it is there is to be known soon.
+        self._asked = self._minio(self._pool(CHECK_SECONDS))
+
+    def _pool(self, read_seconds: float) -> urllib3.PoolManager:
+        ca_file = self._settings.store_ca_file
+        return urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CHECK_SECONDS, read=read_seconds),
             maxsize=4,
             retries=False,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=str(settings.store_ca_file) if settings.store_ca_file else None,
+            ca_certs=str(ca_file) if ca_file else None,
         )
-        endpoint = urlsplit(settings.store_endpoint)
-        self._client = Minio(
+
+    def _minio(self, pool: urllib3.PoolManager) -> Minio:
+        endpoint = urlsplit(self._settings.store_endpoint)
+        return Minio(
             endpoint.netloc,
             *self._keys,
             secure=endpoint.scheme == "https",
-            region=settings.store_region,
-            http_client=self._http,
+            region=self._settings.store_region,
+            http_client=pool,
         )
 
     def ensure(self) -> None:
         """Create the bucket unless it is there."""
         with _translating():
-            if not self._client.bucket_exists(self._name):
+            if not self._asked.bucket_exists(self._name):
                 self._client.make_bucket(self._name, self._settings.store_region)
 
     def check(self) -> None:
         """Raise unless the bucket can be reached."""
-        with _translating():
-            if not self._client.bucket_exists(self._name):
-                raise StoreUnavailable(f"the bucket {self._name!r} does not exist; create it or set BUCKY_STORE_BUCKET")
+        try:
+            with _translating():
+                there = self._asked.bucket_exists(self._name)
+        except StoreUnavailable:
+            # Those that are kept may be half open, and each would have to be waited for.
+            self._http.clear()
+            raise
+        if not there:
+            raise StoreUnavailable(f"the bucket {self._name!r} does not exist; create it or set BUCKY_STORE_BUCKET")
 
     def prove_checksums(self) -> None:
         """Raise unless the server refuses bytes whose checksum is wrong.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 PART_BYTES = 5 * 1024 * 1024
 PARTS_AT_ONCE = 2
 CONNECT_SECONDS = 5.0
-# From the beginning of a request to its answer, and between two reads of an answer.
-ANSWER_SECONDS = 120.0
 _PIECE_BYTES = 1024 * 1024
 _LISTED_AT_ONCE = 1000
 _ATTRIBUTES: "Attributes" = {"Content-Type": "application/dicom"}
@@ -97,7 +95,8 @@ class S3ObjectStore:
         client: ClientConfig = {
             "allow_http": True,
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=ANSWER_SECONDS),
+            # From the beginning of a request to its answer, and between two reads of an answer.
+            "read_timeout": timedelta(seconds=settings.store_answer_seconds),
             # For the whole of a download, however large.
             "timeout": timedelta(days=1),
         }

@@ -17,6 +17,7 @@ from bucky.documents import InvalidDocument, read_json
 from bucky.errors import SettingsError
 
 PREFIX = "BUCKY_"
+HOME_NAME = "{home}"
 Network = IPv4Network | IPv6Network
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
@@ -73,6 +74,12 @@ class Settings(BaseModel):
     store_checksum: Literal["crc64nvme", "sha256"] = Field(
         "crc64nvme", description="Checksum the store verifies each upload by; tried out before the first upload."
     )
+    store_answer_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="How long a request to the store, of 5 MiB at most, may take to its answer; then it is tried again "
+        "on another connection. On a slow line to the store it must be long enough for that.",
+    )
     store_files_dir: Path | None = Field(
         None,
         description=(
@@ -95,11 +102,17 @@ class Settings(BaseModel):
     nats_user: str = Field("bucky", description="NATS user.")
     nats_password: SecretStr = Field(SecretStr(""), description="NATS password.")
     nats_ca_file: Path | None = Field(None, description="CA certificate of the NATS server, if it uses TLS.")
+    nats_monitor_url: str = Field(
+        "",
+        description="URL of nats-server's monitoring page, such as `http://127.0.0.1:8222`, which alone says that a "
+        "stream refuses writes since its disk was full; empty where there is none.",
+    )
     nats_replicas: int = Field(1, ge=1, le=5, description="Replicas of each stream (3 in a cluster).")
 
     index_url: SecretStr = Field(
         SecretStr("sqlite:///.bucky/index.db"),
-        description="SQLAlchemy URL of the index: `sqlite:///PATH` or `postgresql+psycopg://…`.",
+        description="SQLAlchemy URL of the index: `sqlite:///PATH` or `postgresql+psycopg://…`. `{home}` in it is "
+        "`BUCKY_HOME`.",
     )
 
     crosswalk_dir: Path = Field(
@@ -199,6 +212,9 @@ class Settings(BaseModel):
     connector_http_host: str = Field("127.0.0.1", description="Address of the connector's health page.")
     connector_http_port: int = Field(8102, ge=0, le=65535, description="Port of the connector's health page.")
     connector_refresh_seconds: float = Field(2.0, gt=0, description="How often functions are discovered anew.")
+    queue_normal_seconds: float = Field(
+        600.0, gt=0, description="A queue whose oldest entry has waited for longer, and the spool alike, is not well."
+    )
     connector_stack_file: Path | None = Field(
         None, description="Stack file to read functions from, instead of asking the gateway."
     )
@@ -261,6 +277,8 @@ class Settings(BaseModel):
             path = secrets_dir / secret_file_name(field)
             if field not in values and path.is_file():
                 values[field] = path.read_text().strip()
+        if "index_url" in values:
+            values["index_url"] = in_home(values["index_url"], values.get("home", cls.model_fields["home"].default))
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -272,6 +290,11 @@ class Settings(BaseModel):
     def secret_fields(cls) -> tuple[str, ...]:
         """Return the names of the fields that hold secrets."""
         return tuple(name for name, field in cls.model_fields.items() if field.annotation is SecretStr)
+
+
+def in_home(value: str, home: str | Path) -> str:
+    """Return a value with the home where it says `{home}`: nothing in a home names the place where it lies."""
+    return value.replace(HOME_NAME, str(home))
 
 
 def secret_file_name(field: str) -> str:

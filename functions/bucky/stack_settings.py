@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bucky.errors import SettingsError
-from bucky.settings import PREFIX, Settings
+from bucky.settings import PREFIX, Settings, in_home
 
 
 def noted_settings(settings: Settings) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def stack_settings(environ: Mapping[str, str], home: Path | None) -> Settings:
                 "BUCKY_INDEX_URL and the other settings of the installation"
             )
         return own
-    noted = json.loads(record.read_text())
+    noted = json.loads(in_home(record.read_text(), json.dumps(str(home.resolve()))[1:-1]))
     for name in noted["given_secrets"]:
         if PREFIX + name.upper() not in environ:
             raise SettingsError(
@@ -51,4 +51,7 @@ def _as_variable(value: Any) -> str:
 def _is_file_s(settings: Settings, name: str, folder: Path) -> bool:
     """Return whether a secret's value is the one in its file."""
     file = folder / name.replace("_", "-")
-    return file.is_file() and file.read_text().strip() == getattr(settings, name).get_secret_value()
+    return (
+        file.is_file()
+        and in_home(file.read_text().strip(), settings.home) == getattr(settings, name).get_secret_value()
+    )

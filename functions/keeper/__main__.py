@@ -5,16 +5,17 @@ so often. It keeps nothing itself: it can be killed at any time, and more than o
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable
 
 import httpx
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from bucky import log
 from bucky.broker import JetStreamPublisher, connect, disconnect, jetstream
+from bucky.broker_client import LastingClient
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.log import get_logger
@@ -93,6 +94,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
         try:
             await _until_it_works("index", state, migrate)
             async with asyncio.TaskGroup() as group:
+                group.create_task(_while_connected(client, state))
                 group.create_task(_again_and_again("sweep", state, sweep_once, SWEEP_SECONDS, SWEEP_SECONDS))
                 group.create_task(_again_and_again("due deliveries", state, due_once, DUE_SECONDS, DUE_SECONDS))
                 group.create_task(_again_and_again("age limit", state, give_up_once, 0, GIVE_UP_SECONDS))
@@ -106,8 +108,20 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
             index.close()
 
 
-async def _connected(settings: Settings, state: KeeperState) -> Client:
-    clients: list[Client] = []
+async def _while_connected(client: LastingClient, state: KeeperState) -> None:
+    """Say while the broker is away; when the connection is lost for good, end, to be started again."""
+    while not client.ended.is_set():
+        if client.is_connected:
+            state.worked("broker")
+        else:
+            state.failed("broker", "NATS is not connected")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.ended.wait(), RETRY_SECONDS)
+    raise SystemExit("keeper: the connection to NATS was closed for good; start the keeper again")
+
+
+async def _connected(settings: Settings, state: KeeperState) -> LastingClient:
+    clients: list[LastingClient] = []
 
     async def attempt() -> None:
         clients.append(await connect(settings, "keeper"))
@@ -140,13 +154,13 @@ async def _tried(name: str, state: KeeperState, work: Callable[[], Awaitable[Non
         reason = str(error) or type(error).__name__
         if state.trouble.get(name) != reason:
             logger.warning(f"{name}.failed", reason=reason)
-        state.trouble[name] = reason
+        state.failed(name, reason)
         return False
     except Exception as error:
         logger.exception(f"{name}.unexpected")
-        state.trouble[name] = f"unexpected {type(error).__name__}"
+        state.failed(name, f"unexpected {type(error).__name__}")
         return False
-    state.trouble.pop(name, None)
+    state.worked(name)
     return True
 
 

@@ -19,9 +19,12 @@ from bucky.routing import Routing
 from bucky.trace import within
 from bucky.uids import new_uid
 from keeper.republisher import SOURCE
+from keeper.steady_clock import SteadyClock
 
 # A request to ask for a commitment is made sure of after so long, and then at times further and further apart.
 ASKING_SECONDS = 900.0
+# Who has just started knows ages by the clock on the wall only: it watches for so long before it gives anything up.
+WATCHED_SECONDS = 3600.0
 WAITING = (DeliveryState.REQUESTED, DeliveryState.RETRYING)
 
 log = get_logger("keeper")
@@ -39,8 +42,10 @@ class LookedAfter:
 class Overdue:
     """Looks after what is due when told to; several may do so for one index."""
 
-    def __init__(self, index: Index, publisher: Publisher) -> None:
+    def __init__(self, index: Index, publisher: Publisher, clock: SteadyClock | None = None) -> None:
         self._index, self._publisher = index, publisher
+        self._clock = clock or SteadyClock()
+        self._tried_before: dict[str | None, datetime | None] = {}
 
     async def run(self) -> LookedAfter:
         """Look after everything that is due now."""
@@ -60,24 +65,37 @@ class Overdue:
         return done
 
     async def give_up(self) -> int:
-        """Let fail what has waited to be sent for longer than its destination's limit; return how many."""
+        """Let fail what has waited to be sent for longer than its destination's limit; return how many.
+
+        Age alone is no reason: the clock may have been set, or nothing have run. It must have been tried since.
+        """
         routing = (await asyncio.to_thread(self._index.routing)).document
         limits: dict[str | None, float] = {one.name: one.give_up_after_hours for one in routing.destinations}
         limits[None] = GIVE_UP_AFTER_HOURS  # of destinations that are not there any more
         number = 0
         for name, hours in limits.items():
-            number += await asyncio.to_thread(self._give_up, name, hours, list(limits))
+            number += await asyncio.to_thread(self._give_up, name, hours, [one for one in limits if one is not None])
         if number:
             log.warning("deliveries.given_up", deliveries=number)
         return number
 
-    def _give_up(self, name: str | None, hours: float, names: Sequence[str | None]) -> int:
-        known = [one for one in names if one is not None]
-        number = 0
-        while rows := self._index.waiting_too_long(utc_now() - timedelta(hours=hours), name, known):
+    def _give_up(self, name: str | None, hours: float, known: Sequence[str]) -> int:
+        number, before = 0, self._clock.ago(hours * 3600)
+        if not self._tried_since_due(name, hours, known, before):
+            return 0
+        while rows := self._index.waiting_too_long(before, name, known):
             reasons = {row.delivery_id: _waited(row, hours) for row in rows}
             number += len(self._index.give_up(reasons, WAITING))
         return number
+
+    def _tried_since_due(self, name: str | None, hours: float, known: Sequence[str], before: datetime) -> bool:
+        """Say whether a destination was tried in vain after something was first seen to wait too long for it."""
+        if not self._index.waiting_too_long(before, name, known, limit=1):
+            self._tried_before.pop(name, None)
+            return False
+        tried = self._index.last_tried(name, known)
+        tried_again = tried != self._tried_before.setdefault(name, tried)
+        return tried_again and self._clock.running() >= min(hours * 3600, WATCHED_SECONDS)
 
     async def _late(self, routing: Routing, name: str, rows: Sequence[DeliveryRow], done: LookedAfter) -> None:
         """See to one transaction whose answer is late, or which was not asked for yet."""
@@ -86,13 +104,16 @@ class Overdue:
         commitment = commitment_of(destination)
         since = first.waiting_since or first.updated_at
         hours = destination.give_up_after_hours if destination is not None else GIVE_UP_AFTER_HOURS
-        if commitment is None or (first.commitment_asked_at is None and now - since < timedelta(hours=hours)):
+        if commitment is None or (first.commitment_asked_at is None and self._clock.passed(since) < hours * 3600):
             await self._ask(first, str(first.commitment_uid), f"due-{first.due_at}")
             due_at = now + max(timedelta(seconds=ASKING_SECONDS), now - since)
             await asyncio.to_thread(self._index.put_off, rows, due_at)
         elif first.commitment_asked_at is None:
             reason = f"its commitment could not be asked for within {_long(hours * 3600)}: {first.commitment}"
             await self._fail(rows, reason, done)
+        elif (left := commitment.answer_within_seconds - self._clock.passed(first.commitment_asked_at)) > 0:
+            # The clock was set meanwhile: the destination has not had the time it was given.
+            await asyncio.to_thread(self._index.put_off, rows, now + timedelta(seconds=left))
         elif first.commitment_asks >= commitment.asks:
             await self._fail(rows, _unanswered(first, commitment), done)
         else:

@@ -10,12 +10,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bucky.trouble import Troubles
 from keeper.findings import Kind, Report
 from keeper.overdue import LookedAfter
 from keeper.sweep import Swept
 
 # A sweep comes each second; without one for so long the keeper is not well.
 SILENT_SECONDS = 60.0
+EFFECTS = {
+    "broker": "No study becomes stable, and nothing late is looked after; nothing is lost.",
+    "index": "No study becomes stable, and nothing late is looked after; nothing is lost.",
+    "sweep": "No study becomes stable; rules that wait for that wait on.",
+    "due deliveries": "Late commitments are not asked for again.",
+    "age limit": "What waits too long to be delivered waits on.",
+    "reconcile": "What was lost in between is not found yet.",
+}
 
 
 @dataclass(slots=True)
@@ -26,6 +35,17 @@ class KeeperState:
     swept_at: float = field(default_factory=time.monotonic)
     report: Report | None = None
     trouble: dict[str, str] = field(default_factory=dict)
+    troubles: Troubles = field(default_factory=Troubles)
+
+    def failed(self, name: str, reason: str) -> None:
+        """Note that a piece of work failed; it is tried again."""
+        self.trouble[name] = reason
+        self.troubles.note(name, reason, EFFECTS.get(name, ""), "bucky status")
+
+    def worked(self, name: str) -> None:
+        """Note that a piece of work was done."""
+        self.trouble.pop(name, None)
+        self.troubles.clear(name)
 
 
 class Page:
@@ -69,10 +89,10 @@ class Page:
         silent = time.monotonic() - state.swept_at > SILENT_SECONDS
         report = state.report
         body: dict[str, Any] = {
-            "status": "stalled" if silent else "ok",
+            "status": "stalled" if silent else "degraded" if state.trouble else "ok",
             "sweep": asdict(state.swept) if state.swept else None,
             "reconcile": None if report is None else {"wrong": report.wrong, "found": _counts(report)},
-            "trouble": state.trouble,
+            "trouble": state.troubles.listed(),
         }
         return JSONResponse(body, 503 if silent else 200)
 

@@ -5,8 +5,8 @@ import os
 import sys
 
 from bucky import log
-from bucky.broker import connect
-from bucky.errors import BuckyError
+from bucky.broker import connect, disconnect
+from bucky.errors import BrokerUnavailable, BuckyError
 from bucky.memory import settle
 from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
@@ -32,20 +32,32 @@ async def run(settings: Settings) -> None:
     caller = GatewayCaller(settings.gateway_url)
     metrics = Metrics()
     connector = Connector(
-        client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas
+        *(client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas),
+        settings.queue_normal_seconds,
     )
     server = HttpServer(pages(connector, metrics), settings.connector_http_host, settings.connector_http_port)
     await server.start()
     settle()
     log.get_logger("connector").info("connector.started", port=server.port)
 
+    watching = asyncio.create_task(_stopped_by_loss(client.ended, stop))
     await connector.run(stop)
+    watching.cancel()
 
     await server.stop()
     await caller.close()
     await directory.close()
-    await client.close()
+    lost = client.ended.is_set()
+    await disconnect(client)
     log.get_logger("connector").info("connector.stopped")
+    if lost:
+        raise BrokerUnavailable("the connection to NATS was closed for good; start the connector again")
+
+
+async def _stopped_by_loss(ended: asyncio.Event, stop: asyncio.Event) -> None:
+    """Stop when the connection is lost for good."""
+    await ended.wait()
+    stop.set()
 
 
 def main() -> None:

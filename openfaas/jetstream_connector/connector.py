@@ -25,9 +25,11 @@ from jetstream_connector.outlet import Outlet
 from jetstream_connector.subjects import is_wildcard, matches
 from jetstream_connector.topology import stream_of
 from jetstream_connector.turns import Turns
+from jetstream_connector.wellbeing import Wellbeing
 
 MOST_PARTITIONS = 500
 DRAIN_SECONDS = 20.0
+NORMAL_SECONDS = 600.0
 
 
 @dataclass
@@ -53,7 +55,9 @@ class Connector:
         metrics: Metrics,
         refresh_seconds: float,
         replicas: int = 1,
+        normal_seconds: float = NORMAL_SECONDS,
     ) -> None:
+        self._wellbeing = Wellbeing(normal_seconds)
         self._client = client
         self._js: JetStreamContext = jetstream(client)
         self._directory, self._caller, self._metrics = directory, caller, metrics
@@ -100,6 +104,7 @@ class Connector:
             )
         )
         self._measure()
+        self._look()
 
     async def stop(self) -> None:
         """Stop every consumer; what is in flight has `DRAIN_SECONDS` to finish."""
@@ -113,11 +118,21 @@ class Connector:
     def status(self) -> dict[str, Any]:
         """Return what the health page shows."""
         trouble = self._error or (None if self._client.is_connected else "NATS is not connected")
+        self._look()
+        troubles = self._wellbeing.listed()
         return {
-            "status": "ok" if trouble is None else "unavailable",
+            "status": "unavailable" if trouble is not None else "degraded" if troubles else "ok",
             "error": trouble,
+            "trouble": troubles,
             "functions": {name: _shown(one) for name, one in sorted(self._subscribers.items())},
         }
+
+    def _look(self) -> None:
+        broker = self._outlet.refused if self._client.is_connected else "NATS is not connected"
+        subscribers = self._subscribers.items()
+        self._wellbeing.look(
+            broker, self._error, ((name, one.health, one.consumers.values()) for name, one in subscribers)
+        )
 
     def _apply(self, function: Function) -> None:
         """Take note of a function as it is deployed now."""

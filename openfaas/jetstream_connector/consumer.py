@@ -62,6 +62,8 @@ class Consumer:
         self.pending: int | None = None
         self.ack_pending: int | None = None
         self.last_error: str | None = None
+        self.still_since: float | None = None
+        self._floor = -1
         self._client, self._js = client, js
         self._subscription = subscription
         self.dispatcher = dispatcher
@@ -110,6 +112,15 @@ class Consumer:
             self._failed(error)
         else:
             self.pending, self.ack_pending = info.num_pending, info.num_ack_pending
+            self._notice_movement(info.ack_floor.stream_seq if info.ack_floor else 0)
+
+    def _notice_movement(self, floor: int) -> None:
+        """Keep since when (monotonic) the oldest event that waits has been the same one."""
+        if not self.pending and not self.ack_pending:
+            self.still_since = None
+        elif self.still_since is None or floor != self._floor:
+            self.still_since = time.monotonic()
+        self._floor = floor
 
     async def _run(self) -> None:
         """Fetch and hand on: the failure policy of a consumer is to say what is wrong and try again."""

@@ -28,6 +28,7 @@ class Gate:
         self._breaker = Breaker()
         self.reason: str | None = None
         self.until: datetime | None = None
+        self.by_schedule = False
 
     def state(self, now: float) -> State:
         """Return closed (in the sense of a circuit) while all goes through."""
@@ -44,8 +45,11 @@ class Gate:
         self.reason = hold.reason
         wait = self.wait(now) if hold.retry_after is None else hold.retry_after
         self.until = datetime.now(UTC) + timedelta(seconds=wait)
+        # What is away is asked for again within a minute; what says "in ten hours" has its hours.
+        self.by_schedule = wait > LONGEST_WAIT_SECONDS
 
     def open(self) -> None:
         """Note that something got through."""
         self._breaker.answered()
         self.reason = self.until = None
+        self.by_schedule = False

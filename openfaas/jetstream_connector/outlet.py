@@ -27,6 +27,7 @@ class Outlet:
         self.ledger = ledger
         self._publisher = publisher
         self._published = published
+        self.refused: str | None = None
 
     @property
     def max_event_bytes(self) -> int:
@@ -42,7 +43,10 @@ class Outlet:
             )
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
+                    self.refused = str(outcome)
                     raise outcome
+        if events:
+            self.refused = None
         for subject in {event.nats_subject for event in events}:
             self._published(subject)
 

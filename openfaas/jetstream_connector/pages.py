@@ -15,7 +15,7 @@ def pages(connector: Connector, metrics: Metrics) -> Starlette:
 
     async def health(_request: Request) -> Response:
         status = connector.status()
-        return JSONResponse(status, 200 if status["status"] == "ok" else 503)
+        return JSONResponse(status, 503 if status["status"] == "unavailable" else 200)
 
     async def exposition(_request: Request) -> Response:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)

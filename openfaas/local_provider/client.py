@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from bucky.errors import Permanent, Retriable, SettingsError
-from bucky.settings import Settings, secret_file_name
+from bucky.settings import HOME_NAME, Settings, secret_file_name
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments
 
@@ -41,7 +41,8 @@ def _secrets(wanted: Iterable[Deployment], settings: Settings) -> dict[str, str]
             value = getattr(settings, known[name]).get_secret_value() if name in known else ""
             if not value:
                 raise SettingsError(f"{deployment.service} declares the secret {name}, which has no value")
-            found[name] = value
+            # The provider keeps it, in a home that may be moved.
+            found[name] = value.replace(str(settings.home), HOME_NAME) if name == "index-url" else value
     return found
 
 

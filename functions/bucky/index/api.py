@@ -418,6 +418,10 @@ class Index:
         """Return deliveries that wait to be sent since before a time: to a destination, or to none of the others."""
         return self._db.read(commitments.waiting_too_long, before, destination, others, limit)
 
+    def last_tried(self, destination: str | None, others: Collection[str] = ()) -> datetime | None:
+        """Return when a delivery to a destination, or to none of the others, last came back to be tried again."""
+        return self._db.read(commitments.last_tried, destination, others)
+
     # Routing
 
     def routing(self) -> RoutingVersion:

@@ -131,8 +131,20 @@ def waiting_too_long(
     since = func.coalesce(c.waiting_since, c.redriven_at, c.requested_at)
     # No delivery waits since before it was requested: that is what there is an index for.
     query = select(deliveries).where(c.state.in_(PENDING), c.requested_at < before, since < before)
-    query = query.where(c.destination == destination if destination is not None else c.destination.not_in(others))
+    query = query.where(_goes_to(destination, others))
     return _rows(connection, query.order_by(c.requested_at, c.delivery_id).limit(limit))
+
+
+def last_tried(connection: Connection, destination: str | None, others: Collection[str]) -> datetime | None:
+    """Return when a delivery to a destination, or to none of the others, last came back to be tried again."""
+    c = deliveries.c
+    query = select(func.max(c.updated_at)).where(c.state == DeliveryState.RETRYING, _goes_to(destination, others))
+    return connection.execute(query).scalar()
+
+
+def _goes_to(destination: str | None, others: Collection[str]) -> ColumnElement[bool]:
+    c = deliveries.c
+    return c.destination == destination if destination is not None else c.destination.not_in(others)
 
 
 def _waits_in(uid: str | None) -> ColumnElement[bool]:

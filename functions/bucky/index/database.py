@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bucky.errors import IndexUnavailable, SettingsError
+from bucky.index.patience import STATEMENT_SECONDS, PatientConnection
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -107,7 +108,7 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_timeout=10,
@@ -115,9 +116,23 @@ def _postgresql_engine(url: URL) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "bucky",
-            "options": "-c statement_timeout=30s -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",
+            "options": (
+                f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=15s "
+                "-c idle_in_transaction_session_timeout=60s"
+            ),
+            # Of a machine that is gone the system learns in seconds, instead of hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
         },
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return PatientConnection.connect(*arguments, **options)
+
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:

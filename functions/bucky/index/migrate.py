@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from bucky.errors import IndexUnavailable
 from bucky.index.database import Database
+from bucky.index.patience import however_long
 
 _ADVISORY_LOCK = 0x6275636B79  # "bucky"
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -21,7 +22,8 @@ def migrate(database: Database) -> None:
     with _one_process_at_a_time(file) if file else nullcontext():
         if file:
             database.prepare_sqlite_file()
-        database.write(_upgrade)
+        with however_long():
+            database.write(_upgrade)
 
 
 def check(database: Database) -> None:

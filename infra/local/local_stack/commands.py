@@ -21,7 +21,13 @@ from local_stack.supervisor import Supervisor, end_leftovers, start_time
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
-_SIGNS = {"ready": "[green]✓[/]", "ended": "[red]✗[/]", "restarted": "[yellow]↻[/]", "stopped": "[dim]·[/]"}
+_SIGNS = {
+    "ready": "[green]✓[/]",
+    "ended": "[red]✗[/]",
+    "stuck": "[yellow]![/]",
+    "restarted": "[yellow]↻[/]",
+    "stopped": "[dim]·[/]",
+}
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="BUCKY_HOME", help="Folder that holds everything the stack writes.")
@@ -38,12 +44,16 @@ def up(
     with_destination: Annotated[
         bool, typer.Option("--with-destination", help="Also run the demo destination, a C-STORE SCP.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Start with another index, bucket or streams than this home had."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per change of a program.")] = False,
 ) -> None:
     """Start the whole stack and keep it running until Ctrl-C."""
     place = Home(home)
     if detach:
-        start_detached(place, free_ports=free_ports, with_destination=with_destination)
+        start_detached(place, free_ports=free_ports, with_destination=with_destination, accept_changes=accept_changes)
         return
     console = Console(stderr=True, soft_wrap=True)
 
@@ -57,7 +67,7 @@ def up(
     asked_to_end = _end_on_signals()
     place.create()
     stack = build(place, Ports.free() if free_ports else Ports(), os.environ, demo=with_destination)
-    with Supervisor(stack, report, asked_to_end) as supervisor:
+    with Supervisor(stack, report, asked_to_end, accept_changes=accept_changes) as supervisor:
         supervisor.start()
         for line in () if as_json else addresses(place, keys=console.is_terminal):
             console.print(line, highlight=False, markup=False)
@@ -90,7 +100,9 @@ def stop_stack(place: Home) -> bool:
     return True
 
 
-def start_detached(home: Home, *, free_ports: bool = False, with_destination: bool = False) -> None:
+def start_detached(
+    home: Home, *, free_ports: bool = False, with_destination: bool = False, accept_changes: bool = False
+) -> None:
     """Run `bucky up` in the background and wait until it is ready; do nothing when it runs already."""
     if running(home) and (home.read_record() or {}).get("ready"):
         return
@@ -103,6 +115,7 @@ def start_detached(home: Home, *, free_ports: bool = False, with_destination: bo
                 *(sys.executable, "-m", "bucky.cli", "up", "--home", str(home.path)),
                 *(("--free-ports",) if free_ports else ()),
                 *(("--with-destination",) if with_destination else ()),
+                *(("--accept-changes",) if accept_changes else ()),
             ),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from bucky.errors import BuckyError
 from bucky.ports import free_port, is_free
-from bucky.settings import secret_file_name
+from bucky.settings import HOME_NAME, in_home, secret_file_name
+
+OWN_INDEX = f"sqlite:///{HOME_NAME}/index.db"
 
 
 class CannotStart(BuckyError):
@@ -88,6 +90,7 @@ class Home:
         self.demo_files = self.path / "demo-files"
         self.record = self.path / "run" / "stack.json"
         self.lock = self.path / "run" / "lock"
+        self.belongings = self.path / "belongings.json"
 
     def create(self) -> None:
         """Make the folders, closed to other users, and the secrets that are not there yet."""
@@ -102,13 +105,21 @@ class Home:
             "nats_password": "n" + secrets.token_hex(16),
             "store_access_key": "bucky" + secrets.token_hex(6),
             "store_secret_key": secrets.token_hex(20),
-            "index_url": f"sqlite:///{self.index}",
+            "index_url": OWN_INDEX,
         }
         for field, value in generated.items():
             file = self.secrets / secret_file_name(field)
             if not file.exists():
                 file.touch(mode=0o600)
                 file.write_text(value)
+        self._forget_where_it_lay()
+
+    def _forget_where_it_lay(self) -> None:
+        """Correct the index's URL as earlier versions wrote it, with the place where the home was made."""
+        file = self.secrets / secret_file_name("index_url")
+        scheme, _, path = file.read_text().strip().partition(":///")
+        if scheme == "sqlite" and Path(path).name == self.index.name and self.index.exists():
+            file.write_text(OWN_INDEX)
 
     def secret(self, field: str) -> str:
         """Return a secret by the name of its setting."""
@@ -117,12 +128,17 @@ class Home:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Note what runs here, for `bucky down` and the tests; replaced atomically."""
         draft = self.record.with_suffix(".tmp")
-        draft.write_text(json.dumps(record, indent=2))
+        draft.write_text(json.dumps(record, indent=2).replace(self._as_json, HOME_NAME))
         draft.replace(self.record)
 
     def read_record(self) -> dict[str, Any] | None:
         """Return what was noted, or None when nothing was started here."""
         if not self.record.exists():
             return None
-        record: dict[str, Any] = json.loads(self.record.read_text())
+        record: dict[str, Any] = json.loads(in_home(self.record.read_text(), self._as_json))
         return record
+
+    @property
+    def _as_json(self) -> str:
+        """The home's path as it stands inside a JSON string."""
+        return json.dumps(str(self.path))[1:-1]

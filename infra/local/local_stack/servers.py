@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from local_stack.process import ProcessFailed, Program, exits_with_0, http_ok
+from local_stack.read_only import ReadOnlyWatch, free_bytes, refuses_writes
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOST = "127.0.0.1"
@@ -32,6 +33,7 @@ def built(tool: str) -> str | None:
 
 def nats_server(data: Path, port: int, monitor_port: int, user: str, password: str) -> Program:
     """Return nats-server with JetStream, syncing every message to disk before it acknowledges."""
+    monitor = f"http://{HOST}:{monitor_port}"
     return Program(
         name="nats-server",
         argv=(
@@ -43,12 +45,13 @@ def nats_server(data: Path, port: int, monitor_port: int, user: str, password: s
         ),
         env={
             # Parsed as a value of the configuration: a comma would end it.
-            "BUCKY_NATS_STORE": json.dumps(str(data)),
+            "BUCKY_NATS_STORE": json.dumps(str(data), ensure_ascii=False),
             "BUCKY_NATS_MONITOR": f'"{HOST}:{monitor_port}"',
             "BUCKY_NATS_USER": user,
             "BUCKY_NATS_PASSWORD": f'"{password}"',
         },
-        ready=http_ok(f"http://{HOST}:{monitor_port}/healthz"),
+        ready=http_ok(f"{monitor}/healthz"),
+        stuck=ReadOnlyWatch(refuses_writes(monitor), lambda: free_bytes(data)).is_due,
         address=f"nats://{HOST}:{port}",
     )
 

@@ -39,6 +39,8 @@ def build(home: Home, ports: Ports, environ: Mapping[str, str], *, demo: bool = 
     chosen = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     chosen.pop("BUCKY_HOME", None)
     store = None if "BUCKY_STORE_ENDPOINT" in chosen else own_store(home, ports)
+    if "BUCKY_NATS_URL" not in chosen:
+        chosen.setdefault("BUCKY_NATS_MONITOR_URL", f"http://{HOST}:{ports.nats_monitor}")
     env = {**_environment(home, ports), **(store.environment if store else {}), **chosen}
     settings = Settings.load(env)
     return Stack(

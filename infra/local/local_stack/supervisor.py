@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from bucky.stack_settings import noted_settings
+from local_stack.belongings import Belongings, index_of
 from local_stack.layout import CannotStart, Home
 from local_stack.process import ProcessFailed, Program, kill_session, start, stop, wait_ready
 from local_stack.provision import deploy_functions, provision
@@ -20,6 +21,8 @@ RESTART_FIRST_SECONDS = 0.2
 RESTART_MOST_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 POLL_SECONDS = 0.1
+STUCK_SECONDS = 2.0
+NOTE_SECONDS = 60.0
 
 Report = Callable[[str, str, str], None]  # program, state, detail
 
@@ -33,6 +36,7 @@ class _Supervised:
         self.started_at = time.monotonic()
         self.restart_at = 0.0
         self.pause = RESTART_FIRST_SECONDS
+        self.asked_at = self.started_at
 
 
 class Supervisor:
@@ -42,13 +46,17 @@ class Supervisor:
     not become ready.
     """
 
-    def __init__(self, stack: Stack, report: Report, ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, stack: Stack, report: Report, ended: Callable[[], bool], *, accept_changes: bool = False
+    ) -> None:
         self._stack = stack
         self._report = report
         self._ended = ended
         self._supervised: list[_Supervised] = []
         self._lock: IO[str] | None = None
         self._ready = False
+        self._accept_changes = accept_changes
+        self._has: Belongings | None = None
 
     def __enter__(self) -> Self:
         home = self._stack.home
@@ -64,6 +72,7 @@ class Supervisor:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self._note()
         for supervised in reversed(self._supervised):
             if supervised.process is not None:
                 stop(supervised.process, supervised.program.stop_seconds)
@@ -76,7 +85,8 @@ class Supervisor:
         """Start the servers, provision them, then start Bucky's own services and functions."""
         for program in self._stack.servers:
             self._start(program)
-        provision(self._stack)
+        self._has = provision(self._stack, accept_changes=self._accept_changes)
+        self._note()
         self._report("provisioning", "ready", "bucket, streams, index")
         for program in self._stack.services:
             self._start(program)
@@ -87,10 +97,22 @@ class Supervisor:
 
     def watch(self) -> None:
         """Restart programs that end, with growing pauses, until asked to end."""
+        noted_at = time.monotonic()
         while not self._ended():
+            if time.monotonic() - noted_at > NOTE_SECONDS:
+                self._note()
+                noted_at = time.monotonic()
             for supervised in self._supervised:
                 self._watch_one(supervised)
             time.sleep(POLL_SECONDS)
+
+    def _note(self) -> None:
+        """Note what the home has, for its next start; nothing while it is not known, or does not answer."""
+        if self._has is None:
+            return
+        has = index_of(self._stack.settings.index_url.get_secret_value(), self._has.streams)
+        if has is not None:
+            has.write(self._stack.home.belongings)
 
     def _start(self, program: Program) -> None:
         process = start(program, self._log_file(program))
@@ -110,6 +132,7 @@ class Supervisor:
             return
         code = supervised.process.poll()
         if code is None:
+            self._end_if_stuck(supervised, now)
             return
         kill_session(supervised.process.pid)
         steady = now - supervised.started_at > STEADY_SECONDS
@@ -117,6 +140,16 @@ class Supervisor:
         supervised.restart_at = now + supervised.pause
         supervised.process = None
         self._report(supervised.program.name, "ended", f"code {code}; starting it again in {supervised.pause:.1f} s")
+
+    def _end_if_stuck(self, supervised: _Supervised, now: float) -> None:
+        """End a program that runs and does nothing any more; it is then started again as any that ended."""
+        program, process = supervised.program, supervised.process
+        if program.stuck is None or process is None or now - supervised.asked_at < STUCK_SECONDS:
+            return
+        supervised.asked_at = now
+        if program.stuck():
+            self._report(program.name, "stuck", "it refuses writes, and its disk has room: starting it again")
+            stop(process, program.stop_seconds)
 
     def _log_file(self, program: Program) -> Path:
         return self._stack.home.logs / f"{program.name}.log"

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from admin_api.attention import Attention, Known, needing_attention
-from admin_api.health import PartHealth
+from admin_api.health import PartHealth, TroubleFound
 from bucky.index import Backlog, DeliveryState, Noticed, RoutingVersion
 from bucky.routing import Routing
+from bucky.trouble import State
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=3)
@@ -54,15 +55,17 @@ def backlog(state: DeliveryState, since: datetime, destination: str = "pacs") ->
     return [Backlog(destination, state, 5, since)]
 
 
-UNWELL = {"part": "stream DELIVERIES", "state": "stalled", "since": LONG_AGO.isoformat(), "effect": "e", "command": "c"}
+def trouble(part: str, state: State) -> list[TroubleFound]:
+    """Return what a process says of one part that is not well."""
+    return [TroubleFound(part=part, state=state, since=LONG_AGO, reason="no", effect="e", command="c")]
 
 
 @pytest.mark.parametrize(
     ("known", "kind", "subject", "count", "since"),
     [
-        ({"parts": {"edge": PartHealth(status="down", reason="no", milliseconds=1)}}, "part_down", "edge", 1, None),
-        ({"parts": {"broker": up(parts=[UNWELL])}}, "part_unwell", "stream DELIVERIES", 1, LONG_AGO),
-        ({"parts": {"keeper": up(trouble={"sweep": "no broker"})}}, "keeper_trouble", "sweep", 1, None),
+        ({"trouble": trouble("edge", "down")}, "part_down", "edge", 1, LONG_AGO),
+        ({"trouble": trouble("stream DELIVERIES", "degraded")}, "part_unwell", "stream DELIVERIES", 1, LONG_AGO),
+        ({"trouble": trouble("sweep", "degraded")}, "part_unwell", "sweep", 1, LONG_AGO),
         ({"parts": deployed(available=0, restarts=1)}, "function_down", "parse-instance", 0, None),
         ({"parts": deployed(restarts=3)}, "function_down", "parse-instance", 0, None),
         ({"parts": deployed(available=0)}, "function_down", "parse-instance", 0, None),

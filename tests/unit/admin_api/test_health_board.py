@@ -60,3 +60,36 @@ async def test_many_who_ask_share_one_check() -> None:
     for _ in range(5):
         await asyncio.gather(*(board.report() for _ in range(20)))
     assert asked == 1
+
+
+async def test_a_part_that_says_it_is_not_well_is_not_up() -> None:
+    """Health is the worst of what each part says of itself, in its own words, with since when."""
+    told = {
+        "part": "broker",
+        "state": "degraded",
+        "since": "2026-01-01T00:00:00+00:00",
+        "reason": "NATS is not connected",
+        "effect": "Events wait.",
+        "command": "bucky status",
+    }
+
+    async def limping() -> dict[str, Any]:
+        return {"status": "degraded", "trouble": [told]}
+
+    report = await HealthBoard({"connector": limping, "store": up}).report()
+    assert (report.status, report.parts["connector"].status, report.parts["store"].status) == ("degraded",) * 2 + (
+        "up",
+    )
+    assert [one.model_dump(mode="json")["effect"] for one in report.trouble] == ["Events wait."]
+    assert (await HealthBoard({"connector": limping, "edge": down}).report()).status == "down"
+
+
+async def test_a_trouble_that_goes_on_keeps_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since when a part is down is what tells a moment from an outage; what it means is said too."""
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
+    board = HealthBoard({"edge": down})
+    (first,) = (await board.report()).trouble
+    (second,) = (await board.report()).trouble
+    assert first.since == second.since
+    assert (first.part, first.state, first.command) == ("edge", "down", "bucky doctor")
+    assert first.effect
