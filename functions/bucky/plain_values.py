@@ -14,6 +14,7 @@ from bucky.padding import PADDING
 
 _PADDING = PADDING.encode()
 _ESCAPE = b"\x1b"
+_OVERLINE = b"~"  # in ISO-IR 14 it is another character
 _NUMBER_CHARACTERS = b"0123456789+-.eE "
 _PLAIN_UID = re.compile(rb"[0-9.]+").fullmatch
 _PLAIN_INTEGER = re.compile(r" *[+-]?[0-9]{1,12} *").fullmatch
@@ -28,7 +29,7 @@ def plain_values(vr: str, value: bytes, *, little: bool) -> list[Any] | None:
 
 def _ascii(value: bytes) -> str | None:
     """Return text that reads the same in every character set of DICOM (PS3.3 §C.12.1.1.2)."""
-    return value.decode("ascii") if value.isascii() and _ESCAPE not in value else None
+    return value.decode("ascii") if value.isascii() and _ESCAPE not in value and _OVERLINE not in value else None
 
 
 def _text(value: bytes, _little: bool) -> list[Any] | None:
