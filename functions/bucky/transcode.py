@@ -96,10 +96,17 @@ def _convert(source: BinaryIO, syntax: UID, target: BinaryIO, target_syntax: str
         data_set.file_meta.TransferSyntaxUID = syntax
         data_set.decompress(as_rgb=False, generate_instance_uid=False)
         _say_how_colours_are_sampled(data_set)
+    _leave_out_foreign_groups(data_set)
     file = DicomIO(target)
     file.is_little_endian = True
     file.is_implicit_VR = target_syntax == ImplicitVRLittleEndian
     write_dataset(file, data_set)
+
+
+def _leave_out_foreign_groups(data_set: Dataset) -> None:
+    """Leave out what belongs to no data set: elements of groups 0000 and 0002, and zeros after it read as such."""
+    for tag in [tag for tag in data_set.keys() if tag.group in {0x0000, 0x0002}]:  # noqa: SIM118 - of tags, not elements
+        del data_set[tag]
 
 
 def _check_can_be_decompressed(data_set: Dataset) -> None:
