@@ -10,22 +10,19 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
-
 from bucky.errors import InvalidInstance
+from bucky.value_representations import KNOWN_VRS, LONG_VRS, is_long, lacks_vr, looks_implicit
 
 MAX_VALUE_BYTES = 64 * 1024
 MAX_SEQUENCE_BYTES = 1024 * 1024
 MAX_STEPS = 500_000
 
-_LONG = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
-_KNOWN = _LONG | frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_16)
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _NESTING = frozenset((_ITEM, _ITEM_END, _SEQUENCE_END))
 _NESTING_VRS = frozenset((None, "SQ", "UN"))
 # What an element of these VRs begins with, and that a glance tells where it ends.
-_GLANCED: dict[bytes, tuple[str, bool]] = {vr: (vr.decode(), vr in _LONG) for vr in _KNOWN - {b"SQ", b"UN"}}
+_GLANCED: dict[bytes, tuple[str, bool]] = {vr: (vr.decode(), vr in LONG_VRS) for vr in KNOWN_VRS - {b"SQ", b"UN"}}
 _WINDOW_BYTES = 64 * 1024
 _HEAD_BYTES = 12
 _PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
@@ -72,7 +69,7 @@ class StreamSource:
 
 
 class Element(NamedTuple):
-    """One top-level data element; `value` is undecoded, and for a sequence its items."""
+    """One top-level data element; `value` is undecoded, and for a sequence its items. A VR not known is UN here."""
 
     tag: int
     vr: str | None
@@ -169,8 +166,10 @@ class Walk:
     def _next_head(self) -> _Head | None:
         """Return the head of the next element, or None where the pixels begin or the data set ends."""
         raw = self._source.at(self._at, _HEAD_BYTES)
-        if len(raw) < 8 and not raw.strip(b"\0"):
-            return None
+        if not raw[:8].strip(b"\0"):
+            raw = self._past_zeros()
+            if not raw:
+                return None
         head = self._parsed_head(raw, self._at, implicit=self.implicit)
         if head.tag in _NESTING:
             raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
@@ -179,14 +178,25 @@ class Walk:
             return None
         return head
 
+    def _past_zeros(self) -> bytes:
+        """Go past padding, which some put after a data set; return what begins the next element, nothing at the end."""
+        while window := self._source.at(self._at, _WINDOW_BYTES):
+            zeros = len(window) - len(window.lstrip(b"\0"))
+            if zeros < len(window):
+                # An element's tag may begin with zeros itself: those of padding come in eights.
+                self._at += zeros // 8 * 8
+                return self._source.at(self._at, _HEAD_BYTES)
+            self._at += len(window)
+        return b""
+
     def _past(self, head: _Head) -> tuple[str | None, int, bool]:
         """Go past an element; return its VR, where its value ends, and whether that is in implicit VR."""
-        vr = None if head.vr is None else head.vr.decode("latin-1")
+        vr = None if head.vr is None else head.vr.decode() if head.vr in KNOWN_VRS else "UN"
         implicit = self.implicit or vr is None
         if head.length == _UNDEFINED:
-            if vr == "UN":  # implicit VR inside (PS3.5 §6.2.2), though not everybody knows
-                implicit = self._looks_implicit(head.value_at + 8, otherwise=True)
-            end = self._past_undefined(head, implicit=implicit)
+            if head.vr == b"UN":  # implicit VR inside (PS3.5 §6.2.2), though not everybody knows
+                implicit = self._first_is_implicit(head.value_at + 8)
+            end = self._past_undefined(head, implicit=self.implicit)
             return "SQ" if vr in {None, "UN"} else vr, end, implicit
         self._check_ends(head)
         end = self._at = head.value_at + head.length
@@ -194,30 +204,35 @@ class Walk:
 
     def _past_undefined(self, head: _Head, *, implicit: bool) -> int:
         """Go past a value of undefined length; return where its items end (PS3.5 §7.5)."""
-        # True for a level of items, False for a level of elements; fragments are items nobody looks into.
-        levels = [True]
-        fragments = head.vr not in {None, b"SQ", b"UN"}
+        # Of each level, whether it is of items (else of elements) and whether it is in implicit VR; items of UN tell by
+        # themselves (None). Fragments are items nobody looks into.
+        levels: list[tuple[bool, bool | None]] = [(True, _inside(head, implicit=implicit))]
+        fragments = _has_fragments(head)
         self._at = head.value_at
         while True:
             here = self._at
-            inner = self._read_head(here, implicit=implicit or levels[-1])
-            if levels[-1]:
+            of_items, in_implicit = levels[-1]
+            inner = self._read_head(here, implicit=of_items or bool(in_implicit))
+            self._at = inner.value_at
+            if of_items:
                 if inner.tag == _SEQUENCE_END:
+                    # Delimiters have no value, whatever their length says (PS3.5 §7.5.1).
                     levels.pop()
                     if not levels:
-                        self._at = inner.value_at
                         return here
                     fragments = False
-                elif inner.tag != _ITEM:
+                    continue
+                if inner.tag != _ITEM:
                     raise MalformedDataSet(f"the items of a sequence are out of step at byte {here}")
-                elif inner.length == _UNDEFINED and not fragments:
-                    levels.append(False)
+                if inner.length == _UNDEFINED and not fragments:
+                    tells = self._first_is_implicit(self._at) if in_implicit is None else in_implicit
+                    levels.append((False, tells))
             elif inner.tag == _ITEM_END:
                 levels.pop()
+                continue
             elif inner.length == _UNDEFINED:
-                fragments = inner.vr not in {None, b"SQ", b"UN"}
-                levels.append(True)
-            self._at = inner.value_at
+                fragments = _has_fragments(inner)
+                levels.append((True, _inside(inner, implicit=bool(in_implicit))))
             if inner.length != _UNDEFINED:
                 self._at += inner.length
 
@@ -236,20 +251,30 @@ class Walk:
         if implicit or group == 0xFFFE:
             return _Head(tag, None, length, at + 8)
         vr = raw[4:6]
-        if vr in _LONG:
+        if is_long(vr):
             if len(raw) < _HEAD_BYTES:
                 raise _cut_short(at + len(raw))
             return _Head(tag, vr, self._long(raw, 8)[0], at + 12)
-        if b"AA" <= vr <= b"ZZ":
-            return _Head(tag, vr, self._short(raw, 6)[0], at + 8)
-        return _Head(tag, None, length, at + 8)  # some writers turn to implicit VR half-way
+        (short_length,) = self._short(raw, 6)
+        if lacks_vr(vr, short_length):
+            return _Head(tag, None, length, at + 8)
+        return _Head(tag, vr, short_length, at + 8)
 
     def _looks_implicit(self, at: int, *, otherwise: bool) -> bool:
         """Judge by the first element: not every data set is encoded as announced."""
+        while len(raw := self._source.at(at, 8)) == 8:
+            if otherwise:
+                return raw[4:6] not in KNOWN_VRS
+            looks = looks_implicit(raw)
+            if looks is not None:
+                return looks
+            at += 8
+        return otherwise
+
+    def _first_is_implicit(self, at: int) -> bool:
+        """Judge an item of VR UN, which should be in implicit VR, by its first element."""
         raw = self._source.at(at, 8)
-        if len(raw) < 8 or raw[:2] in {b"\xfe\xff", b"\xff\xfe"}:
-            return otherwise
-        return raw[4:6] not in _KNOWN
+        return len(raw) < 8 or raw[4:6] not in KNOWN_VRS
 
     def _read(self, at: int, length: int) -> bytes:
         raw = self._source.at(at, length)
@@ -262,6 +287,16 @@ class Walk:
         if head.length != _UNDEFINED and size is not None and head.value_at + head.length > size:
             name = f"({head.tag >> 16:04X},{head.tag & 0xFFFF:04X})"
             raise MalformedDataSet(f"the data set is cut short: it ends within {name}")
+
+
+def _inside(head: _Head, *, implicit: bool) -> bool | None:
+    """Return whether a sequence is in implicit VR, or None where each of its items tells (PS3.5 §6.2.2)."""
+    return None if head.vr == b"UN" and not implicit else implicit or head.vr is None
+
+
+def _has_fragments(head: _Head) -> bool:
+    """Tell whether a value of undefined length is in fragments, which hold no elements (PS3.5 §A.4)."""
+    return head.vr in KNOWN_VRS and head.vr not in {b"SQ", b"UN"}
 
 
 def _cut_short(at: int) -> MalformedDataSet:

@@ -13,7 +13,7 @@ from pydicom.tag import BaseTag
 from bucky.dicom_json import attributes, quietly
 from bucky.elements import Element, MalformedDataSet, Source, Walk
 from bucky.errors import InvalidInstance
-from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
 from bucky.objects import ObjectStore
 from bucky.part10 import FileMeta, split
 
@@ -23,6 +23,10 @@ MAX_READS = 200
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _SHOWN_TAGS = 10
+_FOREIGN = {
+    0x0000: "which belong to a command set (PS3.7 §6.3)",
+    0x0002: "which belong to the file meta information (PS3.10 §7.1)",
+}
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
@@ -68,6 +72,10 @@ def read_attributes(objects: ObjectStore, key: str, size: int) -> ReadAttributes
         return ReadAttributes({}, str(error), None)
     decoded = attributes(header.dataset)
     problems = [header.problem] if header.problem else []
+    groups = {tag.group for tag in header.dataset.keys()}  # noqa: SIM118 - a data set iterates over its elements
+    problems += [
+        f"there are elements of group {group:04X}, {why}" for group, why in _FOREIGN.items() if group in groups
+    ]
     if decoded.undecodable:
         more = " and more" if len(decoded.undecodable) > _SHOWN_TAGS else ""
         problems.append("not decodable: " + ", ".join(decoded.undecodable[:_SHOWN_TAGS]) + more)
@@ -92,8 +100,11 @@ def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple
 
 
 def encoding_of(transfer_syntax_uid: str) -> tuple[bool, bool]:
-    """Return whether a transfer syntax is in implicit VR, and whether it is little endian (PS3.5 Annex A)."""
-    return transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
+    """Return whether a transfer syntax is in implicit VR, and whether it is little endian (PS3.5 Annex A).
+
+    Of a vendor's own nobody knows: a `Walk` looks at the data set itself.
+    """
+    return transfer_syntax_uid in IMPLICIT, transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
 
 
 def data_set_of(elements: Iterable[Element], *, implicit: bool, little: bool) -> Dataset:

@@ -6,12 +6,12 @@ but those UIDs: hostile nesting, lengths and deflate bombs end in `InvalidInstan
 """
 
 import re
-import struct
 import zlib
 from functools import lru_cache
 from typing import NamedTuple
 
 from bucky.errors import InvalidInstance
+from bucky.identity_walk import UID_KEYWORDS, Walk
 from bucky.uids import checked_uid
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -26,31 +26,10 @@ DEFLATED = frozenset(
     }
 )
 INFLATED_BYTES = 1024 * 1024
-MAX_ELEMENTS = 250_000
 
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_STUDY, _SERIES = 0x0020000D, 0x0020000E
-_KEYWORDS = {
-    _SOP_CLASS: "SOPClassUID",
-    _SOP_INSTANCE: "SOPInstanceUID",
-    _STUDY: "StudyInstanceUID",
-    _SERIES: "SeriesInstanceUID",
-}
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
-# Every other VR has a 32-bit length, and so will those yet to be invented (PS3.5 §6.2, §7.1.2).
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-# More than 64 characters is no UID; a longer value is not even read.
-_LONGEST_UID = 66
-_GROUP_8_UIDS = frozenset({_SOP_CLASS & 0xFFFF, _SOP_INSTANCE & 0xFFFF})
-_LAST_GROUP = _STUDY >> 16
-# An explicit VR element's header, an implicit one's, and a length of 32 bits.
-_LITTLE_ENDIAN = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
-_BIG_ENDIAN = struct.Struct(">HH2sH"), struct.Struct(">HHI"), struct.Struct(">I")
-# A header's elements before the last UID; one of more is walked each time.
-_LONGEST_LAYOUT = 500
+# What is not under it is a vendor's own transfer syntax, whose data sets have explicit VRs or not.
+_DICOM_ROOT = "1.2.840.10008."
 _LAYOUTS = 4
-_NO_VR = "the data set is not in its transfer syntax: an element has no VR"
 
 
 class Identity(NamedTuple):
@@ -83,7 +62,7 @@ class IdentityReader:
         self._transfer_syntax_uid = transfer_syntax_uid
         self._layouts = layouts
         self._values: tuple[bytes, ...] | None = None
-        self._walk: _Walk | None = None
+        self._walk: Walk | None = None
         self._inflater: zlib._Decompress | None = None
         self._inflated = 0
         self._failure: InvalidInstance | None = None
@@ -105,11 +84,11 @@ class IdentityReader:
             raise self._failure
         values = self._values
         if values is None:
-            values = _Walk.of(self._transfer_syntax_uid).values() if self._walk is None else self._walk.values()
-        return Identity(*map(_uid, values, _KEYWORDS.values()))
+            values = _walk_of(self._transfer_syntax_uid).values() if self._walk is None else self._walk.values()
+        return Identity(*map(_uid, values, UID_KEYWORDS.values()))
 
     def _begin_to_walk(self, piece: memoryview) -> bool:
-        self._walk = walk = _Walk.of(self._transfer_syntax_uid)
+        self._walk = walk = _walk_of(self._transfer_syntax_uid)
         if self._transfer_syntax_uid in DEFLATED:
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         enough = self._walk_on(walk, piece)
@@ -117,7 +96,7 @@ class IdentityReader:
             self._layouts.missed(self._transfer_syntax_uid, piece)
         return enough
 
-    def _walk_on(self, walk: "_Walk", piece: memoryview) -> bool:
+    def _walk_on(self, walk: Walk, piece: memoryview) -> bool:
         if not walk.over:
             try:
                 walk.feed(piece if self._inflater is None else self._inflate(piece))
@@ -159,158 +138,20 @@ class Layouts:
         """Learn the layout of a piece that had to be walked: of ever fewer of them, for to learn one is dear."""
         self._misses += 1
         if self._misses > 1 and self._misses & (self._misses - 1) == 0:
-            layout = _Walk.of(transfer_syntax_uid).layout(piece)
+            layout = _walk_of(transfer_syntax_uid).layout(piece)
             if layout is not None:
                 self._known = [layout, *self._known[: _LAYOUTS - 1]]
 
 
 @lru_cache(maxsize=4096)
 def _uid(value: bytes, keyword: str) -> str:
-    return checked_uid(value.decode("ascii", "replace").rstrip("\0 "), keyword)
+    return checked_uid(value.decode("ascii", "replace").strip("\0 "), keyword)
 
 
-class _Walk:
-    """One pass over the elements of a data set, from its first byte to Series Instance UID."""
-
-    def __init__(self, *, implicit: bool, big_endian: bool) -> None:
-        self._explicit_header, self._implicit_header, self._long = _BIG_ENDIAN if big_endian else _LITTLE_ENDIAN
-        self._implicit = implicit
-        self._found: dict[int, bytes] = {}
-        # One entry per open level: whether it is a sequence (else an item), and whether it is implicit VR.
-        self._levels: list[tuple[bool, bool]] = []
-        self._skip = 0
-        self._rest = b""
-        self._budget = MAX_ELEMENTS
-        self.over = False
-
-    @classmethod
-    def of(cls, transfer_syntax_uid: str) -> "_Walk":
-        """Return a walk over a data set in a transfer syntax."""
-        return cls(
-            implicit=transfer_syntax_uid in IMPLICIT,
-            big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
-        )
-
-    def values(self) -> tuple[bytes, ...]:
-        """Return the values of the wanted tags, empty where there is none; elements come in ascending order (§7.1)."""
-        if self._skip:
-            raise InvalidInstance("the data set ends inside an element's value")
-        if self._rest or self._levels:
-            raise InvalidInstance("the data set ends inside an element's header")
-        return tuple(self._found.get(tag, b"") for tag in _KEYWORDS)
-
-    def layout(self, piece: memoryview) -> re.Pattern[bytes] | None:
-        """Return the layout of a data set by its first piece, unless it is long, nested or out of order."""
-        at, pattern, wanted = 0, b"", list(_KEYWORDS)
-        for _ in range(_LONGEST_LAYOUT):
-            header = self._header(piece, at)
-            if header is None:
-                return None
-            tag, _vr, length, start = header
-            if length == _UNDEFINED or start + length > len(piece) or tag > wanted[0]:
-                return None
-            pattern += re.escape(bytes(piece[at:start]))
-            if tag != wanted[0]:
-                pattern += b".{%d}" % length
-            elif length <= _LONGEST_UID:
-                pattern += b"(.{%d})" % length
-                wanted.pop(0)
-                if not wanted:
-                    return re.compile(pattern, re.DOTALL)
-            else:
-                return None
-            at = start + length
-        return None
-
-    def feed(self, piece: memoryview) -> None:
-        """Walk on through a piece, and remember where its last element ends."""
-        if self._skip >= len(piece):
-            self._skip -= len(piece)
-            return
-        content = piece[self._skip :]
-        if self._rest:
-            content = memoryview(self._rest + content)
-        end, at, before = len(content), 0, -1
-        # Each step gets further, or the rest is less than an element.
-        while not self.over and at != before:
-            before = at
-            at = self._nested(content, at) if self._levels else self._flat(content, at)
-        self._rest = b"" if self.over else bytes(content[at:])
-        self._skip = 0 if self.over else max(0, at - end)
-
-    def _flat(self, content: memoryview, at: int) -> int:
-        """Walk over elements outside sequences until something opens, is cut or is over; return where that is."""
-        while (header := self._header(content, at := self._skim(content, at))) is not None:
-            tag, vr, length, start = header
-            if tag > _SERIES:
-                self.over = True
-                return at
-            if length == _UNDEFINED:
-                # UN of undefined length holds implicit VR (PS3.5 §6.2.2).
-                self._levels.append((True, self._implicit or vr == b"UN"))
-                return start
-            if tag in _KEYWORDS and length <= _LONGEST_UID:
-                if start + length > len(content):
-                    return at
-                self._keep(tag, bytes(content[start : start + length]))
-                if self.over:
-                    return start
-            at = start + length
-        return at
-
-    def _keep(self, tag: int, value: bytes) -> None:
-        self._found[tag] = value
-        self.over = len(self._found) == len(_KEYWORDS)
-
-    def _skim(self, content: memoryview, at: int) -> int:
-        """Step over explicit elements with nothing special about them: most of a header, so done the short way."""
-        if self._implicit:
-            return at
-        last, steps, unpack = len(content) - 8, 0, self._explicit_header.unpack_from
-        while at <= last:
-            group, element, vr, length = unpack(content, at)
-            if vr not in _SHORT_VRS or group >= _LAST_GROUP or (element in _GROUP_8_UIDS and group == 0x0008):
-                break
-            at += 8 + length
-            steps += 1
-        self._budget -= steps
-        return at
-
-    def _nested(self, content: memoryview, at: int) -> int:
-        """Step over one element in a sequence or item of undefined length, or into or out of one."""
-        header = self._header(content, at)
-        if header is None:
-            return at
-        tag, vr, length, start = header
-        in_sequence, implicit = self._levels[-1]
-        if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
-            self._levels.pop()
-            return start
-        if in_sequence and tag != _ITEM:
-            raise InvalidInstance("a sequence holds something that is not an item (PS3.5 §7.5)")
-        if length != _UNDEFINED:
-            return start + length
-        self._levels.append((False, implicit) if in_sequence else (True, implicit or vr == b"UN"))
-        return start
-
-    def _header(self, content: memoryview, at: int) -> tuple[int, bytes, int, int] | None:
-        """Return an element's tag, VR (empty if implicit), length and where its value starts; None if cut."""
-        left = len(content) - at
-        if left < 8:
-            return None
-        self._budget -= 1
-        if self._budget < 0:
-            raise InvalidInstance(f"the header has more than {MAX_ELEMENTS} elements before its UIDs")
-        if self._levels[-1][1] if self._levels else self._implicit:
-            group, element, length = self._implicit_header.unpack_from(content, at)
-            return group << 16 | element, b"", length, at + 8
-        group, element, vr, length = self._explicit_header.unpack_from(content, at)
-        if vr in _SHORT_VRS:
-            return group << 16 | element, vr, length, at + 8
-        if group == 0xFFFE:
-            return group << 16 | element, b"", self._long.unpack_from(content, at + 4)[0], at + 8
-        if not (vr.isalpha() and vr.isupper()):
-            raise InvalidInstance(_NO_VR)
-        if left < 12:
-            return None
-        return group << 16 | element, vr, self._long.unpack_from(content, at + 8)[0], at + 12
+def _walk_of(transfer_syntax_uid: str) -> Walk:
+    """Return a walk over a data set in a transfer syntax."""
+    private = not transfer_syntax_uid.startswith(_DICOM_ROOT)
+    return Walk(
+        implicit=None if private else transfer_syntax_uid in IMPLICIT,
+        big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
+    )

@@ -142,7 +142,7 @@ def _uid(values: dict[int, bytes], *elements: int) -> str:
 
 
 def _uid_of(value: bytes) -> str:
-    return value.decode("ascii", "replace").rstrip("\0 ")
+    return value.decode("ascii", "replace").strip("\0 ")
 
 
 def _uid_element(element: int, uid: str) -> bytes:

@@ -45,6 +45,8 @@ struct Header {
 struct Level {
     sequence: bool,
     implicit: bool,
+    /// Of VR UN among explicit ones: its items should be in implicit VR, and some are not.
+    unknown: bool,
 }
 
 /// Read the identity; the transfer syntax is little endian, with implicit VRs or explicit ones.
@@ -53,14 +55,14 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
     let mut levels: Vec<Level> = Vec::new();
     let mut at = 0;
     loop {
-        let nested = levels.last().map(|level| (level.sequence, level.implicit));
-        let header = match header(data, at, nested.map_or(implicit, |(_, implicit)| implicit)) {
+        let nested = levels.last().map(|level| (level.sequence, level.implicit, level.unknown));
+        let header = match header(data, at, nested.map_or(implicit, |(_, implicit, _)| implicit)) {
             Ok(Some(header)) => header,
             Ok(None) => return Reading::Short,
             Err(()) => return Reading::Rare,
         };
         at = header.start;
-        if let Some((in_sequence, in_implicit)) = nested {
+        if let Some((in_sequence, in_implicit, in_unknown)) = nested {
             if header.tag == if in_sequence { SEQUENCE_END } else { ITEM_END } {
                 levels.pop();
                 continue;
@@ -69,15 +71,22 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
                 return Reading::Rare;
             }
             if header.length == UNDEFINED {
-                levels
-                    .push(Level { sequence: !in_sequence, implicit: in_implicit || (!in_sequence && header.unknown) });
+                if in_unknown {
+                    let Some(first) = data.get(at..at + 8) else { return Reading::Short };
+                    if first[4..6].iter().all(u8::is_ascii_uppercase) {
+                        return Reading::Rare;
+                    }
+                }
+                let unknown = !in_sequence && !in_implicit && header.unknown;
+                levels.push(Level { sequence: !in_sequence, implicit: in_implicit || unknown, unknown });
             }
         } else {
             if header.tag > SERIES {
                 return Reading::Rare;
             }
             if header.length == UNDEFINED {
-                levels.push(Level { sequence: true, implicit: implicit || header.unknown });
+                let unknown = !implicit && header.unknown;
+                levels.push(Level { sequence: true, implicit: implicit || unknown, unknown });
             }
         }
         if levels.len() > DEEPEST {

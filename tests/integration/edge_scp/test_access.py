@@ -111,9 +111,10 @@ def raw_store(association: Association, sop_class: str, sop_instance: str, data_
         (CT, "../../x", b"", 0xC000, "AffectedSOPInstanceUID"),
         (CT, "1.2.3", b"", 0xA900, "SOP Instance UID"),
         ("1.2.840.10008.5.1.4.1.1.4", "", b"", 0x0122, "presentation context"),
-        (CT, "", b"\x00\x01\x02 no data set", 0xC000, "transfer syntax"),
+        (CT, "", b"\x00\x01\x02 no data set", 0xC000, "SOPClassUID is missing"),
+        (CT, "", b"\x08\0\x16\0\x1a\0\0\0" + CT.encode() + b"\0", 0xC000, "transfer syntax"),
     ],
-    ids=["path in UID", "other instance", "other class", "garbage"],
+    ids=["path in UID", "other instance", "other class", "garbage", "implicit VR"],
 )
 def test_what_does_not_fit_is_refused_and_the_association_lives_on(
     tmp_path: Path, sop_class: str, sop_instance: str, change: bytes, status: int, words: str

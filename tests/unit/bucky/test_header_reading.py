@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from bucky.dicom_json import attributes
 from bucky.errors import InvalidInstance, StoreUnavailable
-from bucky.header import FIRST_READ_BYTES, MAX_READ_BYTES, Header, read_header
+from bucky.header import FIRST_READ_BYTES, MAX_READ_BYTES, Header, read_attributes, read_header
 from bucky.index.attributes import encode_header, instance_attributes, series_attributes, study_attributes
 from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
@@ -186,6 +186,19 @@ def test_a_data_set_encoded_otherwise_than_announced_is_read(announced: str, is_
     implicit = struct.pack("<HHI", 0x10, 0x10, 8) + b"Doe^Jane" + struct.pack("<HHI", 0x10, 0x20, 2) + b"P1"
     header = _read(file_header(FileMeta("1.2", "1.3", announced)) + (implicit if is_implicit else explicit))
     assert (str(header.dataset.PatientName), header.dataset.PatientID) == ("Doe^Jane", "P1")
+
+
+@pytest.mark.parametrize(("group", "told"), [(0x0000, "a command set"), (0x0002, "the file meta information")])
+def test_elements_of_other_places_are_named(group: int, told: str) -> None:
+    """Elements of a command set or of file meta information are said to be there, and the rest is read."""
+    store = MemoryObjectStore()
+    content = file_header(FileMeta("1.2", "1.3", EXPLICIT)) + _element(group << 16 | 0x0010, b"UI", b"1.2\0")
+    content += _element(0x00100020, b"LO", b"P1")
+    put_bytes(store, "key", content)
+    read = read_attributes(store, "key", len(content))
+    assert read.problem is not None
+    assert told in read.problem
+    assert read.model["00100020"]["Value"] == ["P1"]
 
 
 def test_what_is_no_dicom_file_is_refused() -> None:

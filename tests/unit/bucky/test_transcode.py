@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 from pathlib import Path
 
@@ -131,6 +132,15 @@ def test_there_and_back_again_is_the_same() -> None:
         if not tag.is_private:
             there = read(again, EXPLICIT).get_item(tag)
             assert (there.VR, there.value) == (raw.VR, raw.value)
+
+
+@pytest.mark.parametrize("zeros", [8, 512])
+def test_what_belongs_to_no_data_set_is_left_out(zeros: int) -> None:
+    """Zeros after a data set, and elements of file meta information in it, do not become elements of the copy."""
+    data_set, source = data_set_of(SAMPLE)
+    misplaced = struct.pack("<HH2sH", 2, 0x10, b"UI", 4) + b"1.2\0"
+    odd = converted(misplaced + data_set + bytes(zeros), source, IMPLICIT)
+    assert odd == converted(data_set, source, IMPLICIT)
 
 
 def test_a_deflated_data_set_comes_out_as_it_went_in() -> None:

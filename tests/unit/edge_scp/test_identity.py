@@ -187,6 +187,13 @@ def test_each_uid_must_be_there_and_valid(position: int, value: str) -> None:
     assert not value or value not in str(refusal.value)
 
 
+@pytest.mark.parametrize("padded", [b" %b\0", b"\0%b", b"  %b  ", b"%b ", b" %b"])
+def test_padding_around_a_uid_means_nothing(padded: bytes) -> None:
+    """A UID padded in front, which VR UI does not allow, is the UID all the same, as for DCMTK."""
+    encoded = b"".join(implicit(tag, padded % value.encode()) for tag, value in UIDS)
+    assert read_identity(encoded, IMPLICIT_VR_LITTLE_ENDIAN) == EXPECTED
+
+
 SEEDS = (IMPLICIT_UIDS, EXPLICIT_UIDS, zlib.compress(EXPLICIT_UIDS, wbits=-15), IMPLICIT_UIDS[:40] + nested(4))
 
 
