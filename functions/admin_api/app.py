@@ -40,7 +40,9 @@ _SCHEMES = [
     Security(HTTPBearer(auto_error=False)),
     Security(HTTPBasic(auto_error=False)),
 ]
-_ERRORS: dict[int | str, dict[str, object]] = {status: {"model": ErrorBody} for status in (401, 403, 404, 422, 503)}
+_ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 422, 503)
+}
 
 
 def create_app(

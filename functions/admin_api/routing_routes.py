@@ -38,7 +38,7 @@ class VersionOfRouting(BaseModel):
 
     version: int
     author: str
-    created_at: datetime | None
+    created_at: datetime | None = Field(None, description="Left out for version 0.")
     note: str = Field(description="How it came about, where it was a return to an earlier one.")
     document: Routing
 
