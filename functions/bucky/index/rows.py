@@ -66,7 +66,7 @@ class StudyQuery:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A study, the counts of what is current in it and of what is quarantined."""
+    """A study, the counts of what is current in it, of what is quarantined and of what came damaged."""
 
     study_instance_uid: str
     patient_id: str | None
@@ -86,6 +86,7 @@ class StudyRow:
     series_count: int
     instance_count: int
     quarantined_count: int
+    damaged_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,10 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists."""
+    """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists.
+
+    `damaged`: its data set is not whole, as `header_error` says.
+    """
 
     sha256: str
     study_instance_uid: str
@@ -136,6 +140,7 @@ class InstanceRow:
     stored_at: datetime | None = None
     header: dict[str, Any] | None = None
     processed: tuple[Processing, ...] = ()
+    damaged: bool = False
 
     def received(self) -> ReceivedInstance:
         """Return the instance as events carry it."""
@@ -332,6 +337,7 @@ class Counts:
     series: int
     instances: int
     quarantined: int
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,12 @@ instances = Table(
     Column("listener", Text, nullable=False, server_default=""),
     Column("stored_at", UtcDateTime),  # when the store had it; unknown for what was indexed before this was kept
     Column("processed", ProcessedBy),
+    Index(
+        "instances_header_error",
+        "study_instance_uid",
+        sqlite_where=text("header_error IS NOT NULL"),
+        postgresql_where=text("header_error IS NOT NULL"),
+    ),
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],
