@@ -25,6 +25,7 @@ _NESTING_VRS = frozenset((None, "SQ", "UN"))
 _GLANCED: dict[bytes, tuple[str, bool]] = {vr: (vr.decode(), vr in LONG_VRS) for vr in KNOWN_VRS - {b"SQ", b"UN"}}
 _WINDOW_BYTES = 64 * 1024
 _HEAD_BYTES = 12
+_FRAGMENTS_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
 
 
@@ -107,12 +108,18 @@ class Walk:
         self._short = struct.Struct("<H" if little else ">H").unpack_from
         self._long = struct.Struct("<I" if little else ">I").unpack_from
         self._steps = 0
+        self._pixels: _Head | None = None
         self.implicit = self._looks_implicit(start, otherwise=implicit)
 
     @property
     def at(self) -> int:
         """Where the walk has come to: at its end, where the pixels begin, or the data set ends."""
         return self._at
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the walk has come to pixels."""
+        return self._pixels is not None
 
     def elements(self) -> Iterator[Element]:
         """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
@@ -132,6 +139,14 @@ class Walk:
             start = self._at
             vr, end, implicit = self._past(head)
             yield Span(head.tag, vr, start, head.value_at, end, self._at, implicit)
+
+    def check_fragments(self) -> None:
+        """Raise `MalformedDataSet` when compressed pixels, which the walk stopped before, have no end."""
+        head, size = self._pixels, self._source.size()
+        if head is None or head.length != _UNDEFINED or head.vr not in {b"OB", b"OW"} or size is None:
+            return
+        if self._source.at(size - len(_FRAGMENTS_END), len(_FRAGMENTS_END)) != _FRAGMENTS_END:
+            self._past(head)  # more elements may follow them
 
     def _glanced_at(self) -> Iterator[Element]:
         """Go past the elements that are as nearly all are, and at hand: explicit VR, small, of known length.
@@ -174,6 +189,7 @@ class Walk:
         if head.tag in _NESTING:
             raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
         if head.tag >= _PIXELS:
+            self._pixels = head
             self._check_ends(head)
             return None
         return head

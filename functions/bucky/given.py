@@ -14,19 +14,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import httpx
 import pydicom
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bucky.deflated import inflated
+from bucky.elements import MalformedDataSet, StreamSource
 from bucky.errors import Permanent, StoreUnavailable
 from bucky.events import CloudEvent, Instance, Unit
+from bucky.identity import DEFLATED
 from bucky.part10 import split
+from bucky.whole import whole
 
 EVENT_TYPE = "dicom.processing.begun"
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096
+MAX_INFLATED_BYTES = 4 * 1024**3
 SECONDS = 60.0
 
 
@@ -60,9 +65,24 @@ class GivenInstance(Instance):
             yield file
 
     def read(self) -> pydicom.FileDataset:
-        """Fetch it and return it with its pixels."""
+        """Fetch it and return it with its pixels; raise `Permanent` when it is damaged: pydicom would not say so."""
         with self.file() as file:
+            _check_whole(file)
             return pydicom.dcmread(file)
+
+
+def _check_whole(file: IO[bytes]) -> None:
+    meta, offset = split(file.read(HEAD_BYTES))
+    file.seek(offset)
+    try:
+        if meta.transfer_syntax_uid in DEFLATED:
+            with inflated(cast(BinaryIO, file), MAX_INFLATED_BYTES) as plain:
+                whole(StreamSource(plain), 0, meta.transfer_syntax_uid)
+        else:
+            whole(StreamSource(cast(BinaryIO, file)), offset, meta.transfer_syntax_uid)
+    except MalformedDataSet as damage:
+        raise Permanent(f"it is damaged: {damage}; nothing is made of it: have the instance made again") from damage
+    file.seek(0)
 
 
 class Given(BaseModel):

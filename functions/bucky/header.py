@@ -94,6 +94,9 @@ def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple
         implicit = walk.implicit
         for element in _bounded(walk):
             elements.append(element)
+        walk.check_fragments()
+    except _Scattered as error:
+        problem = None if walk.has_pixels else str(error)
     except MalformedDataSet as error:
         problem = str(error)
     return data_set_of(elements, implicit=implicit, little=little), problem
@@ -146,6 +149,10 @@ def _encodings(character_set: bytes) -> list[str]:
         return convert_encodings(names)
 
 
+class _Scattered(MalformedDataSet):
+    """Reading on would cost too much."""
+
+
 class _StoredBytes:
     """An object's bytes, fetched in reads that grow eightfold while they follow each other."""
 
@@ -187,7 +194,7 @@ class _StoredBytes:
     def _fetch(self, offset: int, at_least: int) -> bytes:
         self._reads += 1
         if self._reads > MAX_READS:
-            raise MalformedDataSet(f"the header is scattered: {MAX_READS} reads did not reach its end")
+            raise _Scattered(f"the header is scattered: {MAX_READS} reads did not reach its end")
         length = min(max(at_least, self._next_read), self._size - offset)
         self._next_read = min(self._next_read * 8, MAX_READ_BYTES)
         return self._objects.get(self._key, offset, length)

@@ -69,16 +69,20 @@ def missing_pixels(data_set: WholeDataSet, transfer_syntax_uid: str) -> str | No
     pixels = _pixels(data_set.nodes)
     if pixels is None:
         return _without_pixels(data_set)
-    numbers = {tag: data_set.number(tag) for tag in (_ROWS, _COLUMNS, _BITS_ALLOCATED)}
-    absent = [named(tag) for tag, number in numbers.items() if number is None]
-    if absent:
-        return f"it has pixels, and does not say which: {', '.join(absent)} missing"
+    if unsaid(data_set):
+        return None  # how many there are to be, nobody knows
     if pixels.fragments is not None:
         return _without_frames(data_set, pixels.fragments, transfer_syntax_uid)
     expected, there = _pixel_bytes(data_set, pixels.tag), pixels.value_end - pixels.value_at
     if there >= expected:
         return None
     return f"{named(pixels.tag)} has {there} of the {expected} bytes that its header calls for"
+
+
+def unsaid(data_set: WholeDataSet) -> str:
+    """Return, in words, what a data set does not say of how many pixels it has; nothing when it says all."""
+    numbers = (_ROWS, _COLUMNS, _BITS_ALLOCATED)
+    return ", ".join(named(tag) for tag in numbers if data_set.number(tag) is None)
 
 
 def _pixels(nodes: Iterable[Node]) -> Node | None:

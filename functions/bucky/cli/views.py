@@ -20,6 +20,7 @@ STUDY_COLUMNS = {
     "series_count": "Series",
     "instance_count": "Instances",
     "quarantined_count": "Quarantined",
+    "damaged_count": "Damaged",
 }
 DELIVERY_COLUMNS = {
     "delivery_id": "Delivery",

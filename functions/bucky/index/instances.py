@@ -22,7 +22,10 @@ from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow, UpsertOutcome, UpsertResult
 from bucky.index.schema import instances
 
-LISTED = [column for column in instances.c if column.name != "header"]
+# A value that cannot be decoded is no damage; what ends too early, or leads nowhere, is.
+DAMAGED = and_(instances.c.header_error.is_not(None), instances.c.header_error.not_like("not decodable%"))
+_IS_DAMAGED = DAMAGED.label("damaged")
+LISTED = [*(column for column in instances.c if column.name != "header"), _IS_DAMAGED]
 _RECEIVED = (
     "study_instance_uid",
     "series_instance_uid",
@@ -86,7 +89,7 @@ def upsert(
 
 def by_digest(connection: Connection, digests: Iterable[str]) -> dict[str, InstanceRow]:
     """Return the instances with these digests, each with its header."""
-    rows = connection.execute(select(instances).where(instances.c.sha256.in_(list(digests)))).mappings()
+    rows = connection.execute(select(instances, _IS_DAMAGED).where(instances.c.sha256.in_(list(digests)))).mappings()
     return {row["sha256"]: _with_header(row) for row in rows}
 
 
@@ -103,7 +106,7 @@ def received_between(
 ) -> list[InstanceRow]:
     """Return a page of the current instances received from `since` to before `until`, with headers, the first first."""
     c = instances.c
-    query = select(instances).where(~c.quarantined, c.received_at >= since, c.received_at < until)
+    query = select(instances, _IS_DAMAGED).where(~c.quarantined, c.received_at >= since, c.received_at < until)
     if after is not None:
         last = one(connection, after)
         query = query.where(
@@ -118,7 +121,9 @@ def headers_of_study(
 ) -> list[InstanceRow]:
     """Return a page of the current instances of a study or series, with headers, by digest."""
     c = instances.c
-    query = select(instances).where(c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after)
+    query = select(instances, _IS_DAMAGED).where(
+        c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after
+    )
     if series_instance_uid is not None:
         query = query.where(c.series_instance_uid == series_instance_uid)
     rows = connection.execute(query.order_by(c.sha256).limit(limit)).mappings()

@@ -77,7 +77,7 @@ class PatientRow:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A study, the counts of what is current in it and of what is quarantined.
+    """A study, the counts of what is current in it, of what is quarantined and of what came damaged.
 
     A `patient_count` over 1 says that its instances have several Patient IDs: `patients` names them all, and
     `patient_id` is that of the first instance.
@@ -103,6 +103,7 @@ class StudyRow:
     quarantined_count: int
     patient_count: int = 0
     patients: tuple[PatientRow, ...] = ()
+    damaged_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,10 @@ class SeriesRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists."""
+    """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists.
+
+    `damaged`: its data set is not whole, as `header_error` says.
+    """
 
     sha256: str
     study_instance_uid: str
@@ -155,6 +159,7 @@ class InstanceRow:
     processed: tuple[Processing, ...] = ()
     decision: int | None = None
     examined_version: int | None = None
+    damaged: bool = False
 
     def received(self) -> ReceivedInstance:
         """Return the instance as events carry it."""
@@ -378,6 +383,7 @@ class Counts:
     instances: int
     quarantined: int
     several_patients: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

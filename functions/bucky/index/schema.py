@@ -174,6 +174,12 @@ instances = Table(
     Column("processed", ProcessedBy),
     Column("decision", Integer),  # the number of the decision that set it aside; none while a conflict is open
     Column("examined_version", Integer),  # of the routing whose conflict rules did not decide it
+    Index(
+        "instances_header_error",
+        "study_instance_uid",
+        sqlite_where=text("header_error IS NOT NULL"),
+        postgresql_where=text("header_error IS NOT NULL"),
+    ),
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"],
         ["series.study_instance_uid", "series.series_instance_uid"],

@@ -1,7 +1,7 @@
 """Finding studies and their series."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, tex
 from bucky.errors import NotFound
 from bucky.index import patients
 from bucky.index.attributes import name_key
+from bucky.index.instances import DAMAGED
 from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
-from bucky.index.schema import series, studies, study_patients
+from bucky.index.schema import instances, series, studies, study_patients
 from bucky.padding import without_padding
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
@@ -56,11 +57,12 @@ def counts(connection: Connection) -> Counts:
         func.coalesce(func.sum(c.instance_count), 0),
         func.coalesce(func.sum(c.quarantined_count), 0),
     )
-    series_count, instances, quarantined = connection.execute(total).one()
+    series_count, present, quarantined = connection.execute(total).one()
     study_count = connection.execute(select(func.count()).select_from(studies)).scalar_one()
     mixed = select(func.count()).select_from(studies).where(studies.c.patient_count > text("1"))
     several_patients = connection.execute(mixed).scalar_one()
-    return Counts(study_count, series_count, int(instances), int(quarantined), several_patients)
+    damaged = sum(_damaged(connection, None).values())
+    return Counts(study_count, series_count, int(present), int(quarantined), several_patients, damaged)
 
 
 def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRow]:
@@ -69,19 +71,34 @@ def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRo
     found: dict[str, list[SeriesRow]] = defaultdict(list)
     for one_series in series_of(connection, [row["study_instance_uid"] for row in rows]):
         found[one_series.study_instance_uid].append(one_series)
+    damaged = _damaged(connection, list(found))
     return [
-        _study({**row, "patients": its_patients.get(row["study_instance_uid"], ())}, found[row["study_instance_uid"]])
+        _study(
+            {**row, "patients": its_patients.get(row["study_instance_uid"], ())},
+            found[row["study_instance_uid"]],
+            damaged.get(row["study_instance_uid"], 0),
+        )
         for row in rows
     ]
 
 
-def _study(row: dict[str, Any], its_series: list[SeriesRow]) -> StudyRow:
+def _damaged(connection: Connection, study_instance_uids: Sequence[str] | None) -> dict[str, int]:
+    """Return how many instances of each study, or of each of these studies, came damaged."""
+    study = instances.c.study_instance_uid
+    query = select(study, func.count()).where(DAMAGED).group_by(study)
+    if study_instance_uids is not None:
+        query = query.where(study.in_(study_instance_uids))
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _study(row: dict[str, Any], its_series: list[SeriesRow], damaged: int) -> StudyRow:
     return StudyRow(
         **row,
         modalities=tuple(sorted({one.modality for one in its_series if one.modality})),
         series_count=sum(1 for one in its_series if one.instance_count),
         instance_count=sum(one.instance_count for one in its_series),
         quarantined_count=sum(one.quarantined_count for one in its_series),
+        damaged_count=damaged,
     )
 
 

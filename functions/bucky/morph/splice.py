@@ -10,8 +10,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from bucky.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
+from bucky.deflated import inflated
 from bucky.dicom_json import UNDECODABLE, quietly
-from bucky.elements import MAX_VALUE_BYTES, Element, Span, StreamSource, Walk
+from bucky.elements import MAX_VALUE_BYTES, Element, MalformedDataSet, Span, StreamSource, Walk
 from bucky.errors import Permanent
 from bucky.header import data_set_of, encoding_of
 from bucky.identity import DEFLATED
@@ -22,6 +23,7 @@ from bucky.morph.encoding import Encoding
 from bucky.morph.original import ORIGINAL_ATTRIBUTES, Modification, record
 from bucky.morph.values import Unchangeable, is_plain
 from bucky.rules.paths import attribute_path
+from bucky.whole import whole
 
 MAX_TOUCHED_BYTES = 16 * 1024 * 1024
 MAX_INFLATED_BYTES = 4 * 1024**3
@@ -66,26 +68,41 @@ def morphed(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Morp
 
     Raises `Permanent` when it cannot be changed so, and what a crosswalk raises.
     """
-    if transfer_syntax_uid not in DEFLATED:
-        return _spliced(content, transfer_syntax_uid, wanted)
-    inflated = _inflated(content)
     try:
-        result = _spliced(inflated, transfer_syntax_uid, wanted)
+        if transfer_syntax_uid not in DEFLATED:
+            return _spliced(content, transfer_syntax_uid, wanted)
+        plain_content = inflated(content, MAX_INFLATED_BYTES)
+    except MalformedDataSet as damage:
+        raise _unchangeable(damage) from damage
+    try:
+        result = _spliced(plain_content, transfer_syntax_uid, wanted)
         if not result.changes:
-            inflated.close()
+            plain_content.close()
             return Morphed(content, ())
         with result.content as plain:
             deflated = _deflated(plain)
+    except MalformedDataSet as damage:
+        plain_content.close()
+        raise _unchangeable(damage) from damage
     except BaseException:
-        inflated.close()
+        plain_content.close()
         raise
     content.close()
     return Morphed(deflated, result.changes)
 
 
+def _unchangeable(damage: MalformedDataSet) -> Permanent:
+    """Return why nothing is made of a damaged data set: what is to be changed may be in what is missing."""
+    return Permanent(
+        f"its rule changes it, and it is damaged: {damage}; it was not sent: have the instance made again, or send it "
+        "as it is by a rule that changes nothing"
+    )
+
+
 def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Morphed:
     start = content.tell()
     source = StreamSource(content)
+    whole(source, start, transfer_syntax_uid)
     implicit, little = encoding_of(transfer_syntax_uid)
     walk = Walk(source, start, implicit=implicit, little=little)
     spans = list(walk.spans())
@@ -245,28 +262,6 @@ class _Spliced(io.RawIOBase):
         if not self.closed:
             self._content.close()
         super().close()
-
-
-def _inflated(content: BinaryIO) -> BinaryIO:
-    """Return a temporary file with a deflated data set (PS3.5 §A.5) inflated; the stream is left where it was."""
-    start = content.tell()
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-
-    def pieces() -> Iterator[bytes]:
-        size = 0
-        while not inflater.eof and (chunk := inflater.unconsumed_tail or content.read(_COPIED_BYTES)):
-            piece = inflater.decompress(chunk, _COPIED_BYTES)
-            size += len(piece)
-            if size > MAX_INFLATED_BYTES:
-                raise Permanent("the deflated data set is too large to be changed: the instance was not sent")
-            yield piece
-
-    try:
-        return _file_of(pieces())
-    except zlib.error:
-        raise Permanent("the deflated data set is damaged: the instance was not sent") from None
-    finally:
-        content.seek(start)
 
 
 def _deflated(content: BinaryIO) -> BinaryIO:

@@ -14,7 +14,7 @@ from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image, rle_stream
 from bucky.transcode.proof import Compressed, prove
 from bucky.transcode.streams import Stream, frames_of, stream_of
 from bucky.transcode.writing import Writer
-from bucky.whole import PIXEL_DATA, WholeDataSet, whole
+from bucky.whole import PIXEL_DATA, WholeDataSet, unsaid, whole
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of a data set without its compression; several of it are in memory for a moment."""
@@ -55,6 +55,8 @@ def _compressed(original: WholeDataSet, syntax: UID) -> Compressed | None:
         raise CannotTranscode("an image within it, such as its icon, is compressed too")
     if pixels is None:
         return None
+    if missing := unsaid(original):
+        raise CannotTranscode(f"it is damaged: it has pixels, and does not say how many: without {missing}")
     if syntax.is_encapsulated != (pixels.fragments is not None):
         raise CannotTranscode(
             f"its pixels are {'not ' if syntax.is_encapsulated else ''}compressed, unlike {syntax.name} says"

@@ -86,6 +86,22 @@ def test_an_unreadable_header_is_indexed_and_said_so(index: Index, content: byte
     assert index.instance(_data(event)["sha256"]).header_error
 
 
+@pytest.mark.parametrize(("name", "cut"), [("CT_small.dcm", 200), ("MR_small_RLE.dcm", 3000), ("JPEG2000.dcm", 8)])
+def test_what_is_cut_short_is_kept_and_shown_as_damaged(index: Index, name: str, cut: int) -> None:
+    """A data set that ends within its pixels, compressed or not, is in the index, and its study says how many are."""
+    store = MemoryObjectStore()
+    content = (TEST_FILES / name).read_bytes()
+    whole, damaged = _stored(content, store), _stored(content[:-cut].replace(b"1.3.6", b"1.3.7"), store)
+    handle_batch([whole], CONTEXT, store, index)
+    assert not index.instance(_data(whole)["sha256"]).damaged
+    handle_batch([damaged], CONTEXT, store, index)
+    row = index.instance(_data(damaged)["sha256"])
+    assert row.damaged
+    assert "cut short" in (row.header_error or "")
+    assert index.study(row.study_instance_uid).damaged_count == 1
+    assert index.counts().damaged == 1
+
+
 def test_one_missing_object_fails_alone(index: Index) -> None:
     """An object the store does not have is tried again later; the rest of its batch is indexed now."""
     store = MemoryObjectStore()

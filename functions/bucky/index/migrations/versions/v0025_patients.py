@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0025"
-down_revision = "0023"
+down_revision = "0024"
 
 _SAID = "patient_id, issuer_of_patient_id, patient_name, patient_name_key, patient_birth_date, patient_sex"
 _NAMES_SOMEBODY = "patient_id IS NOT NULL OR patient_name IS NOT NULL"
