@@ -21,6 +21,7 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITING = frozenset((_ITEM, _ITEM_END, _SEQUENCE_END))
 _PIXEL_DATA = 0x7FE00010
+_FOREIGN_GROUPS = frozenset((0x0000, 0x0002))
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -37,6 +38,11 @@ class Node(NamedTuple):
 
 
 Nodes = tuple[Node, ...]
+
+
+def belongs(tag: int) -> bool:
+    """Tell whether an element belongs to a data set: the lengths of groups, commands and file meta do not."""
+    return bool(tag & 0xFFFF) and tag >> 16 not in _FOREIGN_GROUPS
 
 
 def named(tag: int) -> str:

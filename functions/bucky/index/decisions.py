@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, and_, func, select, update
 
 from bucky.corrections import Decision, Verdict
 from bucky.errors import Conflict, NotFound
-from bucky.index import commitments, rebuild
+from bucky.index import commitments, patients, rebuild
 from bucky.index import instances as instance_rows
 from bucky.index.attributes import decode_header, series_attributes, study_attributes
 from bucky.index.counting import recount
@@ -183,14 +183,17 @@ def _tell_studies(connection: Connection, digests: Sequence[str], news: str, now
 def _gather(connection: Connection, study_uid: str) -> None:
     """Fill in a study and its series from the headers of their current instances, in the order received."""
     c = instances.c
-    query = select(c.series_instance_uid, c.header).where(c.study_instance_uid == study_uid, ~c.quarantined)
+    query = select(c.study_instance_uid, c.series_instance_uid, c.header).where(
+        c.study_instance_uid == study_uid, ~c.quarantined
+    )
     gathered = rebuild.Gathered()
     for row in connection.execute(query.order_by(c.received_at, c.sha256)):
         header = decode_header(row.header)
-        its = {"series_instance_uid": row.series_instance_uid}
+        its = {name: getattr(row, name) for name in ("study_instance_uid", "series_instance_uid")}
         gathered.add(rebuild.InstanceRows(its, study_attributes(header), series_attributes(header)))
     if gathered.study:
         connection.execute(update(studies).where(studies.c.study_instance_uid == study_uid).values(gathered.study))
+        patients.replace(connection, study_uid, list(gathered.patients.values()), gathered.instances)
     for series_uid, values in sorted(gathered.series.items()):
         its_row = and_(series.c.study_instance_uid == study_uid, series.c.series_instance_uid == series_uid)
         connection.execute(update(series).where(its_row).values(values))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy
 
 from bucky.elements import MalformedDataSet, Source
-from bucky.structure import Node, Nodes, Structure, named
+from bucky.structure import Node, Nodes, Structure, belongs, named
 from bucky.transcode import CannotTranscode
 from bucky.transcode.decoders import witnessed
 from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image
@@ -83,12 +83,12 @@ def _compare_values(original: tuple[Structure, Node], copy: tuple[Structure, Nod
 
 
 def _by_tag(nodes: Nodes, but: frozenset[int]) -> dict[int, Node]:
-    """Return elements by tag, without the lengths of groups (PS3.5 §7.2, retired)."""
+    """Return elements by tag, without the lengths of groups (PS3.5 §7.2, retired) and what is of no data set."""
     found: dict[int, Node] = {}
     for node in nodes:
         if node.tag in found:
             raise CannotTranscode(f"it has {named(node.tag)} twice")
-        if node.tag & 0xFFFF and node.tag not in but:
+        if belongs(node.tag) and node.tag not in but:
             found[node.tag] = node
     return found
 

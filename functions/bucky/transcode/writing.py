@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from bucky.element_vr import dictionary_vr
-from bucky.structure import Node, Nodes, Structure, named
+from bucky.structure import Node, Nodes, Structure, belongs, named
 from bucky.transcode import CannotTranscode
 from bucky.transcode.image import ALLOCATED, REPRESENTATION
 from bucky.whole import PIXEL_DATA
@@ -20,8 +20,6 @@ from bucky.whole import PIXEL_DATA
 _LONG = frozenset(str(vr) for vr in EXPLICIT_VR_LENGTH_32)
 _MAX_SHORT = 0xFFFF
 _ITEM = 0xFFFEE000
-# Of commands and of files: they belong to no data set, and a receiver may refuse them.
-_FOREIGN_GROUPS = frozenset((0x0000, 0x0002))
 _UNDEFINED = 0xFFFFFFFF
 _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 WORDS: Mapping[str, int] = {
@@ -49,7 +47,7 @@ class Writer:
             if tag in self._replaced:
                 vr, value = self._replaced[tag]
                 target.write(self._element(tag, vr, value, implicit=self._implicit) if value else b"")
-            elif tag & 0xFFFF and tag >> 16 not in _FOREIGN_GROUPS:
+            elif belongs(tag):
                 vr = _settled(known[tag], "", signed=signed, wide=wide) or self._private_vr(known[tag], nodes)
                 target.write(self._node(known[tag], vr, signed=signed, implicit=self._implicit))
 
