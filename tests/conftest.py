@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pynetdicom.transport import AssociationSocket
 from xdist.remote import Producer
@@ -38,6 +39,10 @@ from tests.support.servers import (
     run,
 )
 from tests.support.side_by_side import Scheduling, longest_first
+
+# A busy machine is slow, not wrong.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 SERVER_MARKERS = {"TEST_STORE": "store", "TEST_INDEX": "index"}
 """The marker of tests whose subject is the server that a variable replaces."""

@@ -109,14 +109,15 @@ async def disconnect(client: Client) -> None:
 
 
 async def _within(seconds: float, attempt: Coroutine[Any, Any, None]) -> None:
-    """Wait for an attempt, or end it for certain and raise `TimeoutError`."""
+    """Wait for an attempt, or end it for certain and raise `TimeoutError`, or the cancellation that came meanwhile."""
     task = asyncio.create_task(attempt)
     try:
         await asyncio.wait({task}, timeout=seconds)
-    finally:
-        if not task.done():
-            await _end(task)
-    if task.cancelled():
+    except asyncio.CancelledError:
+        await _end(task)
+        raise
+    if not task.done():
+        await _end(task)
         raise TimeoutError
     task.result()
 
@@ -126,5 +127,5 @@ async def _end(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
-    if not task.cancelled() and task.exception() is None:
-        raise TimeoutError
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody is told that it was not

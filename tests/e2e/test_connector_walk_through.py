@@ -55,7 +55,7 @@ def test_the_walk_through_does_what_it_says(tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        output, _ = running.communicate(timeout=100)
+        output, _ = running.communicate(timeout=300)
     finally:
         end_session(running.pid)
     logs = {log.name: log.read_text()[-2000:] for log in tmp_path.glob("*.log")}

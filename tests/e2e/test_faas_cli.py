@@ -54,7 +54,7 @@ class FaasCli:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self._home),

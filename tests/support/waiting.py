@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds until a condition counts as never coming true. Nothing is faster for being waited for less."""
 
 

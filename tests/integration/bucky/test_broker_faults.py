@@ -20,11 +20,11 @@ from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.network.faulty_line import FaultyLine
 from tests.support.servers import Running, make_nats
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @dataclass
-class World:
+class BrokerWorld:
     """A client, the line it is on, and the server behind it."""
 
     client: LastingClient
@@ -53,7 +53,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ru
 
 
 @pytest.fixture
-async def world(shared_server: tuple[Running, Settings], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(shared_server: tuple[Running, Settings], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BrokerWorld]:
     """A client of a real nats-server, over a line that can be broken."""
     monkeypatch.setattr(broker_client, "PING_SECONDS", 0.2)
     monkeypatch.setattr(broker_client, "RECONNECT_WAIT_SECONDS", 0.1)
@@ -65,7 +65,7 @@ async def world(shared_server: tuple[Running, Settings], monkeypatch: pytest.Mon
         client = await connect(settings.model_copy(update={"nats_url": f"nats://127.0.0.1:{line.port}"}), "test")
         assert isinstance(client, LastingClient)
         await ensure_streams(client.jetstream())
-        yield World(client, line, server)
+        yield BrokerWorld(client, line, server)
         await disconnect(client)
 
 
@@ -88,7 +88,7 @@ ERRORS = (
 )
 
 
-async def test_no_error_line_of_the_server_ends_the_client(world: World) -> None:
+async def test_no_error_line_of_the_server_ends_the_client(world: BrokerWorld) -> None:
     """The server's `-ERR`, whichever it is, costs a connection; a process must not need to be restarted for it."""
     heard = asyncio.Event()
 
@@ -105,7 +105,7 @@ async def test_no_error_line_of_the_server_ends_the_client(world: World) -> None
     assert not world.client.ended.is_set()
 
 
-async def test_a_refused_permission_costs_nothing(world: World) -> None:
+async def test_a_refused_permission_costs_nothing(world: BrokerWorld) -> None:
     """Where a subject is not ours to use, the connection is; it stays as it is."""
     world.line.inject(b"-ERR 'Permissions Violation for Publish to \"x\"'\r\n")
     await until(lambda: world.client.trouble is not None)
@@ -113,13 +113,13 @@ async def test_a_refused_permission_costs_nothing(world: World) -> None:
     assert world.client.stats["reconnects"] == 0
 
 
-def restart(world: World) -> None:
+def restart(world: BrokerWorld) -> None:
     """Kill the server, and start it on the same data."""
     world.server.kill()
     world.server.start()
 
 
-BREAKS: dict[str, Callable[[World], None]] = {
+BREAKS: dict[str, Callable[[BrokerWorld], None]] = {
     "closed": lambda world: world.line.cut(),
     "reset": lambda world: world.line.cut(reset=True),
     "half open": lambda world: world.line.silence(),
@@ -131,7 +131,7 @@ BREAKS: dict[str, Callable[[World], None]] = {
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-async def test_the_client_is_there_again_after(fault: str, world: World) -> None:
+async def test_the_client_is_there_again_after(fault: str, world: BrokerWorld) -> None:
     """Whatever happens to a connection, the client finds out, makes another, and events go again."""
     assert await world.publishes()
     BREAKS[fault](world)
@@ -142,7 +142,7 @@ async def test_the_client_is_there_again_after(fault: str, world: World) -> None
     await until(world.publishes, "events go again")
 
 
-async def test_a_half_open_connection_full_of_what_was_never_taken_is_left(world: World) -> None:
+async def test_a_half_open_connection_full_of_what_was_never_taken_is_left(world: BrokerWorld) -> None:
     """Closing it the usual way would wait, for many minutes, until somebody takes what was written."""
     world.line.silence()
     flood = b"x" * 500_000
@@ -157,7 +157,7 @@ async def test_a_half_open_connection_full_of_what_was_never_taken_is_left(world
 @pytest.mark.parametrize(
     "greeting", [b"SSH-2.0-OpenSSH\r\n", b"INFO {\r\n", b"INFO \xff\xfe{}\r\n", b"INFO" + b"x" * 200_000 + b"\r\n"]
 )
-async def test_somebody_else_at_its_address_is_no_end(greeting: bytes, world: World) -> None:
+async def test_somebody_else_at_its_address_is_no_end(greeting: bytes, world: BrokerWorld) -> None:
     """While another program answers at the broker's address, the client goes on asking; then the broker is back."""
     behind = world.line.to
     greeted = asyncio.Event()
@@ -179,7 +179,7 @@ async def test_somebody_else_at_its_address_is_no_end(greeting: bytes, world: Wo
     await until(world.publishes, "events go again")
 
 
-async def test_refused_credentials_are_tried_again(world: World) -> None:
+async def test_refused_credentials_are_tried_again(world: BrokerWorld) -> None:
     """A password that is wrong for a while, as while it is being changed, is no end."""
     server = world.server
     right = server.program
@@ -194,7 +194,7 @@ async def test_refused_credentials_are_tried_again(world: World) -> None:
 
 
 async def test_a_name_that_resolves_to_another_address_is_followed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: BrokerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that moved is found where its name says it is, each time anew."""
     real, asked = socket.getaddrinfo, ["127.0.0.9"]
@@ -211,7 +211,21 @@ async def test_a_name_that_resolves_to_another_address_is_followed(
     await until(world.publishes, "events go again")
 
 
-async def test_an_end_that_nobody_asked_for_is_told(world: World) -> None:
+async def test_an_end_that_nobody_asked_for_is_told(world: BrokerWorld) -> None:
     """Should the client end all the same, its process learns of it and can end too, for its supervisor."""
     await world.client.close()
     await asyncio.wait_for(world.client.ended.wait(), 5)
+
+
+async def test_connecting_can_be_cancelled_while_the_broker_answers(nats_settings: Settings) -> None:
+    """A process that is told to end while it connects must end, however far its connection has come."""
+    for turns in range(0, 120, 3):
+        connecting = asyncio.create_task(connect(nats_settings, "test"))
+        for _ in range(turns):
+            await asyncio.sleep(0.0002)
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=PATIENCE)
+        if connecting.cancelled():
+            continue
+        assert connecting.done()
+        await disconnect(connecting.result())

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("requestors_close_their_sockets")
 def associate(port: int, **more: Any) -> Association:
     """Ask for an association that may send CT images."""
     entity = AE("TEST")
-    entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = 10
+    entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = 60
     contexts = more.pop("contexts", [build_context(CT, EXPLICIT)])
     return entity.associate("127.0.0.1", port, contexts=contexts, ae_title="BUCKY", **more)
 
@@ -213,7 +213,7 @@ def test_tls_needs_a_client_certificate_where_a_ca_is_set(
 ) -> None:
     """With a client CA, a caller without a certificate gets no association; one with it stores as usual."""
     with (
-        socket.create_connection(("127.0.0.1", tls_listener.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", tls_listener.port), timeout=60) as plain,
         client(certificates).wrap_socket(plain, server_hostname="localhost") as unnamed,
         # In TLS 1.3 a client hears of it after its own side of the handshake.
         pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_REQUIRED"),
@@ -241,7 +241,7 @@ def test_tls_before_1_2_is_refused(tmp_path: Path, certificates: Certificates) -
         with pytest.warns(DeprecationWarning, match="TLS"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         with (
-            socket.create_connection(("127.0.0.1", alone.port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", alone.port), timeout=60) as plain,
             pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
         ):
             old.wrap_socket(plain, server_hostname="localhost")
@@ -270,7 +270,7 @@ def test_a_slow_tls_handshake_delays_nobody(tls_listener: ListenerAlone, caller:
 def test_connections_that_lead_nowhere_are_closed(tmp_path: Path, opening: bytes) -> None:
     """Garbage, stalls and absurd lengths end in a closed connection, and others are served meanwhile."""
     with listener_alone(tmp_path, edge_artim_seconds=1) as alone:
-        with socket.create_connection(("127.0.0.1", alone.port), timeout=10) as stranger:
+        with socket.create_connection(("127.0.0.1", alone.port), timeout=60) as stranger:
             stranger.sendall(opening)
             association = associate(alone.port)
             assert association.is_established

@@ -37,9 +37,9 @@ def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of DCMTK's tools, and make sure that it is DCMTK's."""
     path = built(tool)
     assert path is not None
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=120, check=False)
     assert "dcmtk" in version.stdout
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def address(alone: ListenerAlone, called: str = "BUCKY") -> tuple[str, ...]:

@@ -239,7 +239,7 @@ def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
         )
         assert b"ready" in ours.recv(1000)
         CommitBoard(descriptors).ask(0, 1)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(said)["event"] == "committer.failed"
     assert CommitBoard(descriptors).dealt(0).files == 0

@@ -26,8 +26,8 @@ Path(folder, "orthanc.json").write_text(json.dumps({
 Path(folder, "destination-orthanc").write_text("s3cret")
 with open(Path(folder, "log"), "wb") as log:
     server = subprocess.Popen([orthanc, Path(folder, "orthanc.json")], stdout=log, stderr=log)
-client = httpx.Client(base_url="http://127.0.0.1:8042", auth=("bucky", "s3cret"), trust_env=False)
-deadline = time.monotonic() + 30
+client = httpx.Client(base_url="http://127.0.0.1:8042", auth=("bucky", "s3cret"), trust_env=False, timeout=120)
+deadline = time.monotonic() + 120
 while time.monotonic() < deadline:
     try:
         client.get("/system")
@@ -40,7 +40,7 @@ sender = StowSender(destination, Secrets(Path(folder)))
 sent = samples(25)
 items = [one.outgoing for one in sent]
 items.insert(13, Outgoing(items[0].sop_class_uid, "1.2.3", items[0].transfer_syntax_uid, partial(io.BytesIO, b"no")))
-results = [sender.send(items, seconds=60) for _ in range(2)]
+results = [sender.send(items, seconds=600) for _ in range(2)]
 held = [client.get(f"/instances/{one}/file").content for one in client.get("/instances").json()]
 server.terminate()
 server.wait()

@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_where_it_was(store_settings: Settings, index_url: 
         process.communicate()
         done = len(tables.rows(reindexed_studies)["reindexed_studies"])
     process = _started(store_settings, index_url, tmp_path / "run.py")
-    out, err = process.communicate("\n" * 1000, timeout=60)
+    out, err = process.communicate("\n" * 1000, timeout=300)
     assert process.returncode == 0, err
     resumed, worked = (int(number) for number in out.splitlines()[-1].split())
     assert (resumed, resumed + worked) == (25 * done, 150)

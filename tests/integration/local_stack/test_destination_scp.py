@@ -145,7 +145,7 @@ def test_dcmtk_sends_to_it(tmp_path: Path) -> None:
     assert dcmsend is not None
     with Destination(tmp_path) as destination:
         address = ["-aec", "DEMO", "127.0.0.1", str(destination.port)]
-        subprocess.run([dcmsend, *address, str(CT_SMALL)], check=True, timeout=30)
+        subprocess.run([dcmsend, *address, str(CT_SMALL)], check=True, timeout=120)
         (kept,) = destination.received().values()
     # Not the same bytes: dcmsend decodes what it sends and leaves the trailing padding out.
     assert pydicom.dcmread(kept).PixelData == pydicom.dcmread(CT_SMALL).PixelData

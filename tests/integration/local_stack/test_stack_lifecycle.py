@@ -102,7 +102,7 @@ def test_killed_supervisor_is_followed_by_a_clean_start(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=90,
+        timeout=300,
     )
     assert json.loads(down.stdout) == {"stopped": True}
     assert second.process.wait(30) == 0

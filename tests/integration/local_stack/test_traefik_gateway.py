@@ -107,7 +107,7 @@ class Gateway:
         context.set_alpn_protocols(["http/1.1"])
         answer = b""
         with (
-            socket.create_connection(("127.0.0.1", port or self.ports.https), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port or self.ports.https), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             secured.sendall(request.encode("latin-1"))
@@ -429,7 +429,7 @@ def test_what_keeps_the_admin_api_from_starting_is_one_sentence(
         env={**gateway.admin.program.env, **environ},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     assert started.returncode == 1

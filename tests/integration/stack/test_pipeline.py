@@ -149,7 +149,7 @@ def test_command_line_reads_the_stack(stack: RunningStack, files: list[DemoFile]
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         assert shown.returncode == 0, (command, shown.stderr, shown.stdout)
         assert json.loads(shown.stdout)
@@ -162,6 +162,6 @@ def _all_studies(stack: RunningStack) -> list[StudyRow]:
 def test_a_second_stack_in_the_same_home_is_refused(stack: RunningStack, tmp_path: Path) -> None:
     """Two stacks never share a home; the second says what to do."""
     arguments = (sys.executable, "-m", "bucky.cli", "up", "--home", str(stack.home.path))
-    shown = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    shown = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
     assert shown.returncode == 1
     assert "make down" in shown.stderr

@@ -26,9 +26,9 @@ INSTANCES = 30
 OTHERS = 4
 """So many of the instances are of another SOP class than the rest."""
 CT = "1.2.840.10008.5.1.4.1.1.2"
-HEALTHY_SECONDS = 60.0
-SHOWN_SECONDS = 60.0
-RIGHT_SECONDS = 180.0
+HEALTHY_SECONDS = 300.0
+SHOWN_SECONDS = 300.0
+RIGHT_SECONDS = 300.0
 TIMEOUT_SECONDS = 1.5
 """How long the destinations may be silent: shorter than in life, so that a hanging one is noticed while we watch."""
 SLOW_LINE_TIMEOUT_SECONDS = 10.0

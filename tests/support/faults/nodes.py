@@ -170,7 +170,7 @@ class Orthanc(AloneNode):
     def held(self) -> Held:
         """Ask its REST API for every file."""
         transport = httpx.HTTPTransport(uds=str(self._sockets / "http"))
-        with httpx.Client(base_url="http://orthanc", transport=transport, timeout=30) as client:
+        with httpx.Client(base_url="http://orthanc", transport=transport, timeout=120) as client:
             names = client.get("/instances").json()
             return held_in(client.get(f"/instances/{name}/file").content for name in names)
 

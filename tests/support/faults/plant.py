@@ -139,7 +139,7 @@ class Plant:
         """Return what a process says of a server it depends on."""
         if process == "edge (uploader)":
             return bool(self.edge.health()[dependency]["ok"])
-        page = httpx.get(self.pages[process], timeout=10, trust_env=False).json()
+        page = httpx.get(self.pages[process], timeout=60, trust_env=False).json()
         if process == "admin API":
             return bool(page["parts"]["functions" if dependency == "gateway" else dependency] == "up")
         return not any(trouble["part"] == dependency for trouble in page["trouble"])

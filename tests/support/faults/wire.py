@@ -131,7 +131,7 @@ class NatsWire:
     def _serve(self, client: socket.socket) -> None:
         with client:
             try:
-                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=5)
+                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=60)
             except OSError:
                 return
             with server:

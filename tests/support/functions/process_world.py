@@ -49,7 +49,7 @@ RULES = """
 rules:
   - name: count
     trigger: study_stable
-    process: {function: counter, timeout_seconds: 5, parameters: {colour: red}}
+    process: {function: counter, timeout_seconds: 60, parameters: {colour: red}}
 """
 
 

@@ -113,7 +113,7 @@ class FaultyLine:
             server = None
             if not self._silent:
                 try:
-                    server = socket.create_connection(("127.0.0.1", self.to), timeout=5)
+                    server = socket.create_connection(("127.0.0.1", self.to), timeout=60)
                 except OSError:
                     return
                 server.settimeout(None)

@@ -36,7 +36,7 @@ class WayToStore(PausableServer):
             self._send(request, 503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
             return
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OF_ONE_CONNECTION}
-        connection = http.client.HTTPConnection(self._store, timeout=30)
+        connection = http.client.HTTPConnection(self._store, timeout=120)
         try:
             connection.request(request.command, request.path, self.change(body), headers)
             answer = connection.getresponse()

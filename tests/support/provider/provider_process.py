@@ -96,8 +96,8 @@ class Provider:
         self.folder = folder
         self.url = f"http://127.0.0.1:{port}"
         self.process: Running = run(program, folder)
-        self.api = httpx.Client(base_url=self.url, auth=(USER, PASSWORD), trust_env=False, timeout=30)
-        self.anyone = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+        self.api = httpx.Client(base_url=self.url, auth=(USER, PASSWORD), trust_env=False, timeout=120)
+        self.anyone = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
         (folder / "echo.py").write_text(ECHO)
 
     def deployment(self, name: str = "echo", **changes: Any) -> dict[str, Any]:

@@ -26,5 +26,5 @@ def bucky(environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=300,
     )

@@ -65,7 +65,7 @@ def test_many_processes_may_migrate_at_once(empty_index_url: str) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (0, "0\n"), err
 
 

@@ -186,7 +186,7 @@ def test_what_is_wrong_is_one_sentence_that_helps(home: Path, options: tuple[str
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 1

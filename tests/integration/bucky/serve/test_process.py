@@ -34,7 +34,7 @@ async def post(client: httpx.AsyncClient, *events: CloudEvent) -> httpx.Response
 
 def client_of(port: int) -> httpx.AsyncClient:
     """Return a client of the function on a port."""
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120)
 
 
 async def test_sigterm_finishes_the_batch_in_flight_and_refuses_new_ones(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_our_own_sender() -> None:
 def associate(upper: UpperLayerWorld, contexts: list[PresentationContext], **more: Any) -> Association:
     """Ask for an association by pynetdicom."""
     entity = AE("TEST")
-    entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = 5
+    entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = 60
     return entity.associate("127.0.0.1", upper.port, contexts=contexts, ae_title="BUCKY", **more)
 
 
@@ -125,7 +125,7 @@ def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of DCMTK's tools."""
     path = built(tool)
     assert path is not None
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.peer("dcmtk")

@@ -39,7 +39,7 @@ def tls_of(certificates: Certificates, *, mutual: bool = False) -> Listener:
 
 def talk_over(upper: UpperLayerWorld, context: ssl.SSLContext) -> ssl.SSLSocket:
     """Return a TLS connection, after its handshake."""
-    plain = socket.create_connection(("127.0.0.1", upper.port), timeout=5)
+    plain = socket.create_connection(("127.0.0.1", upper.port), timeout=60)
     try:
         return context.wrap_socket(plain, server_hostname="localhost")
     except BaseException:
@@ -162,7 +162,7 @@ def test_dcmtk_over_tls(certificates: Certificates, profile: str) -> None:
             [path, *options, "127.0.0.1", str(upper.port), str(CT_FILE)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert sent.returncode == 0, sent.stderr
