@@ -169,7 +169,7 @@ def test_the_same_is_answered_and_kept(ways: Ways, talk: list[bytes], chunk: int
 def test_what_is_kept_is_what_was_sent(ways: Ways) -> None:
     """The comparison is of something: usual instances are answered, and kept byte for byte."""
     for alone in ways:
-        outcome = hold(alone, TALKS["several"], 10**9)
+        outcome = hold(alone, TALKS["several"], 10**9, quiet_seconds=1.0)
         assert len(outcome.kept) == 3
         assert sum(file.endswith(data_set(UID)) for file in outcome.kept) == 2
         assert [[pdu[0] for pdu in turn] for turn in outcome.answered] == [[0x04]] * 3

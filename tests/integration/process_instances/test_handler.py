@@ -14,6 +14,7 @@ from bucky.events import InstanceStored, Processing, ProcessingCompleted, Proces
 from bucky.index import DeliveryState, Index
 from bucky.part10 import split
 from bucky.processed import MOST, read_processed
+from bucky.routing import Routing
 from bucky.settings import Settings
 from tests.support.functions.process_world import (
     DICOM,
@@ -359,7 +360,7 @@ def test_a_chain_as_long_as_it_may_be_fits_into_the_object(world: ProcessWorld) 
 def test_what_the_rule_was_is_looked_up_in_its_own_version(world: ProcessWorld) -> None:
     """An edit of the rule changes nothing about what was decided before it."""
     (event,) = world.decide(world.receive(1)[0].study_instance_uid)
-    world.route("rules: []\n")
+    world.index.save_routing(Routing(), world.index.routing().version, "test")
     assert world.process([event]).failures == ()
     assert world.gateway.calls[0]["data"]["parameters"] == {"colour": "red"}
 

@@ -11,6 +11,7 @@ from bucky.scu.messages import Context
 from edge_scp.storage_syntaxes import VERIFICATION
 from tests.support.dimse.raw_peer import CT, EXPLICIT, IMPLICIT, RawPeer, command, elements, request, us, values
 from tests.support.edge.edge_process import ListenerAlone
+from tests.support.waiting import PATIENCE
 
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 CONTEXTS: Sequence[Context] = (
@@ -128,7 +129,7 @@ def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int, quiet_seconds:
                 for at in range(0, len(turn), chunk):
                     peer.send(turn[at : at + chunk])
             answered.append(list(pdus(b"".join(_until_quiet(peer, quiet_seconds)))))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while alone.connections:
         assert time.monotonic() < deadline, "the connection is still served"
         time.sleep(0.002)
