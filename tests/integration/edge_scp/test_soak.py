@@ -217,8 +217,8 @@ async def test_an_hour_of_associations(tmp_path: Path, store_settings: Settings,
         store_settings,
         nats_settings,
         edge_processes=2,
-        edge_artim_seconds=0.5,
-        edge_idle_seconds=1,
+        edge_artim_seconds=3,
+        edge_idle_seconds=3,
         upload_concurrency=UPLOADS,
     ) as edge:
         senders = [Sender(edge.port, random.Random(number)) for number in range(SENDERS)]

@@ -9,6 +9,7 @@ from typing import Any, cast
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.dimse_messages import N_ACTION_RSP
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
 from bucky.broker import MemoryPublisher
@@ -57,6 +58,7 @@ class CommittingNode(Destination):
         self.manners = Manners()
         self.asked: list[Asked] = []
         self.confirmed: list[int] = []
+        self._to_report: dict[Any, Asked] = {}
         if commits:
             self._ae.add_supported_context(StorageCommitmentPushModel)
 
@@ -65,7 +67,8 @@ class CommittingNode(Destination):
         return [
             *super().handlers(),
             (evt.EVT_N_ACTION, self._action),
-            (evt.EVT_DIMSE_SENT, self._answered),
+            (evt.EVT_DIMSE_SENT, self._answers),
+            (evt.EVT_PDU_SENT, self._answered),
         ]
 
     def holds(self, uid: str) -> bool:
@@ -90,9 +93,15 @@ class CommittingNode(Destination):
         self.asked.append(Asked(str(information.TransactionUID), instances))
         return self.manners.answer, None
 
-    def _answered(self, event: evt.Event) -> None:
+    def _answers(self, event: evt.Event) -> None:
         if isinstance(event.message, N_ACTION_RSP) and self.manners.reports_at_once:
-            threading.Thread(target=self._report_here, args=(event.assoc, self.asked[-1]), daemon=True).start()
+            self._to_report[event.assoc] = self.asked[-1]
+
+    def _answered(self, event: evt.Event) -> None:
+        """Report once the answer has left: begun before, the report would come between the answer's fragments."""
+        asked = self._to_report.pop(event.assoc, None) if isinstance(event.pdu, P_DATA_TF) else None
+        if asked is not None:
+            threading.Thread(target=self._report_here, args=(event.assoc, asked), daemon=True).start()
 
     def _report_here(self, association: Any, asked: Asked) -> None:
         told = self.told(asked)
