@@ -18,7 +18,7 @@ from tests.support.edge.edge_process import EdgeProcess, edge_process, stored_ev
 from tests.support.soak import SOAK
 from tests.support.waiting import eventually
 
-SENDERS, WARM_UP, ASSOCIATIONS = 6, 300, 500 * SOAK
+SENDERS, WARM_UP, ASSOCIATIONS = 6, 200, 300 * SOAK
 # So many silent connections each sender leaves to the edge to close.
 SILENT = 8
 UPLOADS = 4
@@ -217,8 +217,8 @@ async def test_an_hour_of_associations(tmp_path: Path, store_settings: Settings,
         store_settings,
         nats_settings,
         edge_processes=2,
-        edge_artim_seconds=3,
-        edge_idle_seconds=3,
+        edge_artim_seconds=2,
+        edge_idle_seconds=2,
         upload_concurrency=UPLOADS,
     ) as edge:
         senders = [Sender(edge.port, random.Random(number)) for number in range(SENDERS)]
