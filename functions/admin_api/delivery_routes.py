@@ -19,14 +19,15 @@ def list_deliveries(
     index: IndexDep,
     state: DeliveryState | None = None,
     destination: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
-    study_uid: Annotated[str | None, Query(pattern=r"^[0-9.]{1,64}$")] = None,
+    study: Annotated[str | None, Query(pattern=r"^[0-9.]{1,64}$")] = None,
+    study_uid: Annotated[str | None, Query(pattern=r"^[0-9.]{1,64}$", deprecated="Say `study`.")] = None,
     sha256: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
     limit: Limit = 50,
     after: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="The `next` of the page before.")] = None,
 ) -> Page[DeliveryRow, str]:
     """Return deliveries, those requested last first."""
     found = index.deliveries(
-        state=state, destination=destination, study_uid=study_uid, sha256=sha256, limit=limit + 1, after=after
+        state=state, destination=destination, study_uid=study or study_uid, sha256=sha256, limit=limit + 1, after=after
     )
     items = found[:limit]
     return Page(items=items, next=items[-1].delivery_id if len(found) > limit else None)

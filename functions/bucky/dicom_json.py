@@ -84,8 +84,9 @@ def _model(dataset: Dataset, undecodable: list[str], depth: int, inherited: Char
             else:
                 element = _element(raw, undecodable, depth, character_set)
         except UNDECODABLE:
+            # It is there, whatever it says: conditions may ask for that.
             undecodable.append(name)
-            continue
+            element = {"vr": settled_vr(dataset, raw) if isinstance(raw, RawDataElement) else str(raw.VR)}
         if element is not None:
             model[name] = element
     return model

@@ -158,7 +158,7 @@ def deliveries(
     with api(home, url, api_key, ca) as client:
         page = client.get(
             "/api/deliveries",
-            {"state": state, "destination": destination, "study_uid": study, "limit": limit, "after": after},
+            {"state": state, "destination": destination, "study": study, "limit": limit, "after": after},
         )
     if as_json:
         print_json(page)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from bucky.dicom_json import attributes
 from bucky.errors import InvalidInstance, StoreUnavailable
@@ -235,6 +237,16 @@ def test_any_damage_is_survived() -> None:
         except InvalidInstance:
             continue
         encode_header(attributes(header.dataset).model)
+
+
+@pytest.mark.parametrize(("tag", "vr", "value"), [(0x00101030, "DS", b"70,5"), (0x00200013, "IS", b"1.x ")])
+def test_an_element_that_cannot_be_decoded_is_there(tag: int, vr: str, value: bytes) -> None:
+    """A condition that asks whether it is there must not be told that it is not; its value is nobody's guess."""
+    dataset = Dataset()
+    dataset[tag] = RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
+    found = attributes(dataset)
+    assert found.model == {f"{tag:08X}": {"vr": vr}}
+    assert found.undecodable == (f"{tag:08X}",)
 
 
 def test_strings_are_decoded_by_their_character_set() -> None:
