@@ -8,7 +8,7 @@ RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
 # Tests wait for servers more than they work: more workers than processors. JOBS=0 runs them one after the other.
-JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 PYTEST = $(RUN)/pytest --numprocesses $(JOBS) --dist loadscope
 
 .PHONY: help setup demo up down test test-busy test-soak lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
