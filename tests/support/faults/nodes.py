@@ -169,7 +169,9 @@ class Orthanc(AloneNode):
 
     def held(self) -> Held:
         """Ask its REST API for every file."""
-        transport = httpx.HTTPTransport(uds=str(self._sockets / "http"))
+        # A connection for each: Orthanc closes an idle one after a second, which may be just when the next is asked.
+        anew = httpx.Limits(max_keepalive_connections=0)
+        transport = httpx.HTTPTransport(uds=str(self._sockets / "http"), limits=anew)
         with httpx.Client(base_url="http://orthanc", transport=transport, timeout=120) as client:
             names = client.get("/instances").json()
             return held_in(client.get(f"/instances/{name}/file").content for name in names)
