@@ -1,7 +1,11 @@
-"""Connecting to a destination over TCP and TLS: whom to trust, who we are, and what went wrong in words."""
+"""Connecting to others over TCP and TLS: whom to trust, who we are, and what went wrong in words."""
 
 import ssl
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
 
 from bucky.errors import DestinationUnavailable
 
@@ -10,6 +14,19 @@ ANSWER_FACTOR = 4
 a slow line some of that is still on its way when all has been handed to the system."""
 MISCONFIGURED_RETRY_SECONDS = 30.0
 """Somebody must put it right first: no need to ask every second."""
+
+
+def trust(url: str) -> ssl.SSLContext | bool:
+    """Return what an HTTP client of this URL verifies a server with: the public authorities, or nothing without TLS.
+
+    They are read once, which takes as long as forty requests.
+    """
+    return False if urlsplit(url).scheme == "http" else _public_authorities()
+
+
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def client_context(ca_file: Path | None, identity_file: Path | None = None) -> ssl.SSLContext:

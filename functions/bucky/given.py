@@ -20,6 +20,7 @@ import httpx
 import pydicom
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bucky.connecting import trust
 from bucky.deflated import inflated
 from bucky.elements import MalformedDataSet, StreamSource
 from bucky.errors import Permanent, StoreUnavailable
@@ -49,7 +50,9 @@ class GivenInstance(Instance):
         """
         with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
             try:
-                with httpx.stream("GET", self.url, timeout=SECONDS, trust_env=False) as response:
+                with httpx.stream(
+                    "GET", self.url, timeout=SECONDS, trust_env=False, verify=trust(self.url)
+                ) as response:
                     if response.status_code != httpx.codes.OK:
                         raise StoreUnavailable(f"the object store answered {response.status_code} for an instance")
                     for piece in response.iter_bytes():

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
+from bucky.connecting import MISCONFIGURED_RETRY_SECONDS, trust
 from bucky.contract import BatchResult
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
 from bucky.events import MEDIA_TYPE, CloudEvent
@@ -61,7 +61,7 @@ class FunctionCalls:
 
     def __init__(self, gateway_url: str) -> None:
         self._url = gateway_url.rstrip("/")
-        self._client = httpx.Client(trust_env=False, follow_redirects=False)
+        self._client = httpx.Client(trust_env=False, follow_redirects=False, verify=trust(gateway_url))
 
     def close(self) -> None:
         """Close the connections."""

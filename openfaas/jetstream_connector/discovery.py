@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from bucky.connecting import trust
 from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import Retriable
 
@@ -44,6 +45,7 @@ class GatewayDirectory:
             auth=(user, password) if password else None,
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
+            verify=trust(gateway_url),
         )
 
     async def functions(self) -> list[Function]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 
+from bucky.connecting import trust
 from bucky.errors import Permanent, Retriable, SettingsError
 from bucky.settings import HOME_NAME, Settings, secret_file_name
 from local_provider.deployments import Deployment
@@ -25,6 +26,7 @@ def deploy(stack: Path, settings: Settings, environ: Mapping[str, str] | None = 
         auth=(settings.gateway_user, settings.gateway_password.get_secret_value()),
         timeout=TIMEOUT_SECONDS,
         trust_env=False,
+        verify=trust(settings.gateway_url),
     ) as gateway:
         for name, value in _secrets(wanted, settings).items():
             _put_or_post(gateway, "/system/secrets", {"name": name, "value": value}, f"the secret {name}")

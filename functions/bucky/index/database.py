@@ -21,7 +21,6 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bucky.errors import IndexUnavailable, SettingsError
-from bucky.index.patience import STATEMENT_SECONDS, PatientConnection
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -32,6 +31,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_SECONDS = 15.0
+STATEMENT_SECONDS = 30
+"""So long PostgreSQL may work on a statement."""
 CONFLICT_RETRIES = 8
 _SERIALIZATION_FAILURE = "40001"
 _DEADLOCK_DETECTED = "40P01"
@@ -108,6 +109,9 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql_engine(url: URL) -> Engine:
+    # Loads psycopg, which takes as long as all of SQLAlchemy: an index in SQLite does without.
+    from bucky.index.patience import PatientConnection
+
     engine = create_engine(
         url,
         pool_pre_ping=True,

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 
-STATEMENT_SECONDS = 30
 ANSWER_SECONDS = 40.0
 """Longer than any statement may take."""
 

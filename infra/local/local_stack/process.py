@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from bucky.connecting import trust
 from bucky.errors import BuckyError
 
 LOG_LIMIT_BYTES = 20 * 1024 * 1024
@@ -40,7 +41,7 @@ def http_ok(url: str, *, any_status: bool = False) -> Callable[[], bool]:
 
     def check() -> bool:
         try:
-            status = httpx.get(url, timeout=2, trust_env=False).status_code
+            status = httpx.get(url, timeout=2, trust_env=False, verify=trust(url)).status_code
         except httpx.HTTPError:
             return False
         return any_status or status == httpx.codes.OK

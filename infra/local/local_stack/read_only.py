@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from bucky.connecting import trust
+
 ENOUGH_FREE_BYTES = 64 * 1024**2
 # As long as this it must have said so, with room on its disk: whoever frees a disk does it in several steps.
 PATIENCE_SECONDS = 3.0
@@ -23,9 +25,11 @@ _SIGNS = ("write error", "no space left", "jetstream disabled", "jetstream is no
 def refuses_writes(monitor_url: str) -> Callable[[], str]:
     """Return a check that returns what nats-server says of a stream that refuses writes, or nothing."""
 
+    url = f"{monitor_url}/healthz"
+
     def check() -> str:
         try:
-            said = httpx.get(f"{monitor_url}/healthz", timeout=_ANSWER_SECONDS, trust_env=False)
+            said = httpx.get(url, timeout=_ANSWER_SECONDS, trust_env=False, verify=trust(url))
         except httpx.HTTPError:
             return ""
         return said.text if not said.is_success and any(sign in said.text.lower() for sign in _SIGNS) else ""

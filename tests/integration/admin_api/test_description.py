@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from local_stack.process import Program
+from tests.support.network.plain_http import get
 from tests.support.servers import make_nats, run
 from tests.support.services.admin_world import KEY
 from tests.support.services.cli_world import admin_api, fill, kill_letters
@@ -48,7 +49,7 @@ def admin(tmp_path: Path) -> Iterator[Program]:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
 def test_every_operation_answers_as_described(admin: Program, mode: GenerationMode) -> None:
     """Valid or not, no request may end in a fault of ours, nor in an answer that nobody was told of."""
-    description = httpx.get(f"{admin.address}/api/openapi.json", headers=HEADERS, timeout=60, trust_env=False).json()
+    description = get(f"{admin.address}/api/openapi.json", headers=HEADERS).json()
     tried = 0
     for result in schemathesis.openapi.from_dict(description).get_all_operations():
         assert isinstance(result, Ok), result

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -29,6 +28,7 @@ from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.dimse.raw_peer import RawPeer, request
 from tests.support.edge.edge_process import EdgeProcess, edge_process, standing_still
 from tests.support.edge.spool_world import all_kept
+from tests.support.network.plain_http import get
 from tests.support.waiting import eventually
 
 # An A-ASSOCIATE-RJ: rejected transient, by the presentation service, local limit exceeded (PS3.8 §9.3.4).
@@ -315,7 +315,7 @@ def test_idle_connections_past_the_limit_are_dropped(tmp_path: Path) -> None:
         while dropped < 7 and time.monotonic() < deadline:
             dropped = sum(_closed(connection) for connection in idle)
         assert dropped == 40 - 1 - 32
-        page = httpx.get(f"http://127.0.0.1:{edge.http_port}/metrics", trust_env=False).text
+        page = get(f"http://127.0.0.1:{edge.http_port}/metrics").text
         assert 'bucky_edge_connections_refused_total{reason="too many connections"} 7.0' in page
 
 
@@ -323,7 +323,7 @@ def test_metrics_are_one_page_of_all_processes(edge_without_trays: EdgeProcess) 
     """The metrics page shows each process's counters under its name, and the spool's state once."""
     edge = edge_without_trays
     store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
-    page = httpx.get(f"http://127.0.0.1:{edge.http_port}/metrics", trust_env=False).text
+    page = get(f"http://127.0.0.1:{edge.http_port}/metrics").text
     lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
     counts = {name: float(value) for name, value in lines}
     by_process = [

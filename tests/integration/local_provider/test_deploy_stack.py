@@ -4,7 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -14,6 +13,7 @@ from bucky.ports import free_port
 from bucky.settings import Settings
 from local_provider.client import deploy
 from local_stack.servers import REPOSITORY
+from tests.support.network.plain_http import get
 from tests.support.provider.provider_process import PASSWORD, USER, running_provider
 from tests.support.waiting import eventually
 
@@ -94,4 +94,4 @@ def test_a_wrong_password_is_told(tmp_path: Path) -> None:
         with pytest.raises(Permanent, match="does not accept"):
             deploy(STACK, settings.model_copy(update=keys))
         assert provider.api.get("/system/functions").json() == []
-        assert httpx.get(provider.url + "/metrics", trust_env=False).status_code == 200
+        assert get(provider.url + "/metrics").status_code == 200

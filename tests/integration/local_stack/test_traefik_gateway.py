@@ -27,6 +27,7 @@ from bucky.settings import Settings
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, ping_url, traefik
 from local_stack.process import Program, http_ok
+from tests.support.network.plain_http import get
 from tests.support.servers import Running, run
 
 pytestmark = pytest.mark.store
@@ -373,10 +374,10 @@ def s3_client(gateway: Gateway, secret: str) -> Minio:
 def test_the_inner_port_shows_ping_and_metrics_alone(gateway: Gateway) -> None:
     """The health port is for the supervisor; Traefik's own API and dashboard are off."""
     base = ping_url(gateway.ports).removesuffix("/ping")
-    assert httpx.get(base + "/ping", trust_env=False).text == "OK"
-    assert httpx.get(base + "/metrics", trust_env=False).status_code == 200
+    assert get(base + "/ping").text == "OK"
+    assert get(base + "/metrics").status_code == 200
     for path in ("/api/rawdata", "/api/version", "/dashboard/", "/debug/vars"):
-        assert httpx.get(base + path, trust_env=False).status_code == 404
+        assert get(base + path).status_code == 404
 
 
 def test_everything_listens_on_loopback_alone(gateway: Gateway) -> None:

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bucky.broker import connect, jetstream
+from bucky.connecting import trust
 from bucky.events import CloudEvent
 from bucky.ports import free_port
 from bucky.serve.server import HttpServer
@@ -203,7 +204,7 @@ async def ready(url: str) -> None:
 
     async def answers() -> bool:
         try:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, verify=trust("http:")) as client:
                 return (await client.get(url)).status_code == 200
         except httpx.TransportError:
             return False

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import nats
 from pynetdicom.association import Association
 
@@ -33,6 +32,7 @@ from edge_scp.record import Record, verify
 from edge_scp.upper_layer.acceptor import Standing
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.edge.spool_world import SLOT, SpoolWorld
+from tests.support.network.plain_http import get
 from tests.support.waiting import PATIENCE, eventually
 
 NOWHERE = "127.0.0.1:9"
@@ -96,7 +96,7 @@ class EdgeProcess:
 
     def health(self) -> dict[str, Any]:
         """Return its health page."""
-        body: dict[str, Any] = httpx.get(self._url, timeout=PATIENCE, trust_env=False).json()
+        body: dict[str, Any] = get(self._url).json()
         return body
 
     def children(self) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ class EdgeProcess:
 
     def health_status(self) -> int:
         """Return the health page's HTTP status."""
-        return httpx.get(self._url, timeout=PATIENCE, trust_env=False).status_code
+        return get(self._url).status_code
 
     def spooled(self) -> int:
         """Return how many instances are in its spool."""

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from bucky.ports import free_port
 from bucky.scu import Outcome, store_all
 from bucky.settings import Settings
@@ -21,6 +19,7 @@ from tests.support.edge.edge_process import EdgeProcess
 from tests.support.faults.dependencies import ROWS
 from tests.support.network.faulty_line import FaultyLine
 from tests.support.network.pausable_server import PausableServer
+from tests.support.network.plain_http import get
 from tests.support.servers import OWN_STORE, Running, make_nats, make_store
 from tests.support.services.command_line import environment
 from tests.support.waiting import eventually
@@ -139,7 +138,7 @@ class Plant:
         """Return what a process says of a server it depends on."""
         if process == "edge (uploader)":
             return bool(self.edge.health()[dependency]["ok"])
-        page = httpx.get(self.pages[process], timeout=60, trust_env=False).json()
+        page = get(self.pages[process]).json()
         if process == "admin API":
             return bool(page["parts"]["functions" if dependency == "gateway" else dependency] == "up")
         return not any(trouble["part"] == dependency for trouble in page["trouble"])

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-import httpx
 import pydicom
 from pydicom.uid import generate_uid
 
@@ -40,6 +39,7 @@ from process_instances.calls import FunctionCalls
 from process_instances.handler import handle_batch
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.network.pausable_server import PausableServer
+from tests.support.network.plain_http import get
 
 CONTEXT = make_context(load_handler("process_instances.handler"))
 DICOM = "application/dicom"
@@ -111,7 +111,7 @@ def multipart(*files: bytes, content_type: str = DICOM) -> tuple[bytes, ...]:
 def files_of(event: dict[str, Any]) -> list[bytes]:
     """Fetch what a function was given, as any function can: by its links, with no credentials."""
     urls = [one["url"] for one in event["data"]["instances"]]
-    return [httpx.get(url, trust_env=False).raise_for_status().content for url in urls]
+    return [get(url).raise_for_status().content for url in urls]
 
 
 def derived(file: bytes, uid: str | None = None, **changes: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from bucky.connecting import trust
 from bucky.ports import free_port
 from local_stack.process import Program, http_ok
 from tests.support.servers import Running, run
@@ -96,8 +97,10 @@ class Provider:
         self.folder = folder
         self.url = f"http://127.0.0.1:{port}"
         self.process: Running = run(program, folder)
-        self.api = httpx.Client(base_url=self.url, auth=(USER, PASSWORD), trust_env=False, timeout=120)
-        self.anyone = httpx.Client(base_url=self.url, trust_env=False, timeout=120)
+        self.api = httpx.Client(
+            base_url=self.url, auth=(USER, PASSWORD), trust_env=False, verify=trust(self.url), timeout=120
+        )
+        self.anyone = httpx.Client(base_url=self.url, trust_env=False, verify=trust(self.url), timeout=120)
         (folder / "echo.py").write_text(ECHO)
 
     def deployment(self, name: str = "echo", **changes: Any) -> dict[str, Any]:
