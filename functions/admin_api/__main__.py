@@ -14,6 +14,7 @@ from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
 from bucky import log
 from bucky.errors import BuckyError
+from bucky.forwarding.places import Places
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import S3ObjectStore
@@ -38,6 +39,7 @@ async def serve(settings: Settings) -> None:
         health=HealthBoard(checks_of(settings, index, objects, link, http)),
         link=link,
         crosswalks=Crosswalks(settings.crosswalk_dir),
+        places=Places.of(settings),
     )
     server = HttpServer(app, HOST, settings.admin_port)
     stop = stop_signal()

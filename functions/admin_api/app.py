@@ -25,6 +25,7 @@ from admin_api.dead_letters import DeadLetterBox
 from admin_api.failures import ErrorBody, OneLinePerRequest, answer_failures
 from admin_api.health import HealthBoard
 from admin_api.watch import Watch
+from bucky.forwarding.places import Places
 from bucky.index import Index
 from bucky.log import get_logger
 from bucky.morph.crosswalks import Crosswalks
@@ -53,6 +54,7 @@ def create_app(
     health: HealthBoard,
     link: BrokerLink,
     crosswalks: Crosswalks,
+    places: Places,
 ) -> FastAPI:
     """Return the application."""
     app = FastAPI(
@@ -72,7 +74,7 @@ def create_app(
     app.state.index, app.state.objects = index, objects
     app.state.dead_letters, app.state.health = dead_letters, health
     app.state.watch = Watch(index, dead_letters, health)
-    app.state.link, app.state.crosswalks = link, crosswalks
+    app.state.link, app.state.crosswalks, app.state.places = link, crosswalks, places
     answer_failures(app)
     for part in (
         health_routes,

@@ -8,6 +8,7 @@ from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard
 from admin_api.watch import Watch
+from bucky.forwarding.places import Places
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.objects import ObjectStore
@@ -41,12 +42,17 @@ def _crosswalks(request: Request) -> Any:
     return request.app.state.crosswalks
 
 
+def _places(request: Request) -> Any:
+    return request.app.state.places
+
+
 IndexDep = Annotated[Index, Depends(_index)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
 DeadLettersDep = Annotated[DeadLetterBox, Depends(_dead_letters)]
 WatchDep = Annotated[Watch, Depends(_watch)]
 HealthDep = Annotated[HealthBoard, Depends(_health)]
 LinkDep = Annotated[BrokerLink, Depends(_link)]
+PlacesDep = Annotated[Places, Depends(_places)]
 CrosswalksDep = Annotated[Crosswalks, Depends(_crosswalks)]
 
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]

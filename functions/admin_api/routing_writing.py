@@ -1,6 +1,8 @@
 """Writing a version of the routing: on top of the one that was read, and with what it ends confirmed."""
 
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,11 +10,13 @@ from fastapi import Depends, Header, HTTPException, Query, Response
 from pydantic import BaseModel
 
 from admin_api.failures import ErrorBody
-from admin_api.parameters import IndexDep
+from admin_api.parameters import IndexDep, PlacesDep
 from admin_api.routing_effect import check_confirmed, effect_of
+from bucky.destinations import Destination
 from bucky.errors import Conflict
+from bucky.forwarding.places import Places
 from bucky.index import Index
-from bucky.routing import Routing
+from bucky.routing import InvalidRouting, Routing
 
 AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."
@@ -52,6 +56,7 @@ class Writing:
     expected: int
     confirm: bool
     response: Response
+    places: Places
 
     def base(self) -> Routing:
         """Return the routing that is changed; answer 412 when it is not that any more."""
@@ -61,8 +66,13 @@ class Writing:
         return current.document
 
     def save(self, routing: Routing, note: str = "") -> WrittenVersion:
-        """Save a routing; answer 409 when it ends what nobody confirmed, 412 when somebody else was first."""
-        check_confirmed(effect_of(self.base(), routing, self.index.backlog()), self.confirm)
+        """Save a routing; answer 409 when it ends what nobody confirmed, 412 when somebody else was first.
+
+        Raises `InvalidRouting` when a destination that it adds or changes may not be where it is.
+        """
+        base = self.base()
+        self._check_places([one for one in routing.destinations if one not in base.destinations])
+        check_confirmed(effect_of(base, routing, self.index.backlog()), self.confirm)
         try:
             version = self.index.save_routing(routing, self.expected, AUTHOR, note)
         except Conflict:
@@ -70,16 +80,24 @@ class Writing:
         self.response.headers["ETag"] = f'"{version}"'
         return WrittenVersion(version=version)
 
+    def _check_places(self, destinations: Sequence[Destination]) -> None:
+        # At once: a name server that does not answer is waited for once, not once for each.
+        with ThreadPoolExecutor() as pool:
+            for destination, refusal in zip(destinations, pool.map(self.places.refusal, destinations), strict=True):
+                if refusal:
+                    raise InvalidRouting(f"The destination {destination.name} is refused: {refusal}.")
+
 
 def _writing(
     index: IndexDep,
     expected: Annotated[int, Depends(expected_version)],
     response: Response,
+    places: PlacesDep,
     confirm: Annotated[
         bool, Query(description="It is meant that waiting deliveries become dead letters, or that nothing is sent.")
     ] = False,
 ) -> Writing:
-    return Writing(index, expected, confirm, response)
+    return Writing(index, expected, confirm, response, places)
 
 
 WritingDep = Annotated[Writing, Depends(_writing)]

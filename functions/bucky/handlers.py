@@ -84,9 +84,13 @@ def _open_destination_secrets(settings: Settings) -> Any:
     return importlib.import_module("bucky.forwarding").Secrets.of(settings)
 
 
+def _open_destination_places(settings: Settings) -> Any:
+    return importlib.import_module("bucky.forwarding").Places.of(settings)
+
+
 def _open_senders(settings: Settings) -> Any:
     forwarding = importlib.import_module("bucky.forwarding")
-    return forwarding.Senders(forwarding.Secrets.of(settings))
+    return forwarding.Senders(forwarding.Secrets.of(settings), forwarding.Places.of(settings))
 
 
 def _open_barrier(settings: Settings) -> Any:
@@ -104,6 +108,7 @@ DEPENDENCIES: dict[str, Dependency] = {
         "bucky.morph.crosswalks.Crosswalks", _open_crosswalks, close=lambda crosswalks: crosswalks.close()
     ),
     "destination_secrets": Dependency("bucky.forwarding.secrets.Secrets", _open_destination_secrets),
+    "destination_places": Dependency("bucky.forwarding.places.Places", _open_destination_places),
     "senders": Dependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
 }
 

@@ -9,16 +9,16 @@ import json
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from bucky.allow_entry import Network, valid_allow_entry
 from bucky.documents import InvalidDocument, read_json
 from bucky.errors import SettingsError
 
 PREFIX = "BUCKY_"
 HOME_NAME = "{home}"
-Network = IPv4Network | IPv6Network
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
@@ -59,6 +59,13 @@ class Settings(BaseModel):
     destination_secrets_dir: Path | None = Field(
         None,
         description="Folder with one file per secret that destinations name; by default `BUCKY_SECRETS_DIR`.",
+    )
+    destination_allow: tuple[Annotated[str, AfterValidator(valid_allow_entry)], ...] = Field(
+        (),
+        description="Where destinations may be, a JSON list of networks (`10.0.0.0/8`), hosts (`pacs.example.org:104`, "
+        "`*.example.org`; without a port, any) and folders (`/mnt/images`); empty is anywhere. Always refused, unless "
+        "an entry names just that host and port, or that folder: Bucky's own ports and folders, and the addresses at "
+        "which clouds tell machines their secrets.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 

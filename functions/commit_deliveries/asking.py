@@ -9,6 +9,7 @@ from bucky.destinations import Commitment, DimseDestination
 from bucky.errors import DestinationUnavailable
 from bucky.events import CloudEvent, CommitmentRequested, utc_now
 from bucky.forwarding.dimse import peer_of
+from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
 from bucky.handlers import Context
 from bucky.index import DeliveryRow, DeliveryState, Index
@@ -21,9 +22,10 @@ Request = tuple[CloudEvent, CommitmentRequested]
 class Asking:
     """Asks a destination, by its name; `events` is what happened on the way."""
 
-    def __init__(self, ctx: Context, index: Index, secrets: Secrets, name: str) -> None:
+    def __init__(self, ctx: Context, index: Index, secrets: Secrets, places: Places, name: str) -> None:
         self.events: list[CloudEvent] = []
-        self._ctx, self._index, self._secrets, self._name = ctx, index, secrets, name
+        self._ctx, self._index, self._name = ctx, index, name
+        self._secrets, self._places = secrets, places
         self._causes: dict[str, CloudEvent] = {}  # of the transactions to be asked in now
         self._asked: set[str] = set()
         self._destination = index.routing().document.destination(name)
@@ -83,6 +85,7 @@ class Asking:
                 cause = self._causes.get(uid) or next(iter(self._causes.values()))
                 self.events += self._settling.settled(cause, uid, report.committed, report.failed)
 
+        self._places.check(destination)
         ask_for_commitment(
             peer_of(destination, self._secrets),
             transactions,

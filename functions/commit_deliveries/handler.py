@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import CloudEvent, CommitmentReported, CommitmentRequested
+from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
 from bucky.handlers import Context, failure_of
 from bucky.index import Index
@@ -21,7 +22,13 @@ from commit_deliveries.reporters import may_report
 from commit_deliveries.settling import Settling
 
 
-def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index, destination_secrets: Secrets) -> BatchResult:
+def handle_batch(
+    events: Sequence[CloudEvent],
+    ctx: Context,
+    index: Index,
+    destination_secrets: Secrets,
+    destination_places: Places,
+) -> BatchResult:
     """Ask for what is to be asked for, and settle what was reported; doing either again changes nothing."""
     failures: list[ItemFailure] = []
     returned: list[CloudEvent] = []
@@ -37,7 +44,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index, desti
         else:
             returned += _reported(ctx, index, event, payload)
     for name, group in to_ask.items():
-        asking = Asking(ctx, index, destination_secrets, name)
+        asking = Asking(ctx, index, destination_secrets, destination_places, name)
         failures += asking.ask(group)
         returned += asking.events
     return BatchResult(failures=tuple(failures), events=tuple(returned))

@@ -1,6 +1,7 @@
 """Sending a batch of instances to one destination of any kind: one result for each instance.
 
 senders.py       the seam: what a kind must do, and the open senders of a process, one for each destination
+places.py        where destinations may be
 secrets.py       what destinations name and do not hold
 in_units.py      a few units of a batch at once, and when to leave a destination alone
 part10_file.py   an instance as a DICOM file, and its place among others
@@ -13,7 +14,8 @@ A new kind is a model in `bucky.destinations`, a module here, a line in `senders
 `tests/support/destinations/destination_worlds.py`, where every kind passes the same suite.
 """
 
+from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
 from bucky.forwarding.senders import Sender, Senders
 
-__all__ = ["Secrets", "Sender", "Senders"]
+__all__ = ["Places", "Secrets", "Sender", "Senders"]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination, StowDestination
 from bucky.errors import DestinationUnavailable
+from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
 from bucky.outgoing import Outgoing, StoreResult, not_sent
 
@@ -29,14 +30,16 @@ class Sender(Protocol):
 class Senders:
     """One sender for each destination, kept while neither its definition nor what it refers to changes."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: Secrets, places: Places | None = None) -> None:
         self._secrets = secrets
+        self._places = places or Places()
         self._open: dict[str, tuple[object, Sender]] = {}
         self._opening = threading.Lock()
 
     def send(self, destination: Destination, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:
         """Send every item to a destination; return one result for each, in their order."""
         try:
+            self._places.check(destination)
             sender = self._sender(destination)
         except DestinationUnavailable as error:
             return [not_sent(error)] * len(items)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from bucky.routing import Routing
 from bucky.settings import Settings
 from tests.support.services.admin_world import AdminWorld, requested, world
 
 NO_BROKER = Settings.load({"BUCKY_NATS_URL": "nats://127.0.0.1:9"})
-PACS: dict[str, Any] = {"name": "pacs", "type": "dimse", "aet": "PACS", "host": "pacs.example.org", "port": 104}
+PACS: dict[str, Any] = {"name": "pacs", "type": "dimse", "aet": "PACS", "host": "192.0.2.1", "port": 104}
 RULE: dict[str, Any] = {
     "name": "ct",
     "when": {"all": [{"attribute": "Modality", "in": ["CT"]}, {"not": {"association": "calling_aet", "equals": "X"}}]},
@@ -189,3 +190,15 @@ async def test_the_last_way_out_is_not_closed_by_mistake(here: AdminWorld, chang
     back = await here.api.post("/api/routing/rollback", json={"version": 0}, headers={"If-Match": '"1"'})
     assert back.status_code == 409
     assert await put(here, "/api/routing?confirm=true", whole | change, 1) == (200, {"version": 2})
+
+
+async def test_a_destination_that_may_not_be_there_is_refused(here: AdminWorld) -> None:
+    """Who edits the routing is told at once; what was saved before there was a list stops no other change."""
+    secrets = PACS | {"host": "169.254.169.254", "port": 80}
+    status, answer = await put(here, "/api/destinations/pacs", secrets, 0)
+    assert (status, "169.254.169.254" in answer["error"]) == (422, True)
+    assert (await put(here, "/api/routing", {"destinations": [secrets], "rules": [RULE]}, 0))[0] == 422
+    assert (await here.api.get("/api/destinations")).json() == []
+    here.index.save_routing(Routing.model_validate({"destinations": [secrets]}), 0, "earlier", "")
+    other = PACS | {"name": "other", "host": "10.1.2.3"}
+    assert (await put(here, "/api/destinations/other", other, 1))[0] == 200

@@ -157,7 +157,7 @@ def test_the_runtime_accepts_the_handlers() -> None:
         "parse_instance": ("objects", "index"),
         "route_instance": ("index",),
         "route_stable": ("index",),
-        "commit_deliveries": ("index", "destination_secrets"),
+        "commit_deliveries": ("index", "destination_secrets", "destination_places"),
         "record_dead_letter": ("index",),
     }
 

@@ -16,7 +16,7 @@ from bucky.broker import MemoryPublisher
 from bucky.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from bucky.contract import BatchResult
 from bucky.events import CloudEvent
-from bucky.forwarding import Secrets
+from bucky.forwarding import Places, Secrets
 from bucky.handlers import load_handler, make_context
 from bucky.index import Index
 from commit_deliveries.handler import handle_batch
@@ -29,7 +29,7 @@ NO_SUCH_OBJECT = 0x0112
 
 def commit(events: Sequence[CloudEvent], index: Index, secrets: Path = Path("/nonexistent")) -> BatchResult:
     """Run the function on a batch."""
-    return handle_batch(events, CONTEXT, index, Secrets(secrets))
+    return handle_batch(events, CONTEXT, index, Secrets(secrets), Places())
 
 
 @dataclass

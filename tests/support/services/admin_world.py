@@ -15,6 +15,7 @@ from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
 from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id, utc_now
+from bucky.forwarding.places import Places
 from bucky.index import Index, IndexedInstance
 from bucky.keys import object_key
 from bucky.morph.crosswalks import Crosswalks
@@ -111,6 +112,7 @@ async def world(settings: Settings, index_url: str, key: str | None = KEY) -> As
         health=HealthBoard(checks_of(settings, index, objects, link, http)),
         link=link,
         crosswalks=Crosswalks(settings.crosswalk_dir),
+        places=Places.of(settings),
     )
     headers = {"X-Api-Key": key} if key else {}
     transport = httpx.ASGITransport(app)
