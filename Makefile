@@ -7,6 +7,8 @@ SYNC = UV_PYTHON=$${UV_PYTHON:-$$(tools/find-python)} $(UV) sync --frozen --quie
 RUN := .venv/bin
 KEEP ?= 1
 ARGS ?=
+# Python is to keep what it compiles: without that, each of a stack's twenty processes compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for servers more than they work: more workers than processors. JOBS=0 runs them one after the other.
 JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 PYTEST = $(RUN)/pytest --numprocesses $(JOBS) --dist loadscope

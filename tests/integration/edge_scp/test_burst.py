@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.dimse.raw_peer import RawPeer, request
 from tests.support.edge.edge_process import EdgeProcess, edge_process, standing_still
-from tests.support.network.plain_http import get
 from tests.support.waiting import eventually
 
 MOST = 1480
@@ -57,7 +56,7 @@ def receiver(edge: EdgeProcess) -> int:
 
 def refused(edge: EdgeProcess) -> bool:
     """Tell whether the parent closed a connection that it had accepted."""
-    return REFUSED in get(f"http://127.0.0.1:{edge.http_port}/metrics").text
+    return REFUSED in edge.metrics()
 
 
 def test_a_burst_is_served_up_to_the_limits(edge: EdgeProcess) -> None:

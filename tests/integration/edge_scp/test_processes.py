@@ -28,7 +28,6 @@ from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.dimse.raw_peer import RawPeer, request
 from tests.support.edge.edge_process import EdgeProcess, edge_process, standing_still
 from tests.support.edge.spool_world import all_kept
-from tests.support.network.plain_http import get
 from tests.support.waiting import eventually
 
 # An A-ASSOCIATE-RJ: rejected transient, by the presentation service, local limit exceeded (PS3.8 §9.3.4).
@@ -76,8 +75,7 @@ def gone(pid: int) -> bool:
 def assert_account_is_true(edge: EdgeProcess) -> None:
     """The health page shows what is in the folder, and all of it is whole."""
     kept = all_kept(edge.spool)
-    spool = edge.health()["spool"]
-    assert (spool["instances"], spool["bytes"]) == (len(kept), sum(size for _, size in kept))
+    assert edge.until_counted(len(kept))["spool"]["bytes"] == sum(size for _, size in kept)
     assert len(digests(edge)) == len(kept)
 
 
@@ -266,7 +264,7 @@ def test_a_killed_parent_takes_its_children_and_leaves_nothing_locked(edge: Edge
     edge.start()
     eventually(lambda: all(gone(pid) for pid in children), "the killed parent's children are gone")
     assert_account_is_true(edge)
-    assert edge.spooled() == 5
+    edge.until_counted(5)
 
 
 def test_a_signal_to_all_processes_is_a_drain_all_the_same(tmp_path: Path) -> None:
@@ -288,7 +286,7 @@ def test_limits_hold_across_processes(tmp_path: Path) -> None:
         for association in admitted:
             stack.callback(association.release)
             assert association.is_established
-        assert edge.health()["listeners"][0]["associations"] == 3
+        edge.until_serving(3)
         assert answer(edge) == TOO_MANY
         stack.pop_all().close()
         eventually(lambda: edge.health()["listeners"][0]["associations"] == 0, "they are over")
@@ -315,22 +313,30 @@ def test_idle_connections_past_the_limit_are_dropped(tmp_path: Path) -> None:
         while dropped < 7 and time.monotonic() < deadline:
             dropped = sum(_closed(connection) for connection in idle)
         assert dropped == 40 - 1 - 32
-        page = get(f"http://127.0.0.1:{edge.http_port}/metrics").text
-        assert 'bucky_edge_connections_refused_total{reason="too many connections"} 7.0' in page
+        refused = 'bucky_edge_connections_refused_total{reason="too many connections"} 7.0'
+        eventually(lambda: refused in edge.metrics(), "the seven are counted")
+
+
+def counters(page: str) -> dict[str, float]:
+    """Return the numbers on a metrics page by their names."""
+    lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def stored_by_receiver(page: str) -> list[float]:
+    """Return how many instances each of two receivers stored."""
+    name = 'bucky_edge_store_requests_total{{process="receiver-{}",status="success"}}'
+    return [counters(page).get(name.format(number), 0.0) for number in (0, 1)]
 
 
 def test_metrics_are_one_page_of_all_processes(edge_without_trays: EdgeProcess) -> None:
     """The metrics page shows each process's counters under its name, and the spool's state once."""
     edge = edge_without_trays
     store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
-    page = get(f"http://127.0.0.1:{edge.http_port}/metrics").text
-    lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
-    counts = {name: float(value) for name, value in lines}
-    by_process = [
-        counts[f'bucky_edge_store_requests_total{{process="receiver-{number}",status="success"}}'] for number in (0, 1)
-    ]
-    assert sum(by_process) == 20
-    assert min(by_process) > 0
+    eventually(lambda: sum(stored_by_receiver(edge.metrics())) == 20, "every process's counters are told")
+    page = edge.metrics()
+    assert min(stored_by_receiver(page)) > 0
+    counts = counters(page)
     assert counts["bucky_edge_spool_instances"] == 20
     assert counts['bucky_edge_commit_group_size_sum{process="committer"}'] == 20
     assert page.count("# TYPE bucky_edge_store_requests_total counter") == 1

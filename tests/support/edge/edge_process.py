@@ -99,11 +99,15 @@ class EdgeProcess:
         body: dict[str, Any] = get(self._url).json()
         return body
 
+    def metrics(self) -> str:
+        """Return its metrics page."""
+        return get(f"http://127.0.0.1:{self.http_port}/metrics").text
+
     def children(self) -> dict[str, dict[str, Any]]:
         """Return what the health page says of each child, by their names."""
         return {child["name"]: child for child in self.health()["processes"]}
 
-    def until_serving(self, connections: int, *, seconds: float) -> None:
+    def until_serving(self, connections: int, *, seconds: float = PATIENCE) -> None:
         """Return once the listener counts so many connections, no more and no fewer."""
 
         def serving() -> bool:
@@ -125,8 +129,18 @@ class EdgeProcess:
         return get(self._url).status_code
 
     def spooled(self) -> int:
-        """Return how many instances are in its spool."""
-        return int(self.health()["spool"]["instances"])
+        """Return how many instances are in its spool: its folder knows before the health page does, which is told."""
+        in_folder = len(list((self.spool / "ready").iterdir()))
+        return max(in_folder, int(self.health()["spool"]["instances"]))
+
+    def until_counted(self, instances: int) -> dict[str, Any]:
+        """Return the health page once it counts so many instances in the spool."""
+
+        def counted() -> bool:
+            return bool(self.health()["spool"]["instances"] == instances)
+
+        eventually(counted, f"the health page counts {instances} in the spool")
+        return self.health()
 
     def peer(self) -> Peer:
         """Return its address for senders."""
