@@ -27,7 +27,6 @@ from tests.support import times
 from tests.support.faults.report import TABLES, note_rows
 from tests.support.servers import (
     MISSING,
-    OWN_STORE,
     PEERS,
     USED,
     PostgreSql,
@@ -37,6 +36,7 @@ from tests.support.servers import (
     make_store,
     remove_bucket,
     run,
+    serving_what_is_under_test,
 )
 from tests.support.side_by_side import Scheduling, longest_first
 
@@ -220,29 +220,8 @@ def servers_under_test(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[ServersUnderTest]:
     """MinIO or PostgreSQL where this run is about them; nothing where the stack brings its own."""
-    under_test = ServersUnderTest({}, {})
-    if "TEST_STORE" in os.environ:
-        server, settings = make_store(tmp_path_factory.mktemp("store"))
-        under_test.running["object-store"] = server
-        under_test.environ |= {
-            "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
-            "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
-            "BUCKY_STORE_SECRET_KEY": settings.store_secret_key.get_secret_value(),
-            "BUCKY_STORE_BARRIER": "delay",
-            "BUCKY_STORE_BARRIER_SECONDS": "2",
-        }
-    else:
-        USED.add(OWN_STORE)
-    if os.environ.get("TEST_INDEX") == "postgres":
-        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
-        under_test.running["postgresql"] = postgresql.server
-        under_test.environ["BUCKY_INDEX_URL"] = postgresql.fresh_database()
-    else:
-        USED.add("sqlite")
-    USED.update(("nats-server", "traefik"))
-    yield under_test
-    if "object-store" in under_test.running:
-        under_test.running["object-store"].stop()
+    with serving_what_is_under_test(tmp_path_factory, request) as under_test:
+        yield under_test
 
 
 @pytest.fixture

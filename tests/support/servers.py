@@ -6,7 +6,8 @@ The default object store is SeaweedFS, and for a whole stack the one it brings; 
 import os
 import secrets
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -151,3 +152,33 @@ class ServersUnderTest:
 
     environ: dict[str, str]
     running: dict[str, Running]
+
+
+@contextmanager
+def serving_what_is_under_test(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ServersUnderTest]:
+    """Run MinIO or PostgreSQL where this run is about them; nothing where the stack brings its own."""
+    under_test = ServersUnderTest({}, {})
+    if "TEST_STORE" in os.environ:
+        server, settings = make_store(tmp_path_factory.mktemp("store"))
+        under_test.running["object-store"] = server
+        under_test.environ |= {
+            "BUCKY_STORE_ENDPOINT": settings.store_endpoint,
+            "BUCKY_STORE_ACCESS_KEY": settings.store_access_key.get_secret_value(),
+            "BUCKY_STORE_SECRET_KEY": settings.store_secret_key.get_secret_value(),
+            "BUCKY_STORE_BARRIER": "delay",
+            "BUCKY_STORE_BARRIER_SECONDS": "2",
+        }
+    else:
+        USED.add(OWN_STORE)
+    if os.environ.get("TEST_INDEX") == "postgres":
+        postgresql: PostgreSql = request.getfixturevalue("_postgresql")
+        under_test.running["postgresql"] = postgresql.server
+        under_test.environ["BUCKY_INDEX_URL"] = postgresql.fresh_database()
+    else:
+        USED.add("sqlite")
+    USED.update(("nats-server", "traefik"))
+    yield under_test
+    if "object-store" in under_test.running:
+        under_test.running["object-store"].stop()

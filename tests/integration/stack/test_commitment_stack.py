@@ -12,7 +12,6 @@ from bucky.routing import Routing
 from bucky.scu import Outcome, Peer, store_all
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.functions.commitment_world import Asked, CommittingNode
-from tests.support.servers import ServersUnderTest
 from tests.support.services.command_line import bucky
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
@@ -41,15 +40,6 @@ rules:
     when: {association: calling_aet, equals: CT2}
     destinations: [away]
 """
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:
-    """One running stack for this file."""
-    environ = {**servers_under_test.environ, "BUCKY_RECONCILE_GRACE_SECONDS": "0"}
-    running = RunningStack(tmp_path_factory.mktemp("commitment") / "home", environ)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from bucky.scu import Outcome, Peer, store_all
 from tests.support.destinations.destination_worlds import data_set_sha256
 from tests.support.destinations.stow_server import StowServer
 from tests.support.dicom.sample_instances import Sample, samples
-from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
@@ -30,16 +29,11 @@ def server() -> Iterator[StowServer]:
     running.close()
 
 
-@pytest.fixture(scope="module")
-def stack(
-    tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest, server: StowServer
-) -> Iterator[RunningStack]:
-    """A running stack that routes everything to a folder, a bucket, a DICOMweb server and its own demo node."""
-    running = RunningStack(tmp_path_factory.mktemp("every") / "home", servers_under_test.environ)
-    (running.home.path / "teaching").mkdir()
-    _apply(running, server)
-    yield running
-    running.stop()
+@pytest.fixture(scope="module", autouse=True)
+def _routed(stack: RunningStack, server: StowServer) -> None:
+    """Route everything to a folder, a bucket, a DICOMweb server and the stack's own demo node."""
+    (stack.home.path / "teaching").mkdir()
+    _apply(stack, server)
 
 
 def _apply(stack: RunningStack, server: StowServer) -> None:

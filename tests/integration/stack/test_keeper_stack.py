@@ -1,28 +1,15 @@
 """The keeper in a running stack: stable studies, their timeline, and the commands that find the stack by its home."""
 
 import json
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
-
-import pytest
 
 from bucky.index import DeliveryState
 from bucky.scu import Outcome, Peer, store_all
 from tests.support.dicom.sample_instances import Sample, samples
-from tests.support.servers import ServersUnderTest
 from tests.support.services.command_line import bucky
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:
-    """One running stack, in which a study is stable after two seconds."""
-    environ = {**servers_under_test.environ, "BUCKY_STUDY_QUIET_SECONDS": "2", "BUCKY_RECONCILE_GRACE_SECONDS": "0"}
-    running = RunningStack(tmp_path_factory.mktemp("keeper") / "home", environ)
-    yield running
-    running.stop()
 
 
 def _send(stack: RunningStack, some: list[Sample]) -> None:

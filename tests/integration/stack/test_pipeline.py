@@ -4,7 +4,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,19 +19,10 @@ from local_stack.demo_data import DemoFile, Expected, demo_files
 from local_stack.demo_report import RIGHT_OUTCOMES
 from local_stack.destination import received
 from tests.support.dicom.sample_instances import samples
-from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.store, pytest.mark.index]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:
-    """One running stack for this file."""
-    running = RunningStack(tmp_path_factory.mktemp("pipeline") / "home", servers_under_test.environ)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import base64
 import os
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from local_provider.stack_file import deployments
 from local_stack.destination import received
 from local_stack.servers import REPOSITORY
 from tests.support.dicom.sample_instances import Sample, samples
-from tests.support.servers import ServersUnderTest
 from tests.support.stack.running_stack import RunningStack, children_of
 from tests.support.waiting import eventually
 
@@ -48,16 +46,12 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, servers_under_test: ServersUnderTest) -> Iterator[RunningStack]:
-    """One running stack, in which a study is stable after a second, with two functions that rules call."""
-    environ = {**servers_under_test.environ, "BUCKY_STUDY_QUIET_SECONDS": "1"}
-    running = RunningStack(tmp_path_factory.mktemp("process") / "home", environ)
-    _deploy(running)
-    current = running.api.get("/api/routing")
-    running.api.put("/api/routing", {**current["document"], "rules": RULES}, current["version"])
-    yield running
-    running.stop()
+@pytest.fixture(scope="module", autouse=True)
+def _routed(stack: RunningStack) -> None:
+    """Deploy two functions, and have rules call them."""
+    _deploy(stack)
+    current = stack.api.get("/api/routing")
+    stack.api.put("/api/routing", {**current["document"], "rules": RULES}, current["version"])
 
 
 def _gateway(stack: RunningStack) -> httpx.Client:
