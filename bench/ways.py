@@ -202,12 +202,10 @@ def _part(program: str, pid: int) -> str:
     """Return what a process is: the function it serves, which of the edge's it is, or its program."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        comm = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return program
     if program == "edge":
         return next((f"edge, {name}" for name in _EDGE if f"edge_scp.{name}".encode() in words), "edge, parent")
-    handler = next((entry for entry in environment if entry.startswith(b"BUCKY_HANDLER=")), None)
-    if program != "provider" or handler is None:
-        return program
-    return handler.partition(b"=")[2].decode().removesuffix(".handler").replace("_", "-")
+    # `bucky.serve` gives its process the function's name, the first fifteen characters of it.
+    return comm if program == "provider" and not comm.startswith("python") else program

@@ -16,6 +16,7 @@ from bucky.kept_connections import KeptConnections
 from bucky.ports import free_port
 from bucky.settings import PREFIX, Settings
 from local_provider.deployments import Deployment, InvalidRequest
+from local_provider.forked import Forked, can_fork
 from local_provider.logs import FunctionLog
 
 HOST = "127.0.0.1"
@@ -31,6 +32,8 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRT
 # functions are called.
 NOT_FOR_FUNCTIONS = ("GATEWAY_USER", "PROVIDER_", "NATS_", "SECRETS_DIR", "HANDLER", "SERVE_")
 
+FunctionProcess = asyncio.subprocess.Process | Forked
+
 
 @dataclass(frozen=True)
 class Command:
@@ -40,6 +43,7 @@ class Command:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     ready_path: str
+    forked: bool = False
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -78,13 +82,14 @@ def command(deployment: Deployment, base: Mapping[str, str], secrets_dir: Path) 
         f"{PREFIX}SECRETS_DIR": str(secrets_dir),
         f"{PREFIX}SERVE_HOST": HOST,
     }
-    return Command(deployment.service, parse_command(deployment), environment, deployment.ready_path)
+    argv = parse_command(deployment)
+    return Command(deployment.service, argv, environment, deployment.ready_path, can_fork(argv, deployment.env_vars))
 
 
 class Replica:
     """A running function process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, instance: str, port: int, log: FunctionLog) -> None:
+    def __init__(self, process: FunctionProcess, instance: str, port: int, log: FunctionLog) -> None:
         self._process = process
         self._log = log
         self._reader = asyncio.create_task(self._read_output())
@@ -100,16 +105,8 @@ class Replica:
         Should another process take the port first, the function ends, and is started again on another.
         """
         port = free_port()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-I", "-S", str(LEASH), str(os.getpid())),
-            *command.argv,
-            env={**command.environment, f"{PREFIX}SERVE_PORT": str(port)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        environment = {**command.environment, f"{PREFIX}SERVE_PORT": str(port)}
+        process = await (Forked.start(environment) if command.forked else _executed(command.argv, environment))
         return cls(process, f"{command.name}-{secrets.token_hex(3)}", port, log)
 
     @property
@@ -144,8 +141,13 @@ class Replica:
         await self.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
+        try:
             os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            # It has ended, or only just begun and is no group yet.
+            if self._process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._process.pid, number)
 
     async def _read_output(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - we asked for a pipe
@@ -157,3 +159,16 @@ class Replica:
             rest = rest[-READ_BYTES:]
         if rest:
             self._log.append(self.instance, rest.decode(errors="replace"))
+
+
+async def _executed(argv: tuple[str, ...], environment: Mapping[str, str]) -> FunctionProcess:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-I", "-S", str(LEASH), str(os.getpid())),
+        *argv,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )

@@ -1,6 +1,7 @@
 """Serve the handler named by `BUCKY_HANDLER` until SIGTERM, then finish what is in flight."""
 
 import asyncio
+import ctypes
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,13 @@ from bucky.serve.server import HttpServer, stop_signal
 from bucky.settings import Settings
 
 DRAIN_SECONDS = 25.0
+_PR_SET_NAME = 15
 
 
 async def serve(settings: Settings) -> int:
     """Wire the process, run it, and return its exit code."""
     handler = load_handler(settings.handler)
+    _name_process(handler.function)
     logger = log.get_logger(handler.function)
     dependencies = Dependencies(handler, settings)
     app = FunctionApp(
@@ -53,6 +56,12 @@ async def serve(settings: Settings) -> int:
         os._exit(1)
     await dependencies.close()
     return 0
+
+
+def _name_process(name: str) -> None:
+    """Have `top` and `ps -o comm` show the function's name, of which there is room for fifteen characters."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def main() -> None:

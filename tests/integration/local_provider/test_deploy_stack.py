@@ -57,23 +57,10 @@ def test_the_real_functions_run(tmp_path: Path, store_settings: Settings, index_
             headers={"Content-Type": "application/cloudevents-batch+json"},
         )
         assert answer.status_code == 400
-        (pid,) = pids_of("parse_instance.handler", provider.folder)
+        (pid,) = provider.pids_of("parse-instance")
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: pids_of("parse_instance.handler", provider.folder) not in ([], [pid]))
+        eventually(lambda: provider.pids_of("parse-instance") not in ([], [pid]))
         provider.wait_available("parse-instance", 1)
-
-
-def pids_of(handler: str, folder: Path) -> list[int]:
-    """Return the processes that serve a handler for the provider in the folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environ = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"BUCKY_HANDLER={handler}".encode() in environ and str(folder).encode() in environ:
-            found.append(int(process.name))
-    return found
 
 
 def test_deploying_says_what_is_wrong() -> None:

@@ -6,13 +6,13 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from local_stack.process import ProcessFailed
 from tests.support.provider.provider_process import PASSWORD, Provider, running_provider
+from tests.support.stack.processes import alive
 from tests.support.waiting import eventually
 
 
@@ -35,14 +35,6 @@ def provider(shared: Provider) -> Iterator[Provider]:
     if shared.process.process.poll() is not None:
         shared.process.start()
     shared.clear()
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs (a zombie does not)."""
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def test_system_needs_the_password_and_functions_do_not(provider: Provider) -> None:

@@ -18,7 +18,8 @@ from local_provider.stack_file import deployments
 from local_stack.destination import received
 from local_stack.servers import REPOSITORY
 from tests.support.dicom.sample_instances import Sample, samples
-from tests.support.stack.running_stack import RunningStack, children_of
+from tests.support.stack.processes import children_of
+from tests.support.stack.running_stack import RunningStack
 from tests.support.waiting import eventually
 
 BIG_MEGABYTES = 300

@@ -14,6 +14,7 @@ from bucky.connecting import trust
 from bucky.ports import free_port
 from local_stack.process import Program, http_ok
 from tests.support.servers import Running, run
+from tests.support.stack.processes import serving
 from tests.support.waiting import eventually
 
 USER = "admin"
@@ -125,6 +126,10 @@ class Provider:
         assert answer.status_code == 200, answer.text
         described: dict[str, Any] = answer.json()
         return described
+
+    def pids_of(self, name: str) -> list[int]:
+        """Return the processes that serve a function of Bucky's."""
+        return serving(name, self.process.process.pid)
 
     def call(self, path: str = "/function/echo", **options: Any) -> dict[str, Any]:
         """Call a function; return what it saw."""

@@ -19,25 +19,12 @@ from local_stack.layout import Home, Ports
 from local_stack.process import last_line
 from local_stack.stack import build
 from tests.support.servers import Running
+from tests.support.stack.processes import children_of, looked_up, serving
 from tests.support.waiting import eventually
 
 START_SECONDS = 300.0
 MOST_ROWS = 100_000
 EDGE_CHILDREN = {"edge receivers": "receiving", "edge committer": "committing", "edge uploader": "uploading"}
-
-
-def children_of(parent: int) -> list[int]:
-    """Return the process ids of a process's children."""
-    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if _proc(pid, "stat").rpartition(b")")[2].split()[1:2] == [str(parent).encode()]]
-
-
-def _proc(pid: int, name: str) -> bytes:
-    """Return a file of a process, or nothing when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""
 
 
 class RunningStack:
@@ -95,13 +82,12 @@ class RunningStack:
 
     def function_pids(self, name: str) -> list[int]:
         """Return the process ids of a function's replicas: the processes that serve its handler."""
-        wanted = f"BUCKY_HANDLER={name.replace('-', '_')}.handler".encode()
-        return [pid for pid in children_of(self.pid("provider")) if wanted in _proc(pid, "environ").split(b"\0")]
+        return serving(name, self.pid("provider"))
 
     def edge_pids(self, module: str) -> list[int]:
         """Return the process ids of the edge's children that run a module."""
         wanted = f"edge_scp.{module}".encode()
-        return [pid for pid in children_of(self.pid("edge")) if wanted in _proc(pid, "cmdline").split(b"\0")]
+        return [pid for pid in children_of(self.pid("edge")) if wanted in looked_up(pid, "cmdline").split(b"\0")]
 
     def kill(self, program: str) -> None:
         """`kill -9` a program of the stack, a function, or another server, which is then started again."""
