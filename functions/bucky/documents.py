@@ -7,7 +7,7 @@ Most parsers keep the last of several and drop the others silently: half a routi
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,14 +27,31 @@ class InvalidDocument(Permanent):
 
 
 class _Loader(_Base):  # type: ignore[misc]  # which of the two it is, mypy cannot know
-    """The safe loader, which is many times as fast where PyYAML was built with libyaml."""
+    """The safe loader, which is many times as fast where PyYAML was built with libyaml.
+
+    Without quotes, a number is what looks the same when it is written again, a boolean is `true` or `false`, and
+    everything else is text. YAML 1.1, as PyYAML has it, makes 83 of the patient 0123, 750 of 12:30 and true of YES.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {
+        first: [(tag, form) for tag, form in known if tag in {"tag:yaml.org,2002:null", _MERGE}]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Build a value; one that is none, such as 2026-02-30, is an error with a place."""
+        """Build a value; one that is not what its tag says, such as `!!int x`, is an error with a place."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
+
+for _tag, _form, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"-?(?:0|[1-9][0-9]{0,17})", "-0123456789"),
+    ("float", r"-?(?:0|[1-9][0-9]{0,8})\.(?:0|[0-9]{0,3}[1-9])", "-0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_form})$"), list(_first))
 
 
 def read_yaml(text: str) -> Any:

@@ -34,6 +34,12 @@ def order(value: str, operand: Operand, vr: str) -> int | None:
     return (value > operand) - (value < operand) if isinstance(operand, str) else None
 
 
+def is_readable(operand: Operand, vr: str) -> bool:
+    """Return whether an operand is a date, time or age where the VR wants one."""
+    read = _READERS.get(vr)
+    return read is None or read(_digits(operand, vr)) is not None
+
+
 def number(value: Operand) -> float | None:
     """Return a value as a number, if it is one."""
     try:
@@ -43,8 +49,9 @@ def number(value: Operand) -> float | None:
 
 
 def _digits(operand: Operand, vr: str) -> str:
-    """Return an operand as text; a date or time may be written as a number."""
-    return f"{operand:06d}" if isinstance(operand, int) and vr == "TM" else str(operand)
+    """Return an operand as text; a date or time may be written as a number, a time without its leading zero."""
+    digits = str(operand)
+    return digits.zfill(len(digits) + len(digits) % 2) if isinstance(operand, int) and vr == "TM" else digits
 
 
 @lru_cache(4096)

@@ -8,14 +8,12 @@
 {origin: function, equals: deidentify}                                the functions that it came out of
 """
 
-from datetime import date, datetime, time
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import re2
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,22 +24,17 @@ from pydantic import (
 
 from bucky.element_vr import WRITABLE_VRS
 from bucky.patterns import compiled
-from bucky.rules.paths import Step, attribute_path
+from bucky.rules.comparing import is_readable
+from bucky.rules.paths import Step, attribute_path, dictionary_vr
 
 MAX_PATTERN_LENGTH = 500
 
 
-def _as_text(value: Any) -> Any:
-    """Return what YAML made of an unquoted date or time as text."""
-    return value.isoformat() if isinstance(value, date | datetime | time) else value
-
-
-Operand = Annotated[
+Operand = (
     Annotated[str, Field(max_length=1024)]
     | Annotated[int, Field(strict=True)]
-    | Annotated[float, Field(strict=True, allow_inf_nan=False)],
-    BeforeValidator(_as_text),
-]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+)
 Operands = Annotated[tuple[Operand, ...], Field(min_length=1, max_length=1000)]
 
 
@@ -122,6 +115,14 @@ class AttributeTest(ValueTest):
     def _known(cls, attribute: str) -> str:
         attribute_path(attribute)
         return attribute
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        ((operator, operand),) = self.operators().items()
+        vr = self.vr or dictionary_vr(self.path[-1].tag)
+        if operator in {"gt", "ge", "lt", "le"} and not is_readable(operand, vr):
+            raise ValueError(f"{operand!r} is no value of VR {vr}, the VR of {self.attribute}")
+        return self
 
     @property
     def path(self) -> tuple[Step, ...]:

@@ -34,6 +34,8 @@ from bucky.rules.paths import Found, attribute_values, is_there
 from bucky.rules.unknown import UNKNOWN
 
 SHOWN_VALUES = 10
+_NUMERIC = {"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", UNKNOWN, ""}
+"""The VRs of numbers, and counts, which have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +226,12 @@ def _shown(operand: Any) -> str:
 
 
 def _equals(value: Found, operand: Operand) -> bool:
-    if isinstance(operand, str):
-        if value.text == without_padding(operand, value.vr):
-            return True
-        return value.vr in {"DA", "TM", "DT"} and order(value.text, operand, value.vr) == 0
-    return number(value.text) == operand
+    if value.text == without_padding(str(operand), value.vr):
+        return True
+    if value.vr in {"DA", "TM", "DT"}:
+        return order(value.text, operand, value.vr) == 0
+    # 00123 is not the patient 123; but 1.50 is the thickness 1.5, however it is written.
+    return value.vr in _NUMERIC and (found := number(value.text)) is not None and found == number(operand)
 
 
 def _is_in(value: Found, operands: tuple[Operand, ...]) -> bool:

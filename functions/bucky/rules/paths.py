@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from bucky.character_sets import CharacterSet, character_set_of, named
 from bucky.padding import without_padding
@@ -56,6 +56,14 @@ def attribute_tag(attribute: str) -> str:
     if tag is None:
         raise ValueError(f"{attribute!r} is neither a DICOM keyword nor a tag such as 00080060")
     return f"{tag:08X}"
+
+
+def dictionary_vr(tag: str) -> str:
+    """Return the VR of a standard attribute, or an empty text."""
+    try:
+        return dictionary_VR(int(tag, 16))
+    except KeyError:
+        return ""
 
 
 def is_there(header: Mapping[str, Any], path: tuple[Step, ...]) -> bool:

@@ -36,4 +36,5 @@ def _as(value: bytes, vr: str, character_set: CharacterSet) -> list[str]:
     text = character_set.decode(value, vr) if vr in CHARACTER_SET_VRS else value.decode("ascii", "replace")
     several = vr in SEVERAL_VALUED or vr not in CHARACTER_SET_VRS | {"UR"}
     stripped = text.strip(PADDING) if several else text
-    return [without_padding(one, vr) for one in (stripped.split("\\") if several else [stripped])]
+    values = [without_padding(one, vr) for one in (stripped.split("\\") if several else [stripped])]
+    return [part for name in values for part in dict.fromkeys((name, *name.split("=")))] if vr == "PN" else values

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from bucky.documents import read_yaml
 from bucky.morph.actions import ACTIONS
 from bucky.routing import InvalidRouting, Routing, json_schema
 from bucky.rules.conditions import Condition
@@ -35,6 +36,57 @@ FACTS = Facts(
     study=StudyFacts(modalities=("CT", "SR"), series_count=2, instance_count=120, patient_count=2),
     series=SeriesFacts(instance_count=100),
 )
+
+
+WRITTEN = Facts(
+    header={
+        **header(PatientID="0123", AccessionNumber="1e5", StudyTime="080000", BurnedInAnnotation="YES"),
+        "00180050": {"vr": "DS", "Value": [1.5]},
+        "00200013": {"vr": "IS", "Value": [5]},
+        "00181020": {"vr": "LO", "Value": ["1.10"]},
+        "00280030": {"vr": "FD", "Value": [0.1]},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "held"),
+    [
+        ("{attribute: PatientID, equals: 0123}", True),
+        ("{attribute: PatientID, equals: 123}", False),
+        ("{attribute: PatientID, equals: 83}", False),
+        ("{attribute: PatientID, in: [0012, 0123]}", True),
+        ("{attribute: AccessionNumber, equals: 1e5}", True),
+        ("{attribute: AccessionNumber, equals: 100000}", False),
+        ("{attribute: BurnedInAnnotation, equals: YES}", True),
+        ("{attribute: BurnedInAnnotation, equals: NO}", False),
+        ("{attribute: SoftwareVersions, equals: 1.10}", True),
+        ("{attribute: SoftwareVersions, equals: 1.1}", False),
+        ("{attribute: SliceThickness, equals: 1.50}", True),
+        ("{attribute: SliceThickness, equals: 1.5}", True),
+        ("{attribute: SliceThickness, equals: '1.50'}", True),
+        ("{attribute: InstanceNumber, equals: +5}", True),
+        ("{attribute: InstanceNumber, equals: 05}", True),
+        ("{attribute: PixelSpacing, equals: 0.10}", True),
+        ("{attribute: StudyTime, ge: 12:30}", False),
+        ("{attribute: StudyTime, ge: 07:30}", True),
+        ("{attribute: StudyTime, ge: 0730}", True),
+        ("{attribute: StudyTime, ge: 1200}", False),
+        ("{attribute: StudyTime, equals: 08:00:00}", True),
+        ("{attribute: StudyTime, lt: 930}", True),
+    ],
+)
+def test_an_operand_without_quotes_is_what_was_written(condition: str, held: bool) -> None:
+    """Nobody knows which of YAML's numbers are octal or sexagesimal, and a patient's id is no number."""
+    read = TypeAdapter[Any](Condition).validate_python(read_yaml(condition))
+    assert holds(read, WRITTEN).held is held
+
+
+@pytest.mark.parametrize("operand", ["2026-02-30", "yesterday", "12"])
+def test_what_a_date_cannot_be_compared_with_is_refused(operand: str) -> None:
+    """A rule that can never hold must not look like one that did not yet."""
+    with pytest.raises(ValidationError, match="no value of VR DA, the VR of StudyDate"):
+        TypeAdapter[Any](Condition).validate_python({"attribute": "StudyDate", "ge": operand})
 
 
 @pytest.mark.parametrize(
