@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 from bucky.errors import InvalidInstance
+from bucky.pixel_length import PIXEL_DATA, PIXEL_TAGS
 from bucky.value_representations import KNOWN_VRS, LONG_VRS, is_long, lacks_vr, looks_implicit
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -90,6 +91,14 @@ class Span(NamedTuple):
     implicit: bool
 
 
+class Pixels(NamedTuple):
+    """Where the value of the pixels begins, and how many bytes it has; None when it is in fragments."""
+
+    tag: int
+    value_at: int
+    length: int | None
+
+
 class _Head(NamedTuple):
     tag: int
     vr: bytes | None
@@ -109,6 +118,7 @@ class Walk:
         self._long = struct.Struct("<I" if little else ">I").unpack_from
         self._steps = 0
         self._pixels: _Head | None = None
+        self._has_pixels = False
         self.implicit = self._looks_implicit(start, otherwise=implicit)
 
     @property
@@ -119,7 +129,7 @@ class Walk:
     @property
     def has_pixels(self) -> bool:
         """Whether the walk has come to pixels."""
-        return self._pixels is not None
+        return self._has_pixels
 
     def elements(self) -> Iterator[Element]:
         """Yield the elements before the pixels; raise `MalformedDataSet` where it cannot go on."""
@@ -140,11 +150,33 @@ class Walk:
             vr, end, implicit = self._past(head)
             yield Span(head.tag, vr, start, head.value_at, end, self._at, implicit)
 
-    def check_fragments(self) -> None:
-        """Raise `MalformedDataSet` when compressed pixels, which the walk stopped before, have no end."""
-        head, size = self._pixels, self._source.size()
-        if head is None or head.length != _UNDEFINED or head.vr not in {b"OB", b"OW"} or size is None:
+    def pixels(self) -> Pixels | None:
+        """Go on to the pixels, past their offset tables, and return them, or None when there are none.
+
+        Raises `MalformedDataSet` when the data set ends within them.
+        """
+        head = self._pixels
+        while head is not None and head.tag < PIXEL_DATA and head.tag not in PIXEL_TAGS:
+            self._past(head)
+            self._pixels = None
+            self._next_head()
+            head = self._pixels
+        if head is None or head.tag not in PIXEL_TAGS:
+            return None
+        if head.length != _UNDEFINED:
+            return Pixels(head.tag, head.value_at, head.length)
+        self._check_fragments(head)
+        return Pixels(head.tag, head.value_at, None)
+
+    def _check_fragments(self, head: _Head) -> None:
+        size = self._source.size()
+        if head.vr not in {b"OB", b"OW"} or size is None:
             return
+        offsets = self._read_head(head.value_at, implicit=True)
+        if offsets.tag == _ITEM and offsets.length != _UNDEFINED:
+            first = self._read_head(offsets.value_at + offsets.length, implicit=True)
+            if first.tag == _SEQUENCE_END:
+                raise MalformedDataSet("(7FE0,0010) PixelData has no fragments, and no frame without them")
         if self._source.at(size - len(_FRAGMENTS_END), len(_FRAGMENTS_END)) != _FRAGMENTS_END:
             self._past(head)  # more elements may follow them
 
@@ -189,7 +221,7 @@ class Walk:
         if head.tag in _NESTING:
             raise MalformedDataSet(f"there is an item outside any sequence at byte {self._at}")
         if head.tag >= _PIXELS:
-            self._pixels = head
+            self._pixels, self._has_pixels = head, True
             self._check_ends(head)
             return None
         return head

@@ -1,5 +1,6 @@
 """Reading an instance's header from the object store by ranged GETs; the pixels stay where they are."""
 
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from bucky.errors import InvalidInstance
 from bucky.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
 from bucky.objects import ObjectStore
 from bucky.part10 import FileMeta, split
+from bucky.pixel_length import too_few, without_pixels
 
 FIRST_READ_BYTES = 64 * 1024
 MAX_READ_BYTES = 4 * 1024 * 1024
 MAX_READS = 200
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_FOLLOWED_BYTES = 256 * 1024 * 1024
+"""Of deflated pixels, which are inflated to see whether they end."""
 _SHOWN_TAGS = 10
 _FOREIGN = {
     0x0000: "which belong to a command set (PS3.7 §6.3)",
@@ -33,7 +37,10 @@ _SPECIFIC_CHARACTER_SET = 0x00080005
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A data set up to its pixels, bulky values left out; `problem` says where reading had to end early."""
+    """A data set up to its pixels, bulky values left out.
+
+    `problem` says where reading had to end early, or what is missing of the pixels.
+    """
 
     meta: FileMeta
     dataset: Dataset
@@ -83,10 +90,11 @@ def read_attributes(objects: ObjectStore, key: str, size: int) -> ReadAttributes
 
 
 def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple[Dataset, str | None]:
-    """Read a data set up to its pixels, and return it with what kept it from being read further."""
+    """Read a data set up to its pixels; return it with what kept it from being read further, or misses of them."""
     implicit, little = encoding_of(transfer_syntax_uid)
-    if transfer_syntax_uid in DEFLATED:
-        source, start = _InflatedBytes(source, start), 0
+    deflated = _InflatedBytes(source, start) if transfer_syntax_uid in DEFLATED else None
+    if deflated is not None:
+        source, start = deflated, 0
     elements: list[Element] = []
     problem = None
     try:
@@ -94,7 +102,14 @@ def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple
         implicit = walk.implicit
         for element in _bounded(walk):
             elements.append(element)
-        walk.check_fragments()
+        pixels = walk.pixels()
+        header = _Described(elements, little=little)
+        if pixels is None:
+            problem = without_pixels(header)
+        elif pixels.length is not None:
+            if deflated is not None:
+                deflated.check_reaches(pixels.value_at + pixels.length)
+            problem = too_few(header, pixels.tag, pixels.length, transfer_syntax_uid)
     except _Scattered as error:
         problem = None if walk.has_pixels else str(error)
     except MalformedDataSet as error:
@@ -147,6 +162,27 @@ def _encodings(character_set: bytes) -> list[str]:
     names = [name.strip() for name in text.split("\\")]
     with quietly():
         return convert_encodings(names)
+
+
+class _Described:
+    """A walk's elements, asked for numbers and texts."""
+
+    def __init__(self, elements: Iterable[Element], *, little: bool) -> None:
+        self._values = {element.tag: element.value for element in elements}
+        self._number = struct.Struct("<H" if little else ">H").unpack_from
+
+    def number(self, tag: int) -> int | None:
+        """Return a number of 16 bits (US), or None."""
+        value = self._values.get(tag, b"")
+        return int(self._number(value)[0]) if len(value) >= 2 else None
+
+    def text(self, tag: int) -> str:
+        """Return a text without its padding."""
+        return self._values.get(tag, b"").decode("ascii", "replace").strip(" \0")
+
+    def has(self, tag: int) -> bool:
+        """Return whether an element is there."""
+        return tag in self._values
 
 
 class _Scattered(MalformedDataSet):
@@ -226,16 +262,34 @@ class _InflatedBytes:
         """Return what is inflated already."""
         return bytes(self._inflated[offset:])
 
+    def check_reaches(self, end: int) -> None:
+        """Inflate up to a place, and keep nothing of it; raise `MalformedDataSet` when the stream ends before."""
+        there = len(self._inflated)
+        if end > MAX_FOLLOWED_BYTES:
+            return
+        while there < end and not self._inflater.eof:
+            piece = self._next_piece()
+            if piece is None:
+                break
+            there += len(piece)
+        if there < end:
+            raise MalformedDataSet("the data set is cut short: its deflated stream ends within its pixels")
+
     def _inflate(self) -> bool:
         """Inflate a little more; return whether there was anything to inflate."""
+        piece = self._next_piece()
+        self._inflated += piece or b""
+        return piece is not None
+
+    def _next_piece(self) -> bytes | None:
+        """Return a little more, perhaps nothing; None when there is nothing left to inflate."""
         deflated = self._inflater.unconsumed_tail
         if not deflated:
             deflated = self._stored.at(self._next, FIRST_READ_BYTES)
             self._next += len(deflated)
         if not deflated:
-            return False
+            return None
         try:
-            self._inflated += self._inflater.decompress(deflated, FIRST_READ_BYTES * 8)
+            return self._inflater.decompress(deflated, FIRST_READ_BYTES * 8)
         except zlib.error as error:
             raise MalformedDataSet("the deflated data set is damaged") from error
-        return True

@@ -7,11 +7,11 @@ makes a copy must have read what it copies. Values stay where they are.
 import struct
 from typing import NamedTuple, NoReturn
 
-from pydicom.datadict import keyword_for_tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from bucky.element_vr import dictionary_vr
 from bucky.elements import MalformedDataSet, Source
+from bucky.pixel_length import named
 
 MAX_ELEMENTS = 500_000
 MAX_DEPTH = 48
@@ -43,12 +43,6 @@ Nodes = tuple[Node, ...]
 def belongs(tag: int) -> bool:
     """Tell whether an element belongs to a data set: the lengths of groups, commands and file meta do not."""
     return bool(tag & 0xFFFF) and tag >> 16 not in _FOREIGN_GROUPS
-
-
-def named(tag: int) -> str:
-    """Return an element's tag and, for a public one, its keyword."""
-    keyword = keyword_for_tag(tag)
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})" + (f" {keyword}" if keyword else "")
 
 
 class Structure:

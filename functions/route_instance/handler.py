@@ -3,7 +3,8 @@
 A decision is recorded before its event is returned, and the event is returned again for as long as the
 delivery is not settled: after a crash in between, that heals the rest. Ids are deterministic, so deciding
 twice under one version of the rules is one delivery. What an earlier version has sent, or is sending, to the
-same destination in the same form is not requested again.
+same destination in the same form is not requested again. Bytes that a decision set aside while their event waited
+go nowhere: sent now, they would replace the right ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,9 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
         except Retriable as error:
             failures.append(failure_of(one.event.id, error))
             continue
+        if decided is None:
+            _log_set_aside(ctx, one)
+            continue
         causes[one.instance.sha256] = one.event
         requests.update({request.delivery_id: request for request in decided.requests})
         routed.append(Routed(one.instance.sha256, routing.version, len(decided.requests), decided.matched))
@@ -70,9 +74,12 @@ def _instance(event: CloudEvent) -> InstanceIndexed:
     return payload
 
 
-def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> _Decided:
+def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: RoutingVersion) -> _Decided | None:
+    """Return what rules ask for, or None for bytes that are not current any more: an undo has them routed again."""
     if row is None:
         raise Retriable("the index does not have this instance: it is being rebuilt, or was restored from a copy")
+    if row.quarantined:
+        return None
     # Another sender may have brought the same bytes before: what counts is who brought them now.
     evaluation = evaluate(routing.document, facts_of(instance, row.header))
     return _Decided(requested(row.received(), evaluation, routing), any(rule.matched for rule in evaluation.rules))
@@ -100,5 +107,15 @@ def _log(ctx: Context, one: _Indexed, decided: list[DeliveryRequested], routing:
         sha256=one.instance.sha256,
         destinations=[request.destination for request in decided],
         rule_version=routing.version,
+        trace_id=trace_id(one.event.traceparent),
+    )
+
+
+def _log_set_aside(ctx: Context, one: _Indexed) -> None:
+    ctx.log.info(
+        "instance.set_aside",
+        sop_instance_uid=one.instance.sop_instance_uid,
+        sha256=one.instance.sha256,
+        reason="other bytes of this instance were accepted in its place",
         trace_id=trace_id(one.event.traceparent),
     )

@@ -7,6 +7,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from bucky.deflated import inflated
 from bucky.elements import MalformedDataSet, StreamSource
+from bucky.pixel_length import PIXEL_DATA, unsaid
 from bucky.structure import Node
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.decoders import decoded
@@ -14,7 +15,7 @@ from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image, rle_stream
 from bucky.transcode.proof import Compressed, prove
 from bucky.transcode.streams import Stream, frames_of, stream_of
 from bucky.transcode.writing import Writer
-from bucky.whole import PIXEL_DATA, WholeDataSet, unsaid, whole
+from bucky.whole import WholeDataSet, whole
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of a data set without its compression; several of it are in memory for a moment."""

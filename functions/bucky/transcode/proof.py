@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy
 
 from bucky.elements import MalformedDataSet, Source
-from bucky.structure import Node, Nodes, Structure, belongs, named
+from bucky.pixel_length import PIXEL_DATA, named
+from bucky.structure import Node, Nodes, Structure, belongs
 from bucky.transcode import CannotTranscode
 from bucky.transcode.decoders import witnessed
 from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image
 from bucky.transcode.streams import Stream
 from bucky.transcode.writing import WORDS
-from bucky.whole import PIXEL_DATA, WholeDataSet, whole
+from bucky.whole import WholeDataSet, whole
 
 _PIXEL_TAGS = frozenset({PIXEL_DATA, 0x7FE00001, 0x7FE00002, 0x7FE00003, PHOTOMETRIC, PLANAR})
 

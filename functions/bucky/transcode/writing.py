@@ -12,10 +12,10 @@ from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from bucky.element_vr import dictionary_vr
-from bucky.structure import Node, Nodes, Structure, belongs, named
+from bucky.pixel_length import PIXEL_DATA, named
+from bucky.structure import Node, Nodes, Structure, belongs
 from bucky.transcode import CannotTranscode
 from bucky.transcode.image import ALLOCATED, REPRESENTATION
-from bucky.whole import PIXEL_DATA
 
 _LONG = frozenset(str(vr) for vr in EXPLICIT_VR_LENGTH_32)
 _MAX_SHORT = 0xFFFF

@@ -102,6 +102,27 @@ def test_what_is_cut_short_is_kept_and_shown_as_damaged(index: Index, name: str,
     assert index.counts().damaged == 1
 
 
+@pytest.mark.parametrize(("left", "problem"), [(32766, "has 32766 of the 32768 bytes"), (None, "without (7FE0,0010)")])
+def test_pixels_that_are_missing_are_shown_as_damage(index: Index, left: int | None, problem: str) -> None:
+    """Every length agrees, but the image is not whole: its study says so, and its bytes are kept and go on."""
+    store = MemoryObjectStore()
+    dataset = pydicom.dcmread(TEST_FILES / "CT_small.dcm")
+    if left is None:
+        del dataset.PixelData
+    else:
+        dataset.PixelData = dataset.PixelData[:left]
+    target = io.BytesIO()
+    pydicom.dcmwrite(target, dataset)
+    event = _stored(target.getvalue(), store)
+    result = handle_batch([event], CONTEXT, store, index)
+    assert _types(result) == {"dicom.instance.indexed"}
+    row = index.instance(_data(event)["sha256"])
+    assert row.damaged
+    assert problem in (row.header_error or "")
+    assert (index.study(row.study_instance_uid).damaged_count, index.counts().damaged) == (1, 1)
+    assert store.get(row.key) == target.getvalue()
+
+
 def test_one_missing_object_fails_alone(index: Index) -> None:
     """An object the store does not have is tried again later; the rest of its batch is indexed now."""
     store = MemoryObjectStore()
