@@ -45,7 +45,7 @@ class Known:
     trouble: Sequence[TroubleFound] = ()
     routing: RoutingVersion | None = None
     backlog: Sequence[Backlog] = ()
-    quarantine: Noticed = NONE
+    conflicts: Noticed = NONE
     unmatched: Noticed = NONE
     letters: Mapping[str, Noticed] = field(default_factory=dict)
     """Dead letters by the function that made them."""
@@ -205,15 +205,15 @@ def _dead(known: Known) -> Iterator[Attention]:
 
 
 def _found(known: Known) -> Iterator[Attention]:
-    if known.quarantine.count:
+    if known.conflicts.count:
         yield Attention(
-            kind="quarantine",
+            kind="conflicts",
             subject="",
             cause="instances came whose SOP Instance UID was there already, with other content",
-            since=known.quarantine.since,
-            count=known.quarantine.count,
-            effect="they are kept apart, and were not sent; those that came first count",
-            command="bucky quarantine",
+            since=known.conflicts.since,
+            count=known.conflicts.count,
+            effect="they are kept apart and not sent until somebody decides; those that were there count",
+            command="bucky conflicts list",
         )
     for kind, count in (_detail(known, "keeper", "reconcile").get("found") or {}).items():
         if _detail(known, "keeper", "reconcile").get("wrong") and kind.startswith(("object_missing", "object_differs")):

@@ -54,12 +54,12 @@ class Watch:
         health = await self._board.report()
         routing = await _if_there(lambda: asyncio.to_thread(self._index.routing))
         backlog = await _if_there(lambda: asyncio.to_thread(self._index.backlog))
-        quarantine = await _if_there(lambda: asyncio.to_thread(self._index.quarantine))
+        conflicts = await _if_there(lambda: asyncio.to_thread(self._index.conflicts_noticed))
         before = now - STABLE_AFTER if _waits(routing) else now
         since = now - UNMATCHED_FOR
         unmatched = await _if_there(lambda: asyncio.to_thread(self._index.unmatched, since, before))
         letters = await _if_there(self._dead_letters.by_function)
-        found = routing, backlog or (), quarantine or NONE, unmatched or NONE, letters or {}
+        found = routing, backlog or (), conflicts or NONE, unmatched or NONE, letters or {}
         return Known(now, health.parts, health.trouble, *found)
 
 

@@ -4,6 +4,7 @@ What the standard leaves free is no damage: the length of compressed pixels, pad
 elsewhere, and headers that do not say how many there are to be.
 """
 
+import re
 from typing import Protocol
 
 from pydicom.config import IGNORE
@@ -20,6 +21,7 @@ _DESCRIBING = (_ROWS, _COLUMNS, _BITS_ALLOCATED)
 # Samples for each pixel where colours are sampled for two or four pixels at once (PS3.3 §C.7.6.3.1.2).
 _SUBSAMPLED = {"YBR_FULL_422": 2.0, "YBR_PARTIAL_422": 2.0, "YBR_PARTIAL_420": 1.5}
 # They may say how many rows they have of something else.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)
 _NO_IMAGES = frozenset({"Raw Data Storage", "MR Spectroscopy Storage"})
 
 
@@ -42,15 +44,18 @@ def named(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})" + (f" {keyword}" if keyword else "")
 
 
-def frames(header: Described) -> int:
-    """Return how many frames there are to be."""
-    text = header.text(_FRAMES).partition("\\")[0].strip()
-    return max(int(text), 1) if text.isascii() and text.isdecimal() else 1
+def frames(header: Described) -> int | None:
+    """Return how many frames there are to be, one where nothing says so; None when what says so is no number (IS)."""
+    text = header.text(_FRAMES)
+    if not text:
+        return 1
+    return max(int(text), 1) if _INTEGER.fullmatch(text) else None
 
 
 def unsaid(header: Described) -> str:
     """Return, in words, what a header does not say of how many pixels there are; nothing when it says all."""
-    return ", ".join(named(tag) for tag in _DESCRIBING if header.number(tag) is None)
+    missing = [named(tag) for tag in _DESCRIBING if header.number(tag) is None]
+    return ", ".join(missing if frames(header) is not None else [*missing, f"a number in {named(_FRAMES)}"])
 
 
 def without_pixels(header: Described) -> str | None:
@@ -81,4 +86,4 @@ def _pixel_bytes(header: Described, tag: int) -> int:
     rows, columns = header.number(_ROWS) or 0, header.number(_COLUMNS) or 0
     bits = FLOAT_PIXELS.get(tag) or header.number(_BITS_ALLOCATED) or 0
     samples = _SUBSAMPLED.get(header.text(_PHOTOMETRIC)) or header.number(_SAMPLES) or 1
-    return -(-int(rows * columns * frames(header) * samples * bits) // 8)
+    return -(-int(rows * columns * (frames(header) or 1) * samples * bits) // 8)

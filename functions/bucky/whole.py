@@ -39,8 +39,8 @@ class WholeDataSet:
 
     @property
     def frames(self) -> int:
-        """How many frames there are to be."""
-        return frames(self)
+        """How many frames there are to be; `unsaid` tells whether anything says so."""
+        return frames(self) or 1
 
     def _value(self, tag: int) -> bytes:
         node = self.by_tag.get(tag)

@@ -362,9 +362,9 @@ class Index:
         """Return how many instances no rule matched in a time, and that go nowhere since."""
         return self._db.read(attention.unmatched, since, before)
 
-    def quarantine(self) -> Noticed:
-        """Return how many instances are in quarantine, and when the first of them came."""
-        return self._db.read(attention.quarantine)
+    def conflicts_noticed(self) -> Noticed:
+        """Return how many instances came with other content and await a decision, and when the first of them did."""
+        return self._db.read(attention.conflicts)
 
     # Commitments of destinations, and deliveries that wait too long
 

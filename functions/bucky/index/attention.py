@@ -1,4 +1,4 @@
-"""What somebody should look at: deliveries by state, instances that no rule matched, and those in quarantine.
+"""What somebody should look at: deliveries by state, instances that no rule matched, and open conflicts.
 
 Each is one query on an index of its own, and costs what there is to see, not what there is.
 """
@@ -41,10 +41,11 @@ def unmatched(connection: Connection, since: datetime, before: datetime) -> Noti
     return _noticed(connection, found, found.c.routed_at)
 
 
-def quarantine(connection: Connection) -> Noticed:
-    """Return how many instances are in quarantine, and when the first of them came."""
+def conflicts(connection: Connection) -> Noticed:
+    """Return how many instances nobody decided about that came with other content, and when the first of them did."""
     c = instances.c
-    found = select(c.received_at).where(c.quarantined).order_by(c.received_at).limit(MOST_COUNTED).subquery()
+    open_ones = select(c.received_at).where(c.quarantined, c.decision.is_(None))
+    found = open_ones.order_by(c.received_at).limit(MOST_COUNTED).subquery()
     return _noticed(connection, found, found.c.received_at)
 
 

@@ -1,7 +1,7 @@
 """Deciding which bytes are current under a SOP Instance UID: each change is one transaction, and may be repeated."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, select, update
@@ -73,6 +73,9 @@ def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, n
     rows = locked(connection, asked)
     made = of_instance(connection, asked)
     last = made[-1] if made else None
+    # The newest holds: neither the wait for another's decision nor a clock set back makes one older.
+    if last is not None:
+        now = max(now, last.decided_at + timedelta(microseconds=1))
     if last is not None and (last.sha256, last.verdict) == (sha256, verdict) and _holds(last, rows):
         return last
     before = next((one["sha256"] for one in rows.values() if not one["quarantined"]), None)

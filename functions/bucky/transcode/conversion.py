@@ -11,7 +11,7 @@ from bucky.pixel_length import PIXEL_DATA, unsaid
 from bucky.structure import Node
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.decoders import decoded
-from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image, rle_stream
+from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, Image, rle_stream
 from bucky.transcode.proof import Compressed, prove
 from bucky.transcode.streams import Stream, frames_of, stream_of
 from bucky.transcode.writing import Writer
@@ -65,6 +65,8 @@ def _compressed(original: WholeDataSet, syntax: UID) -> Compressed | None:
     image = Image.of(original)
     if not original.structure.little and image.allocated > 16:
         raise CannotTranscode(f"its pixels are big endian with {image.allocated} bits, for which two orders are in use")
+    if not original.structure.little and image.allocated > 8 and pixels.vr == "OB":
+        raise CannotTranscode(f"its pixels are big endian, {image.allocated} bits each, with the VR of bytes, OB")
     if pixels.fragments is None:
         return None
     if image.samples not in {1, 3} or image.allocated not in {8, 16, 32}:
@@ -72,7 +74,8 @@ def _compressed(original: WholeDataSet, syntax: UID) -> Compressed | None:
     if image.frame_bytes * image.frames > MAX_BYTES:
         raise CannotTranscode(f"without its compression it would be larger than {MAX_BYTES // 1024**2} MB")
     source = original.structure
-    frames = frames_of([source.between(start, end) for start, end in pixels.fragments], image.frames)
+    rle = syntax == RLELossless
+    frames = frames_of([source.between(start, end) for start, end in pixels.fragments], image.frames, rle=rle)
     streams = [_stream(frame, image, syntax) for frame in frames]
     colours = {image.colours(stream) for stream in streams}
     if len(colours) != 1:
@@ -97,6 +100,7 @@ def _decompressed(compressed: Compressed) -> dict[int, tuple[str, bytes]]:
     return {
         PIXEL_DATA: ("OB" if image.allocated == 8 else "OW", pixels),
         PHOTOMETRIC: ("CS", compressed.colours.encode()),
+        HIGH_BIT: ("US", (image.stored - 1).to_bytes(2, "little")),
         **({PLANAR: ("US", bytes(2))} if image.samples > 1 else {}),
         **dict.fromkeys(_OFFSETS, ("OV", b"")),
     }

@@ -72,6 +72,8 @@ def _packbits(frame: bytes, stream: Stream) -> Samples:
         segment = imagecodecs.packbits_decode(frame[start:end])
         if len(segment) < size:
             raise CannotTranscode(f"its RLE frame is cut short: a segment has {len(segment)} of {size} bytes")
+        if len(segment) > size + 1:  # one byte may be padding
+            raise CannotTranscode(f"its RLE frame is another image: a segment has {len(segment)} bytes, not {size}")
         sample, place = divmod(index, width)
         planes[sample, :, width - 1 - place] = numpy.frombuffer(segment[:size], numpy.uint8)
     cells = planes.reshape(-1).view(f"<u{width}").reshape(stream.samples, size)

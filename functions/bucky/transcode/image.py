@@ -11,7 +11,7 @@ from bucky.whole import WholeDataSet
 
 SAMPLES, PHOTOMETRIC, PLANAR = 0x00280002, 0x00280004, 0x00280006
 ROWS, COLUMNS, FRAMES = 0x00280010, 0x00280011, 0x00280008
-ALLOCATED, STORED, REPRESENTATION = 0x00280100, 0x00280101, 0x00280103
+ALLOCATED, STORED, HIGH_BIT, REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 Samples = numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.integer]]
 """One frame: rows, columns, samples."""
 
@@ -99,7 +99,14 @@ class Image(NamedTuple):
                     f"its header says {self.stored} bits with a sign, and its stream has {stream.precision} without: "
                     "which samples are negative cannot be known"
                 )
-        return values.astype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+        cells = values.astype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+        # Without its sign extended a negative sample is as good as with it: who reads looks at the bits that count.
+        if cells.max() >= 1 << self.stored or cells.min() < -(1 << (self.stored - 1)):
+            raise CannotTranscode(
+                f"its header says that {self.stored} bits of a sample count, and its {stream.kind} stream has samples "
+                "of more"
+            )
+        return cells
 
     def unpacked(self, frame: bytes) -> Samples:
         """Return the samples of an uncompressed frame."""

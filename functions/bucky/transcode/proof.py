@@ -13,12 +13,12 @@ from bucky.pixel_length import PIXEL_DATA, named
 from bucky.structure import Node, Nodes, Structure, belongs
 from bucky.transcode import CannotTranscode
 from bucky.transcode.decoders import witnessed
-from bucky.transcode.image import PHOTOMETRIC, PLANAR, Image
+from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, Image
 from bucky.transcode.streams import Stream
 from bucky.transcode.writing import WORDS
 from bucky.whole import WholeDataSet, whole
 
-_PIXEL_TAGS = frozenset({PIXEL_DATA, 0x7FE00001, 0x7FE00002, 0x7FE00003, PHOTOMETRIC, PLANAR})
+_PIXEL_TAGS = frozenset({PIXEL_DATA, 0x7FE00001, 0x7FE00002, 0x7FE00003, PHOTOMETRIC, PLANAR, HIGH_BIT})
 
 
 class Compressed(NamedTuple):
@@ -45,7 +45,11 @@ def _compare_pixels(compressed: Compressed, copy: WholeDataSet) -> None:
     """Compare as somebody sees them who knows the copy alone, and somebody who knows the source alone."""
     image = Image.of(copy)
     pixels, size = copy.by_tag[PIXEL_DATA], image.frame_bytes
-    if image.photometric != compressed.colours or pixels.value_end - pixels.value_at > size * image.frames + 1:
+    if (
+        copy.number(HIGH_BIT) != image.stored - 1
+        or image.photometric != compressed.colours
+        or pixels.value_end - pixels.value_at > size * image.frames + 1
+    ):
         raise CannotTranscode("its copy would describe other pixels than it has")
     for number, (frame, stream) in enumerate(compressed.frames):
         start = pixels.value_at + number * size

@@ -3,6 +3,7 @@
 PS3.5 §8.2: where the stream and the data set differ, the stream says how it is encoded.
 """
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -13,9 +14,12 @@ from bucky.transcode import CannotTranscode
 _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
+_STARTS = (_START_OF_IMAGE, _START_OF_CODESTREAM, _JP2_SIGNATURE)
 _JPEG_FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless"}
 _JPEG_LS_FRAME, _HUFFMAN_SCAN, _ADOBE, _JFIF = 0xF7, 0xDA, 0xEE, 0xE0
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+"""One with a segment, or the end; all else in a scan is data, stuffed bytes and restarts (ISO 10918-1 §B.1.1.2)."""
 _SIZ, _COD, _CAP, _START_OF_TILE = 0x51, 0x52, 0x50, 0x90
 
 
@@ -54,19 +58,19 @@ class Stream(NamedTuple):
     lossless: bool = False
 
 
-def frames_of(fragments: Sequence[bytes], number: int) -> list[bytes]:
+def frames_of(fragments: Sequence[bytes], number: int, *, rle: bool = False) -> list[bytes]:
     """Put the frames together: fragment by fragment, or where each stream begins; raise `CannotTranscode`.
 
-    The first fragment, the offset table, is not needed and often wrong.
+    The first fragment, the offset table, is not needed and often wrong. A frame in RLE is one fragment (PS3.5 §A.4.2).
     """
+    if fragments and (fragments[0].startswith(_STARTS) or (rle and len(fragments[0]) not in {0, 4 * number})):
+        raise CannotTranscode("its pixels have no offset table, but something else in its place")
     filled = [fragment for fragment in fragments[1:] if fragment]
-    if number == 1:
-        return [b"".join(filled)]
     if len(filled) == number:
         return filled
     frames: list[list[bytes]] = []
     for fragment in filled:
-        if fragment.startswith((_START_OF_IMAGE, _START_OF_CODESTREAM, _JP2_SIGNATURE)) or not frames:
+        if rle or fragment.startswith(_STARTS) or not frames:
             frames.append([])
         frames[-1].append(fragment)
     if len(frames) != number:
@@ -85,7 +89,23 @@ def stream_of(frame: bytes) -> Stream:
     ended = frame.rstrip(b"\0\xff")
     if not (ended.endswith(_END_OF_IMAGE) or frame[:-1].endswith(_END_OF_IMAGE)):  # a byte of padding may be anything
         raise CannotTranscode(f"its {stream.kind} stream is cut short: it has no end marker")
+    if len(frame[_end_of(frame, stream) :].strip(b"\0\xff")) > 1:
+        raise CannotTranscode(f"its {stream.kind} stream ends, and is followed by more: there is another image in it")
     return stream
+
+
+def _end_of(frame: bytes, stream: Stream) -> int:
+    """Return where the bytes behind a stream's end marker begin."""
+    if stream.kind in {Kind.JPEG_2000, Kind.HTJ2K}:
+        another = frame.find(_START_OF_CODESTREAM, len(_START_OF_CODESTREAM))
+        return len(frame) if another < 0 else another
+    at = 2
+    while (found := _MARKER.search(frame, at)) is not None:
+        if found[0] == _END_OF_IMAGE:
+            return found.end()
+        # What stands between two markers is a segment with its length, or follows one.
+        at = found.end() + int.from_bytes(frame[found.end() : found.end() + 2], "big")
+    return len(frame)
 
 
 def _jpeg(frame: bytes) -> Stream:

@@ -78,7 +78,7 @@ def trouble(part: str, state: State) -> list[TroubleFound]:
         ({"backlog": backlog(DeliveryState.DEAD_LETTER, LONG_AGO)}, "dead_letters", "pacs", 5, LONG_AGO),
         ({"backlog": backlog(DeliveryState.FAILED, JUST_NOW)}, "dead_letters", "pacs", 5, JUST_NOW),
         ({"letters": {"parse-instance": Noticed(2, LONG_AGO)}}, "dead_letters", "parse-instance", 2, LONG_AGO),
-        ({"quarantine": Noticed(1, LONG_AGO)}, "quarantine", "", 1, LONG_AGO),
+        ({"conflicts": Noticed(1, LONG_AGO)}, "conflicts", "", 1, LONG_AGO),
         ({"unmatched": Noticed(4, JUST_NOW)}, "unmatched", "", 4, JUST_NOW),
         ({"routing": Routing()}, "no_rules", "", 1, LONG_AGO),
         ({"parts": {"edge": up(spool={"quarantined": 2})}}, "spool_quarantine", "edge", 2, None),

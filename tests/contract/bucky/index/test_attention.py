@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from bucky.corrections import Verdict
 from bucky.events import utc_now
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Noticed, Routed
 from tests.support.services.admin_world import indexed, received, requested
@@ -36,11 +37,15 @@ def test_what_no_rule_matched_is_counted(index: Index, goes: bool) -> None:
     assert index.unmatched(utc_now() - 2 * DAY, utc_now() - DAY) == Noticed(0, None)
 
 
-def test_quarantined_instances_are_counted(index: Index) -> None:
-    """The same UID with other bytes is kept apart, and seen."""
-    assert index.quarantine() == Noticed(0, None)
+def test_open_conflicts_are_counted(index: Index) -> None:
+    """The same UID with other bytes is kept apart and seen until somebody has decided, whatever that leaves apart."""
+    assert index.conflicts_noticed() == Noticed(0, None)
     first, second = indexed(1), indexed(2)
     twin = second.received.model_copy(update={"sop_instance_uid": first.received.sop_instance_uid})
     index.upsert_instances([first])
     index.upsert_instances([type(second)(twin, second.header)])
-    assert index.quarantine() == Noticed(1, twin.received_at)
+    assert index.conflicts_noticed() == Noticed(1, twin.received_at)
+    index.decide(twin.sha256, Verdict.ACCEPTED, "me")
+    assert index.conflicts_noticed() == Noticed(0, None)
+    index.decide(twin.sha256, Verdict.REOPENED, "me")
+    assert index.conflicts_noticed().count == 1

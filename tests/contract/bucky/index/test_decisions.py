@@ -1,7 +1,7 @@
 """Deciding which bytes are current: once, undoably, and the same after every rebuild."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -176,3 +176,13 @@ def test_no_decision_overwrites_another_in_the_bucket(conflicted: Index) -> None
         conflicted.decide(SECOND, verdict, "me")
     keys = [one.key for one in conflicted.decisions_about(UID)]
     assert all(earlier < later for earlier, later in pairwise(keys))
+
+
+def test_the_later_decision_holds_whatever_the_clock_says(conflicted: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waited for another, or was made after a clock was set back, must not be lost behind the earlier one."""
+    conflicted.decide(SECOND, Verdict.ACCEPTED, "me")
+    early = utc_now() - timedelta(days=365)
+    monkeypatch.setattr("bucky.index.api.utc_now", lambda: early)
+    later = conflicted.decide(THIRD, Verdict.ACCEPTED, "you")
+    assert (current(conflicted), open_ones(conflicted)) == (THIRD, set())
+    assert conflicted.decisions()[0] == later

@@ -12,6 +12,7 @@ import numpy
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from bucky.part10 import FileMeta, file_header
@@ -145,6 +146,52 @@ def wrong(**elements: Any) -> Dataset:
     return found
 
 
+def three(syntax: str, encode: Callable[..., bytes], number: int | None) -> Dataset:
+    """Return three frames whose header says another number of them, or none."""
+    found = compressed(GREY_8._replace(frames=3), syntax, encode)
+    if number is None:
+        del found.NumberOfFrames
+    else:
+        found.NumberOfFrames = number
+    return found
+
+
+def twice(encode: Callable[..., bytes]) -> Callable[..., bytes]:
+    """Return an encoder whose stream holds the image twice."""
+    return lambda frame: 2 * encode(frame)
+
+
+def without_offsets(found: Dataset) -> Dataset:
+    """Return a data set whose fragments begin where the offset table should be."""
+    content = found.PixelData
+    assert content[:4] == b"\xfe\xff\x00\xe0"
+    found.PixelData = content[8 + int.from_bytes(content[4:8], "little") :]
+    return found
+
+
+RLE_FRAME = b"\x01\0\0\0\x40" + bytes(59) + imagecodecs.packbits_encode(samples_of(GREY_8)[0].tobytes())
+RLE_FRAME += b"\0" * (len(RLE_FRAME) % 2)
+
+
+@pytest.mark.parametrize("number", ["3 ", "+3", "03", " 3", "+03 "])
+def test_a_number_of_frames_is_read_as_the_standard_writes_it(number: str) -> None:
+    """An integer string may have a sign, zeros and blanks (PS3.5 §6.2): no frame is left out for that."""
+    head = b"\x28\x00\x08\x00IS"
+    value = number.encode() + b" " * (len(number) % 2)
+    content = bytes_of(three(J2K, jpeg_2000(reversible=True), 3))
+    content = content.replace(head + b"\x02\x003 ", head + len(value).to_bytes(2, "little") + value)
+    assert numpy.array_equal(seen(converted(content, J2K)), samples_of(GREY_8._replace(frames=3)))
+
+
+def test_the_high_bit_of_a_copy_is_that_of_its_samples() -> None:
+    """A header may lie about a compressed stream, which nobody asks then; uncompressed, its samples would be black."""
+    found = compressed(GREY_8, LOSSLESS, lambda frame: jpeg(frame, lossless=True))
+    found.BitsAllocated, found.BitsStored, found.HighBit = 16, 8, 15
+    copy = converted(bytes_of(found), LOSSLESS)
+    assert (copy.BitsAllocated, copy.BitsStored, copy.HighBit) == (16, 8, 7)
+    assert numpy.array_equal(seen(copy), samples_of(GREY_8))
+
+
 REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "pixels cut short": (
         lambda: bytes_of(native(GREY_8))[:-212],
@@ -195,6 +242,60 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "RLE frame is cut short",
     ),
     "fewer fragments than frames": (lambda: bytes_of(wrong(NumberOfFrames=3)), J2K, "calls for 3 frames"),
+    "more frames than its header says": (lambda: bytes_of(three(J2K, jpeg_2000(), None)), J2K, "fragments hold 3"),
+    "more JPEG-LS frames than its header says": (
+        lambda: bytes_of(three(f"{JPEG}80", lambda frame: bytes(imagecodecs.jpegls_encode(frame)), 1)),
+        f"{JPEG}80",
+        "fragments hold 3",
+    ),
+    "more RLE frames than its header says": (
+        lambda: bytes_of(data_set(GREY_8, encapsulate([RLE_FRAME] * 2, has_bot=False), RLE)),
+        RLE,
+        "fragments hold 2",
+    ),
+    "a number of frames that is no number": (
+        lambda: bytes_of(three(J2K, jpeg_2000(), 3)).replace(
+            b"\x28\x00\x08\x00IS\x02\x003 ", b"\x28\x00\x08\x00IS\x02\x003e"
+        ),
+        J2K,
+        r"without a number in \(0028,0008\)",
+    ),
+    "two JPEG images in one stream": (
+        lambda: bytes_of(compressed(GREY_8, BASELINE, twice(jpeg))),
+        BASELINE,
+        "another image",
+    ),
+    "two JPEG 2000 images in one stream": (
+        lambda: bytes_of(compressed(GREY_8, J2K, twice(jpeg_2000()))),
+        J2K,
+        "another image|do not lead to its end",
+    ),
+    "a frame in place of the offset table": (
+        lambda: bytes_of(without_offsets(three(J2K, jpeg_2000(), 2))),
+        J2K,
+        "something else in its place",
+    ),
+    "an RLE frame of more rows than its header says": (
+        lambda: bytes_of(data_set(GREY_8, encapsulate([RLE_FRAME], has_bot=False), RLE)).replace(
+            b"\x28\x00\x10\x00US\x02\x00\x13", b"\x28\x00\x10\x00US\x02\x00\x0a"
+        ),
+        RLE,
+        "RLE frame is another image",
+    ),
+    "samples of more bits than its header says count": (
+        lambda: bytes_of(compressed(Pixels("MONOCHROME2", 16, False, 1), J2K, jpeg_2000())).replace(
+            b"\x28\x00\x01\x01US\x02\x00\x10", b"\x28\x00\x01\x01US\x02\x00\x08"
+        ),
+        J2K,
+        "8 bits of a sample count",
+    ),
+    "big endian words with the VR of bytes": (
+        lambda: bytes_of(native(Pixels("MONOCHROME2", 16, False, 1), BIG_ENDIAN)).replace(
+            b"\x7f\xe0\x00\x10OW", b"\x7f\xe0\x00\x10OB"
+        ),
+        BIG_ENDIAN,
+        "with the VR of bytes",
+    ),
     "another size than its header's": (lambda: bytes_of(wrong(Rows=18)), J2K, "header describes 34 x 18 pixels"),
     "more bits than its header has room for": (
         lambda: bytes_of(compressed(Pixels("MONOCHROME2", 16, False, 1), J2K, jpeg_2000())).replace(
