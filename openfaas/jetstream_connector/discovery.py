@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bucky.connecting import trust
 from bucky.documents import InvalidDocument, read_yaml
@@ -27,6 +27,20 @@ class Function(BaseModel):
 
 
 _FUNCTIONS = TypeAdapter(list[Function])
+
+
+class _Described(BaseModel):
+    """A function of a stack file; numbers need no quotes, as for faas-cli."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+    annotations: Mapping[str, str] | None = None
+
+
+class _Stack(BaseModel):
+    """A stack file; an empty one, or half of one, must not take every function away."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    functions: Mapping[str, _Described | None] = Field(min_length=1)
 
 
 class Directory(Protocol):
@@ -78,16 +92,21 @@ class StackFileDirectory:
     async def functions(self) -> list[Function]:
         """Return the functions that the file describes."""
         try:
-            stack: Any = read_yaml(self._path.read_text(encoding="utf-8"))
-            described = stack.get("functions") or {}
-            return [
-                Function(name=name, annotations=(function or {}).get("annotations"))
-                for name, function in described.items()
-            ]
+            stack = _Stack.model_validate(read_yaml(self._path.read_text(encoding="utf-8")))
         except InvalidDocument as error:
             raise DirectoryUnavailable(f"the stack file {self._path}: {error}") from None
-        except (OSError, UnicodeError, AttributeError, ValidationError) as error:
-            raise DirectoryUnavailable(f"the stack file {self._path} cannot be read: {type(error).__name__}") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole of it"
+            raise DirectoryUnavailable(f"the stack file {self._path}: {place}: {first['msg']}") from None
+        except UnicodeError:
+            raise DirectoryUnavailable(f"the stack file {self._path} is not UTF-8") from None
+        except OSError as error:
+            raise DirectoryUnavailable(f"the stack file {self._path} cannot be read: {error.strerror}") from None
+        return [
+            Function(name=name, annotations=function.annotations if function else None)
+            for name, function in stack.functions.items()
+        ]
 
     async def close(self) -> None:
         """Do nothing: the file is not kept open."""

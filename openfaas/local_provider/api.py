@@ -23,6 +23,7 @@ from local_provider.deployments import (
     ApiModel,
     Deployment,
     InvalidRequest,
+    SecretName,
     check_namespace,
     split_name,
 )
@@ -48,10 +49,10 @@ class Scale(ApiModel):
     replicas: int = Field(ge=0)
 
 
-class SecretName(ApiModel):
+class DeleteSecret(ApiModel):
     """The body of `DELETE /system/secrets`."""
 
-    name: str
+    name: SecretName
     namespace: str = ""
 
 
@@ -123,7 +124,7 @@ class SystemApi:
 
     async def delete_secret(self, request: Request) -> Response:
         """Remove a secret."""
-        named = SecretName.parse(await _body(request))
+        named = DeleteSecret.parse(await _body(request))
         check_namespace(named.namespace)
         self._functions.remove_secret(named.name)
         return Response(status_code=202)

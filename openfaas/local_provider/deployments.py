@@ -15,9 +15,10 @@ from local_provider import durable
 NAMESPACE = "openfaas-fn"
 READY_PATH_ANNOTATION = "com.openfaas.ready.http.path"
 MAX_REPLICAS = 64
-# Names become file names and URL paths: the DNS label that OpenFaaS requires is safe as both.
+# Names become file names and URL paths: the DNS label that OpenFaaS requires is safe as both. A secret's draft
+# (`durable.write`) has five characters more, and the longest file name 255 bytes.
 NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-SECRET_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"  # noqa: S105 - a pattern, not a secret
+SECRET_NAME = r"^[a-z0-9]([-a-z0-9.]{0,248}[a-z0-9])?$"  # noqa: S105 - a pattern, not a secret
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 FunctionName = Annotated[str, Field(pattern=NAME)]
@@ -129,7 +130,7 @@ def check_namespace(namespace: str) -> None:
 def split_name(name: str) -> str:
     """Return the function of `NAME` or `NAME.NAMESPACE`."""
     function, _, namespace = name.partition(".")
-    if not re.match(NAME, function):
+    if not re.fullmatch(NAME, function):
         raise InvalidRequest("a function's name has lower-case letters, digits and hyphens, at most 63")
     check_namespace(namespace)
     return function

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bucky.documents import InvalidDocument, read_yaml
+from bucky.documents import MOST_BYTES, InvalidDocument, read_yaml
 from bucky.errors import SettingsError
 from local_provider.deployments import Deployment, InvalidRequest, Resources
 
+# A template is a folder beside the stack file, and nothing else.
+TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # What drone/envsubst, which faas-cli uses, makes of `${NAME}`, `${NAME:-default}` and `${NAME:=default}`.
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::?[-=](?P<default>[^}]*))?\}")
 
@@ -89,7 +91,7 @@ class _Template(_Yaml):
 
 def read_stack(path: Path, environ: Mapping[str, str] | None = None) -> Stack:
     """Return a stack file with its variables filled in; raise `SettingsError` in one sentence."""
-    text = path.read_text()
+    text = _text(path)
     filled = VARIABLE.sub(lambda found: (environ or {}).get(found["name"]) or found["default"] or "", text)
     if "${" in filled:
         raise SettingsError(f"{path}: only ${{NAME}} and ${{NAME:-default}} are understood")
@@ -131,10 +133,22 @@ def _deployment(name: str, function: StackFunction, templates: Path) -> Deployme
 def _fprocess(function: StackFunction, templates: Path) -> str:
     if not function.lang or function.lang.lower() == "dockerfile":
         return function.fprocess
+    if not TEMPLATE.fullmatch(function.lang):
+        raise InvalidRequest(f"lang {function.lang[:100]!r} is not the name of a template")
     path = templates / function.lang / "template.yml"
     if not path.is_file():
         raise InvalidRequest(f"there is no template {function.lang} in {templates}")
-    return _parse(_Template, path.read_text(), path).fprocess
+    return _parse(_Template, _text(path), path).fprocess
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1).decode()
+    except UnicodeError:
+        raise SettingsError(f"{path}: it is not UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _parse(model: type[Model], text: str, path: Path) -> Model:

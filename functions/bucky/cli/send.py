@@ -63,9 +63,13 @@ def show(report: SendReport, console: Console) -> None:
         print_rows(rows, {"file": "File", "outcome": "Outcome", "reason": "Reason"}, "", console)
         if len(troubled) > MOST_SHOWN:
             console.print(f"… and {len(troubled) - MOST_SHOWN} more; --json lists all")
+    if report.counts.keys() <= {Sent.SKIPPED}:
+        files = report.counts[Sent.SKIPPED]
+        why = f"none of the {files} files is a DICOM instance" if files > 1 else "the one file is no DICOM instance"
+        console.print(f"nothing was sent: {why if files else 'there are no files'}", highlight=False)
+        return
     counts = ", ".join(f"{report.counts[outcome]} {outcome.value}" for outcome in Sent if report.counts[outcome])
     rate = report.counts[Sent.SENT] / report.seconds if report.seconds else 0.0
-    counts = counts or "nothing was sent: there are no files"
     console.print(
         f"{counts}: {report.bytes_sent / MEGABYTE:.1f} MB in {report.seconds:.2f} s, "
         f"{rate:.0f} instances/s, {report.bytes_sent / MEGABYTE / max(report.seconds, 1e-9):.1f} MB/s",

@@ -185,10 +185,13 @@ def _read(content: bytes, crosswalk: CsvCrosswalk) -> dict[str, str]:
                 f"the file of crosswalk {crosswalk.name!r} has no columns {crosswalk.key!r} and {crosswalk.value!r}: "
                 "the instance waits, correct the heading line"
             )
-        if len(set(rows.fieldnames or ())) != len(rows.fieldnames or ()):
+        # Columns that nobody gave a heading are in no question; spreadsheets leave some behind the last.
+        headings = [heading for heading in rows.fieldnames or () if heading]
+        twice = next((one for number, one in enumerate(headings) if one in headings[:number]), None)
+        if twice is not None:
             raise CrosswalkUnavailable(
-                f"two columns of the file of crosswalk {crosswalk.name!r} have the same heading, and only one of them "
-                "would count: the instance waits, correct the heading line"
+                f"two columns of the file of crosswalk {crosswalk.name!r} have the heading {twice[:100]!r}, and only "
+                "one of them would count: the instance waits, correct the heading line"
             )
         for row in rows:
             key, value = (row[crosswalk.key] or "").strip(), (row[crosswalk.value] or "").strip()

@@ -301,6 +301,40 @@ def test_a_bad_deployment_is_refused_with_a_sentence(provider: Provider, change:
     assert provider.api.get("/system/functions").json() == []
 
 
+@pytest.mark.parametrize("name", ["../functions/echo.json", "..", "a/b", "", "a\0b", "a\n", "/etc/passwd", "a" * 251])
+def test_a_secret_whose_name_is_no_file_name_is_refused(provider: Provider, name: str) -> None:
+    """Nobody makes, changes or removes a file outside the secrets by what a secret is called."""
+    provider.deploy()
+    for method in ("POST", "PUT", "DELETE"):
+        answer = provider.api.request(method, "/system/secrets", json={"name": name, "value": "x"})
+        assert (answer.status_code, answer.text.startswith("name: ")) == (400, True), (method, answer.text)
+    assert [file.name for file in (provider.folder / "provider" / "functions").iterdir()] == ["echo.json"]
+    assert provider.api.get("/system/secrets").json() == []
+
+
+def test_the_longest_name_of_a_secret_is_kept(provider: Provider) -> None:
+    """A name that is allowed is one that the disk takes, its draft too."""
+    name = "a" * 250
+    assert provider.api.post("/system/secrets", json={"name": name, "value": "x"}).status_code == 202
+    provider.deploy(secrets=[name])
+    assert provider.call()["secrets"] == {name: "x"}
+
+
+def test_a_replica_that_ended_by_itself_is_counted(provider: Provider) -> None:
+    """Replicas that keep dying are seen in the function's status, though each is replaced at once."""
+    provider.deploy()
+    assert provider.status()["recentRestarts"] == 0
+    for number in (1, 2):
+        os.kill(provider.call()["pid"], signal.SIGKILL)
+        eventually(lambda wanted=number: provider.status()["recentRestarts"] == wanted)  # type: ignore[misc]
+        provider.wait_available("echo", 1)
+    listed = provider.api.get("/system/functions").json()
+    assert [(one["name"], one["recentRestarts"]) for one in listed] == [("echo", 2)]
+    provider.api.post("/system/scale-function/echo", json={"replicas": 0})
+    provider.wait_available("echo", 0)
+    assert provider.status()["recentRestarts"] == 2
+
+
 def test_a_second_provider_refuses_the_same_folder(provider: Provider) -> None:
     """Two supervisors of the same functions would fight; the second one says so and ends."""
     with (

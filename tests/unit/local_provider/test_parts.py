@@ -99,7 +99,7 @@ def test_deployments_survive_as_they_were(tmp_path: Path) -> None:
         list(store.load())
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "A", "a_b", "a.elsewhere", "-a", "a" * 64])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "A", "a_b", "a.elsewhere", "-a", "a" * 64, "a\n", "a\0"])
 def test_a_name_that_is_no_name_is_refused(name: str) -> None:
     """Names become file names and paths, so only DNS labels pass."""
     with pytest.raises(InvalidRequest):

@@ -46,7 +46,16 @@ def test_variables_are_filled_in(tmp_path: Path) -> None:
         ("provider: {name: openfaas}\nfunctions: {a: {}}\nfunctions: {b: {}}", "lines 2 and 3"),
         ("provider: {name: openfaas, gatway: x}\nfunctions: {a: {}}", "gatway"),
         ("provider: {name: openfaas}\nfunctions: {a: {lang: cobol}}", "no template cobol"),
+        ("provider: {name: openfaas}\nfunctions: {a: {lang: ../cobol}}", "not the name of a template"),
+        ("provider: {name: openfaas}\nfunctions: {a: {lang: /etc}}", "not the name of a template"),
+        ("provider: {name: openfaas}\nfunctions: {a: {lang: '..'}}", "not the name of a template"),
+        ('provider: {name: openfaas}\nfunctions: {a: {lang: "a\\0"}}', "not the name of a template"),
+        (f"provider: {{name: openfaas}}\nfunctions: {{a: {{lang: {'a' * 300}}}}}", "not the name of a template"),
         ("provider: {name: openfaas}\nfunctions: {A_b: {}}", "service"),
+        ("provider: {name: openfaas}\nfunctions: {../a: {}}", "service"),
+        (f"provider: {{name: openfaas}}\nfunctions: {{{'a' * 64}: {{}}}}", "service"),
+        ("provider: {name: openfaas}\nfunctions: {a: {secrets: [../b]}}", "secrets"),
+        ('provider: {name: openfaas}\nfunctions: {a: {secrets: ["b\\0"]}}', "secrets"),
         ("provider: {name: openfaas}\nfunctions: {a: {environment: {X: [1]}}}", "environment.X"),
         ("provider: {name: openfaas}\nfunctions: {a: {environment_file: [x]}}", "environment_file"),
         ("provider: {name: openfaas}\nfunctions: {a: {image: '${X/a/b}'}}", "only ${NAME}"),
@@ -58,6 +67,15 @@ def test_a_wrong_stack_file_is_told_in_one_sentence(tmp_path: Path, text: str, s
         deployments(write(tmp_path, text))
     assert says in str(error.value)
     assert "stack.yaml" in str(error.value)
+
+
+def test_a_stack_file_that_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """None, a folder, and one that is no text are said by name, and are no traceback."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.yaml").write_bytes(b"provider: {name: openfaas}\nfunctions: {a: {image: \xfc}}")
+    for name, says in (("none.yaml", "No such file"), ("folder", "Is a directory"), ("latin.yaml", "not UTF-8")):
+        with pytest.raises(SettingsError, match=f"{name}.*{says}"):
+            deployments(tmp_path / name)
 
 
 def test_our_functions_ask_only_for_what_there_is() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bucky.scu import Peer
 from bucky.send import FileResult, Sent, send
 from local_stack.demo_data import Expected, demo_files
 from local_stack.destination import Answer, Destination
+from tests.support.services.command_line import bucky
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -144,3 +146,33 @@ def test_a_file_given_twice_is_sent_once(tmp_path: Path) -> None:
         report = send([TEST_FILES / "CT_small.dcm"] * 2, peer_of(destination))
         assert destination.count == 1
     assert len(report.results) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "nothing was sent: there are no files"),
+        (("folder/",), "nothing was sent: there are no files"),
+        (("notes.txt",), "nothing was sent: the one file is no DICOM instance"),
+        (("notes.txt", "folder/image.png"), "nothing was sent: none of the 2 files is a DICOM instance"),
+    ],
+)
+def test_sending_nothing_is_said_and_is_no_success(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    """A wrong folder, given to a script, must not pass for images that were sent; no node is asked for it."""
+    folder = tmp_path / "given"
+    for name in ("", *names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/") or not name:
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text("no DICOM")
+    files = sum(not name.endswith("/") for name in names)
+    arguments = ("send", str(folder), "--to", f"PACS@127.0.0.1:{free_port()}")
+    plain = bucky({}, *arguments)
+    assert (plain.returncode, plain.stdout.splitlines()[-1], plain.stderr) == (1, said, "")
+    assert plain.stdout.count("the DICM prefix is missing") == files
+    as_json = bucky({}, *arguments, "--json")
+    report = json.loads(as_json.stdout)
+    assert (as_json.returncode, report["counts"]) == (1, {"skipped": files} if files else {})
+    assert len(report["files"]) == files
