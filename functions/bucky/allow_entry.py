@@ -39,8 +39,8 @@ class AllowEntry:
         if port <= 65535:
             if (network := _network(host)) is not None:
                 return cls(network=network, port=port or None)
-            if _HOST.fullmatch(host):
-                return cls(pattern=host.lower(), port=port or None)
+            if _HOST.fullmatch(name := _as_asked(host)):
+                return cls(pattern=name, port=port or None)
         raise ValueError(f"{text!r} is no network, host or absolute folder")
 
     def holds(self, folder: Path) -> bool:
@@ -49,7 +49,7 @@ class AllowEntry:
 
     def names(self, host: str, port: int) -> bool:
         """Return whether it is about a host by its name."""
-        return bool(self.pattern) and fnmatchcase(host.lower(), self.pattern) and self.port in {None, port}
+        return bool(self.pattern) and fnmatchcase(_as_asked(host), self.pattern) and self.port in {None, port}
 
     def covers(self, address: IPv4Address | IPv6Address, port: int) -> bool:
         """Return whether an address is in its network."""
@@ -67,6 +67,15 @@ def valid_allow_entry(text: str) -> str:
     """Return an entry as it is; raise `ValueError` when it cannot be read."""
     AllowEntry.of(text)
     return text
+
+
+def _as_asked(host: str) -> str:
+    """Return a host name as name servers are asked for it: lower case, no final dot, ASCII (RFC 5891)."""
+    name = host.removesuffix(".").lower()
+    try:
+        return name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        return name
 
 
 def _network(text: str) -> Network | None:

@@ -35,6 +35,7 @@ class FolderSender:
         self._check_mounted()
         try:
             path = self._destination.folder / place(self._destination.path, item)
+            self._check_within(path)
             file = Part10File.of(item)
         except (Permanent, Retriable) as error:
             return not_sent(error)
@@ -53,6 +54,13 @@ class FolderSender:
             raise DestinationUnavailable(f"there is no folder {folder}: mount or make it", MISCONFIGURED_RETRY_SECONDS)
         if self._destination.mounted and not folder.is_mount():
             raise DestinationUnavailable(f"nothing is mounted at {folder}: mount it", MISCONFIGURED_RETRY_SECONDS)
+
+    def _check_within(self, path: Path) -> None:
+        if not path.parent.resolve().is_relative_to(self._destination.folder.resolve()):
+            raise DestinationUnavailable(
+                f"a link in {self._destination.folder} leads out of it: remove it, or name its target as the folder",
+                MISCONFIGURED_RETRY_SECONDS,
+            )
 
     def _written(self, item: Outgoing, file: Part10File, path: Path) -> StoreResult:
         _make_folders(self._destination.folder, path.parent)

@@ -20,9 +20,16 @@ from bucky.settings import Settings
 Address = IPv4Address | IPv6Address
 
 METADATA: tuple[Network, ...] = tuple(
-    map(ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
+    map(
+        ip_network,
+        (
+            *("169.254.0.0/16", "fe80::/10", "100.100.100.200", "168.63.129.16"),
+            *("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32"),
+        ),
+    )
 )
-"""Link-local addresses, and those of AWS, Alibaba and Azure that are not."""
+"""Link-local addresses, and those of Alibaba, Azure, AWS, Google and Oracle that are not."""
+_NAT64 = ip_network("64:ff9b::/96")
 _PORTS = {"http": 80, "https": 443, "nats": 4222, "tls": 4222, "postgresql+psycopg": 5432, "postgresql": 5432}
 _SAY_SO = "if it is meant, name exactly that in BUCKY_DESTINATION_ALLOW"
 
@@ -142,9 +149,13 @@ def _addresses(host: str) -> list[Address]:
 
 
 def _plain(text: str) -> Address:
-    """Return an address; an IPv4 one that is written as IPv6 (RFC 4291 §2.5.5.2) as what it is."""
+    """Return an address; an IPv4 one that is reached by an IPv6 one (RFC 4291 §2.5.5.2, 3056, 6052) as what it is."""
     address = ip_address(text.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_here(address: Address) -> bool:

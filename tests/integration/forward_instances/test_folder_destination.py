@@ -129,3 +129,13 @@ def test_a_folder_that_is_not_there_is_never_made(tmp_path: Path) -> None:
     assert result.outcome is Outcome.UNAVAILABLE
     assert "there is no folder" in result.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_leads_no_instance_out_of_the_folder(tmp_path: Path) -> None:
+    """What may be written to was decided for the folder, and whoever can write to a share can put a link there."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "there" / "x").symlink_to(tmp_path / "secrets")
+    result = sent(tmp_path / "there", instance(), path="x/{SOPInstanceUID}.dcm")
+    assert (result.outcome, "leads out of it" in result.reason) == (Outcome.UNAVAILABLE, True)
+    assert list((tmp_path / "secrets").iterdir()) == []

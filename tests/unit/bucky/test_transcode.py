@@ -42,6 +42,17 @@ def read(data_set: bytes, syntax: str) -> Dataset:
     return pydicom.dcmread(io.BytesIO(header + data_set))
 
 
+REFUSED = {
+    "GDCMJ2K_TextGBR.dcm",  # pixels of another form than its transfer syntax says
+    "JPEG2000-embedded-sequence-delimiter.dcm",  # a stream of 3,722,445,056 x 1,024 pixels
+    "MR_truncated.dcm",  # 62 bytes of its pixels are missing
+    "badVR.dcm",  # 1A frames
+    "rtdose_expb.dcm",  # big endian with 32 bits, for which two orders are in use
+    "rtdose_expb_1frame.dcm",
+    "rtplan_truncated.dcm",  # a sequence is cut short
+}
+
+
 def convertible() -> list[tuple[Path, str]]:
     """Return pydicom's test files that can be converted, and to what."""
     found = []
@@ -62,15 +73,15 @@ def test_every_file_converts_losing_nothing_or_says_why() -> None:
         try:
             result = converted(data_set, source, target)
         except CannotTranscode as error:
-            refused.append(f"{path.name}: {error}")
+            refused.append((path.name, str(error)))
             continue
         with quietly():
             before, after = read(data_set, source), read(result, target)
             assert_same(before, after, path)
         kept += 1
     assert kept >= 139, refused
-    without_pixels = [reason for reason in refused if "without (7FE0,0010)" in reason]  # headers alone, in a DICOMDIR
-    assert len(refused) - len(without_pixels) <= 10, refused
+    reasons = {name: reason for name, reason in refused if "without (7FE0,0010)" not in reason}  # but headers alone
+    assert set(reasons) == REFUSED, reasons
 
 
 def assert_same(before: Dataset, after: Dataset, path: Path) -> None:

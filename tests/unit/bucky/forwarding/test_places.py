@@ -66,7 +66,8 @@ def test_without_a_list_a_destination_may_be_anywhere(destination: Any) -> None:
     "host",
     [
         *("169.254.169.254", "169.254.170.2", "0xA9FEA9FE", "2852039166", "::ffff:169.254.169.254"),
-        *("fd00:ec2::254", "fe80::1", "100.100.100.200", "168.63.129.16"),
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fe80::1"),
+        *("100.100.100.200", "168.63.129.16", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"),
     ],
 )
 def test_an_address_that_tells_secrets_is_refused(host: str) -> None:
@@ -147,6 +148,10 @@ def test_what_an_entry_names_exactly_is_meant(destination: Any, entry: str) -> N
         (dimse("2001:db8::7"), "[2001:db8::7]:104", "2001:db8::8"),
         (dimse("PACS.example.org"), "pacs.example.org", "ris.example.org"),
         (dimse("pacs.example.org"), "*.example.org:104", "*.example.com"),
+        (dimse("pacs.example.org."), "pacs.example.org", "example.org"),
+        (dimse("pacs.example.org"), "pacs.example.org.", "*.example"),
+        (dimse("pacs.münchen.example"), "*.münchen.example", "*.muenchen.example"),
+        (dimse("xn--mnchen-3ya.example"), "münchen.example:104", "münchen.example:105"),
         (stow("https://web.example.org/x"), "web.example.org:443", "web.example.org:80"),
         (s3(None), "*.amazonaws.com", "10.0.0.0/8"),
         (s3("http://10.0.0.9:9000"), "10.0.0.9:9000", "10.0.0.9:9001"),
