@@ -29,7 +29,7 @@ from bucky import log
 from bucky.barrier import NoBarrier
 from bucky.batches import BatchPublisher
 from bucky.broker import JetStreamPublisher, Publisher, connect, disconnect
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from bucky.identity import Identity
 from bucky.objects import S3ObjectStore
 from bucky.settings import Settings

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from bucky.cloudevents import utc_now
 from bucky.errors import Retriable
-from bucky.events import utc_now
 from bucky.identity import Identity, IdentityReader, Layouts
 from bucky.log import get_logger
 from bucky.part10 import FileMeta

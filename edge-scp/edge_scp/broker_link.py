@@ -7,8 +7,8 @@ from nats.errors import Error as NatsError
 
 from bucky.batches import BatchPublisher
 from bucky.broker import connect, disconnect, jetstream
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 

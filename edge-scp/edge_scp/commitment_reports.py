@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from bucky.cloudevents import CloudEvent
 from bucky.commitment import InvalidReport, Report, read_report
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent, CommitmentReported, NotCommitted
+from bucky.events import CommitmentReported, NotCommitted
 from bucky.log import get_logger
 from bucky.trace import child_of
 from edge_scp.reception import Answer, Caller

@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from bucky.cloudevents import utc_now
 from bucky.errors import BuckyError
-from bucky.events import utc_now
 from bucky.log import get_logger
 
 FIRST_WAIT_SECONDS = 0.2

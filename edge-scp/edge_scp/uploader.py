@@ -17,8 +17,8 @@ from functools import partial
 
 from bucky.barrier import Barrier
 from bucky.broker import Publisher
+from bucky.cloudevents import CloudEvent
 from bucky.errors import InvalidInstance
-from bucky.events import CloudEvent
 from bucky.log import get_logger
 from bucky.nearby import NearbyCopies
 from bucky.objects import ObjectStore

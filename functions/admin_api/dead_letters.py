@@ -10,15 +10,9 @@ from pydantic import ValidationError
 
 from admin_api.broker_link import BrokerLink
 from admin_api.stream_reader import StoredMessage, first_since, read_from, remove
+from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable, NotFound, Permanent
-from bucky.events import (
-    CloudEvent,
-    DeadLettered,
-    DeliveryRequested,
-    Instance,
-    ProcessingRequested,
-    ReceivedInstance,
-)
+from bucky.events import DeliveryRequested, Instance, ProcessingRequested, ReceivedInstance, payload_of
 from bucky.index import Noticed
 
 STREAM = "DEADLETTERS"
@@ -272,7 +266,7 @@ def _with(group: Group | None, key: tuple[str, str, str], letter: DeadLetter) ->
 def dead_letter(message: StoredMessage) -> DeadLetter:
     """Read a message of the stream, whoever wrote it."""
     try:
-        payload = CloudEvent.model_validate_json(message.data).payload()
+        payload = payload_of(CloudEvent.model_validate_json(message.data))
         content = payload if isinstance(payload, DeadLettered) else None
     except (ValidationError, Permanent):
         content = None

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from admin_api.dead_letters import DeadLetter, DeadLetterBox, Filter
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BuckyError, Permanent
-from bucky.events import CloudEvent
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
 from bucky.trace import within
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from bucky.cloudevents import Priority
 from bucky.decisions import ParentsInIndex, facts_of, requests_of
-from bucky.events import DeliveryRequested, Priority
+from bucky.events import DeliveryRequested
 from bucky.index import Index, InstanceRow, RoutingVersion
 from bucky.rules.model import TRIGGERS
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from admin_api.broker_link import BrokerLink
 from admin_api.rehearsal import asked
 from bucky.broker import JetStreamPublisher
+from bucky.cloudevents import CloudEvent
 from bucky.decisions import ParentsInIndex, to_request
-from bucky.events import CloudEvent, DeliveryRequested, ProcessingRequested
+from bucky.events import DeliveryRequested, ProcessingRequested
 from bucky.gathering import of_study
 from bucky.index import DeliveryState, Index, InstanceRow, RoutingVersion
 from bucky.trace import child_of

@@ -13,9 +13,9 @@ from admin_api.replay import Order, Replayed, replay
 from admin_api.strict_route import StrictRoute
 from bucky.decisions import ParentsInIndex, facts_of
 from bucky.explain import Explanation, explain
-from bucky.header import read_header
 from bucky.index import Index, RoutingVersion
 from bucky.routing import Routing
+from bucky.stored_headers import read_header
 
 routes = APIRouter(tags=["rules"], route_class=StrictRoute)
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 from admin_api.attention import NONE, Attention, Known, needing_attention
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard
+from bucky.cloudevents import utc_now
 from bucky.errors import Retriable
-from bucky.events import utc_now
 from bucky.index import Index, RoutingVersion
 
 FRESH_SECONDS = 2.0

@@ -19,8 +19,8 @@ from nats.js.api import Header
 from nats.js.errors import APIError, NotFoundError
 
 from bucky.broker import PUBLISH_TIMEOUT_SECONDS, JetStreamPublisher
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.log import get_logger
 
 # Measured: a batch costs as much as 8 single publishes, where a sync is fast; the server's limit is 1000.

@@ -15,8 +15,8 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 
 from bucky.broker_client import LastingClient
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.settings import Settings
 
 PUBLISH_TIMEOUT_SECONDS = 5.0

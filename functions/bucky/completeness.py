@@ -10,23 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from bucky.index.rows import Arrival
 from bucky.routing import Routing
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A study, or a series of it, that is still arriving; `series_instance_uid` is empty for the study itself.
-
-    `quiet_seconds` is the longest quiet it was declared stable for since its last instance, or 0.
-    """
-
-    study_instance_uid: str
-    series_instance_uid: str
-    last_instance_at: datetime
-    expected_count: int | None
-    instance_count: int
-    revision: int
-    quiet_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

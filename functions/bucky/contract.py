@@ -14,7 +14,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 
 
 class ItemFailure(BaseModel):

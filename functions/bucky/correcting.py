@@ -6,9 +6,10 @@ Every step may be done twice, so whoever is killed in between, the keeper does t
 import asyncio
 
 from bucky.broker import Publisher
+from bucky.cloudevents import CloudEvent, Payload
 from bucky.corrections import Decision
 from bucky.errors import NotFound
-from bucky.events import CloudEvent, InstanceIndexed, Payload
+from bucky.events import InstanceIndexed
 from bucky.index import DeliveryState, Index, InstanceRow
 from bucky.objects import ObjectStore, put_bytes
 from bucky.trace import within

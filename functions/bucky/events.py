@@ -27,47 +27,16 @@ Ids are deterministic, so publishing the same fact twice is one message (`Nats-M
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from bucky.cloudevents import URGENT, CloudEvent, DeadLettered, Payload, Priority
 from bucky.errors import Permanent
-
-MEDIA_TYPE = "application/cloudevents+json"
-BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
-
-URGENT: Literal["urgent"] = "urgent"
-Priority = Literal["urgent", "routine"]
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 Uid = Field(pattern=r"^[0-9.]{1,64}$")
 DestinationName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
-
-
-def utc_now() -> datetime:
-    """Return the time now, with its zone."""
-    return datetime.now(UTC)
-
-
-class Payload(BaseModel):
-    """What happened; subclasses say it in the past tense."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    TYPE: ClassVar[str]
-    VERSION: ClassVar[int] = 1
-
-    def event_id(self) -> str:
-        """Return the id that makes publishing twice one message."""
-        raise NotImplementedError
-
-    def partition_key(self) -> str | None:
-        """Return a token of the NATS subject, where events of one type go separate ways."""
-        return None
-
-    def urgency(self) -> str | None:
-        """Return `urgent` for what must not wait behind the rest of its kind."""
-        return None
 
 
 class Instance(Payload):
@@ -319,27 +288,6 @@ class SeriesStable(Stable):
         return self.series_instance_uid
 
 
-class DeadLettered(Payload):
-    """A function could not process an event; `event` is that event, whole, `headers` its NATS headers."""
-
-    TYPE: ClassVar[str] = "deadletter"
-    function: str
-    reason: str
-    attempts: int
-    subject: str
-    stream_sequence: int
-    event: dict[str, Any]
-    headers: dict[str, str] = {}
-
-    def event_id(self) -> str:
-        """Return an id made of the function and the message it could not process."""
-        return f"{self.function}:{self.subject}:{self.stream_sequence}"
-
-    def partition_key(self) -> str | None:
-        """Return the function's name."""
-        return self.function
-
-
 def delivery_id(sha256: str, destination: str, rule_version: int, morph_sha256: str | None = None) -> str:
     """Return the deterministic id of a delivery (SHA-256, hexadecimal); other changes make it another delivery."""
     parts = [sha256, destination, str(rule_version), *([morph_sha256] if morph_sha256 else [])]
@@ -373,71 +321,12 @@ PAYLOADS: Mapping[str, type[Payload]] = {
 }
 
 
-class CloudEvent(BaseModel):
-    """A CloudEvents 1.0 envelope; unknown extension attributes are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    specversion: str = Field(default="1.0", pattern=r"^1\.0$")
-    id: str = Field(min_length=1)
-    source: str = Field(min_length=1)
-    type: str = Field(min_length=1)
-    subject: str | None = None
-    time: AwareDatetime | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    partitionkey: str | None = None
-    traceparent: str | None = None
-    # Extensions of ours; other people's events may use the names for something else.
-    priority: Any = None
-    repetition: Any = None
-    data: Any = None
-
-    @classmethod
-    def of(cls, payload: Payload, *, source: str, traceparent: str | None = None) -> Self:
-        """Wrap a payload in its envelope."""
-        return cls(
-            id=payload.event_id(),
-            source=source,
-            type=payload.TYPE,
-            time=utc_now(),
-            datacontenttype="application/json",
-            dataschema=f"urn:bucky:event:{payload.TYPE}:{payload.VERSION}",
-            partitionkey=payload.partition_key(),
-            traceparent=traceparent,
-            priority=payload.urgency(),
-            data=payload.model_dump(mode="json"),
-        )
-
-    def payload(self) -> Payload:
-        """Return the typed payload, or raise `Permanent` when the type or its data is not ours."""
-        payload_type = PAYLOADS.get(self.type)
-        if payload_type is None:
-            raise Permanent(f"no event of type {self.type!r} is known here")
-        try:
-            return payload_type.model_validate(self.data)
-        except ValueError as error:
-            raise Permanent(f"the data of {self.type} event {self.id} does not match its schema") from error
-
-    @property
-    def nats_subject(self) -> str:
-        """Return the NATS subject: the type, the partition key where there is one, `urgent` where it is."""
-        subject = f"{self.type}.{self.partitionkey}" if self.partitionkey else self.type
-        return f"{subject}.{URGENT}" if self.priority == URGENT else subject
-
-    @property
-    def nats_msg_id(self) -> str:
-        """Return the `Nats-Msg-Id`: ids are unique per type, the header is per stream.
-
-        `repetition` tells an event that is meant to be heard once more from the one before it.
-        """
-        name = f"{self.nats_subject}/{self.id}"
-        return f"{name}/{self.repetition}" if isinstance(self.repetition, str) else name
-
-    def once_more(self, repetition: str) -> Self:
-        """Return the event as it is published again on purpose; each repetition is one message."""
-        return self.model_copy(update={"repetition": repetition})
-
-    def to_json(self) -> bytes:
-        """Return the structured-mode JSON (CloudEvents JSON format §2)."""
-        return self.model_dump_json(exclude_none=True).encode()
+def payload_of(event: CloudEvent) -> Payload:
+    """Return an event's typed payload, or raise `Permanent` when the type or its data is not ours."""
+    payload_type = PAYLOADS.get(event.type)
+    if payload_type is None:
+        raise Permanent(f"no event of type {event.type!r} is known here")
+    try:
+        return payload_type.model_validate(event.data)
+    except ValueError as error:
+        raise Permanent(f"the data of {event.type} event {event.id} does not match its schema") from error

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from bucky.cloudevents import URGENT, Priority
 from bucky.errors import BuckyError, Retriable
-from bucky.events import URGENT, Priority
 from bucky.morph.change import Change
 from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.splice import Wanted, change

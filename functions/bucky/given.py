@@ -20,11 +20,12 @@ import httpx
 import pydicom
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bucky.cloudevents import CloudEvent
 from bucky.connecting import trust
 from bucky.deflated import inflated
 from bucky.elements import MalformedDataSet, StreamSource
 from bucky.errors import Permanent, StoreUnavailable
-from bucky.events import CloudEvent, Instance, Unit
+from bucky.events import Instance, Unit
 from bucky.identity import DEFLATED
 from bucky.part10 import split
 from bucky.whole import whole

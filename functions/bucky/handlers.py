@@ -27,9 +27,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from structlog.typing import FilteringBoundLogger
 
+from bucky.cloudevents import CloudEvent, Payload
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable, SettingsError
-from bucky.events import CloudEvent, Payload
 from bucky.log import get_logger
 from bucky.settings import Settings
 from bucky.trace import child_of

@@ -18,8 +18,8 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from bucky.bucket import Bucket, failure
+from bucky.cloudevents import utc_now
 from bucky.errors import NotFound, StoreUnavailable
-from bucky.events import utc_now
 from bucky.settings import Settings
 
 if TYPE_CHECKING:

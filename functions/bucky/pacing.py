@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from bucky.events import URGENT, Priority
+from bucky.cloudevents import URGENT, Priority
 from bucky.schedule import Opening, Schedule
 
 LEAST_BYTES_PER_SECOND = 1024

@@ -3,14 +3,17 @@
 The data set bytes are never decoded or encoded here: they are what the sender sent.
 """
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from bucky.errors import InvalidInstance
 
 IMPLEMENTATION_CLASS_UID = "1.2.826.0.1.3680043.10.1733.1"
 IMPLEMENTATION_VERSION_NAME = "BUCKY_0_1"
+CHUNK_BYTES = 1024 * 1024
 PREAMBLE = b"\0" * 128 + b"DICM"
 
 
@@ -101,3 +104,18 @@ def _short(element: int, vr: bytes, value: str, pad: bytes) -> bytes:
 
 def _long(element: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
+
+
+class Readable(Protocol):
+    """What can be read a piece at a time."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return at most `size` bytes; none at the end."""
+
+
+def sha256_of(stream: Readable) -> bytes:
+    """Return the SHA-256 of a stream from where it stands to its end."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.digest()

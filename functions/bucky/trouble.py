@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from bucky.events import utc_now
+from bucky.cloudevents import utc_now
 
 State = Literal["up", "degraded", "down"]
 WORST: tuple[State, ...] = ("up", "degraded", "down")

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.commitment import Report
 from bucky.contract import ItemFailure
 from bucky.destinations import Commitment, DimseDestination
 from bucky.errors import DestinationUnavailable
-from bucky.events import CloudEvent, CommitmentRequested, utc_now
+from bucky.events import CommitmentRequested
 from bucky.forwarding.dimse import peer_of
 from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets

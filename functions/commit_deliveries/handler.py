@@ -10,9 +10,10 @@ What a report settles, and what is then published, is in `settling`. No answer a
 from collections import defaultdict
 from collections.abc import Sequence
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, CommitmentReported, CommitmentRequested
+from bucky.events import CommitmentReported, CommitmentRequested, payload_of
 from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
 from bucky.handlers import Context, failure_of
@@ -51,7 +52,7 @@ def handle_batch(
 
 
 def _payload(event: CloudEvent) -> CommitmentRequested | CommitmentReported:
-    payload = event.payload()
+    payload = payload_of(event)
     if not isinstance(payload, CommitmentRequested | CommitmentReported):
         raise Permanent(f"an event of type {event.type} is not about a commitment")
     return payload

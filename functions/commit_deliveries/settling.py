@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.commitment import failure_in_words
 from bucky.destinations import Commitment, Destination, commitment_of
-from bucky.events import CloudEvent, Delivery, DeliveryCompleted, utc_now
+from bucky.events import Delivery, DeliveryCompleted
 from bucky.handlers import Context
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.streams import DUPLICATE_WINDOW

@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, Instance, delivery_id
-from bucky.forwarding.part10_file import sha256_of
 from bucky.index import Index
 from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.original import Modification
@@ -18,7 +17,7 @@ from bucky.morph.splice import Wanted, morphed
 from bucky.nearby import NearbyFirst
 from bucky.objects import ObjectStore
 from bucky.outgoing import Opener, Outgoing
-from bucky.part10 import split
+from bucky.part10 import sha256_of, split
 from bucky.routing import Routing
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024

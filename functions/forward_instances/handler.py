@@ -21,18 +21,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult, ItemFailure
 from bucky.destinations import commitment_of
 from bucky.errors import Permanent
-from bucky.events import (
-    CloudEvent,
-    CommitmentRequested,
-    Delivery,
-    DeliveryCompleted,
-    DeliveryFailed,
-    DeliveryRequested,
-    utc_now,
-)
+from bucky.events import CommitmentRequested, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, payload_of
 from bucky.forwarding import Senders
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
@@ -122,7 +115,7 @@ def handle_batch(
 
 
 def _read(event: CloudEvent) -> _Request:
-    delivery = event.payload()
+    delivery = payload_of(event)
     if not isinstance(delivery, DeliveryRequested):
         raise Permanent(f"an event of type {event.type} is not a delivery to make")
     return _Request(event, delivery)

@@ -13,8 +13,9 @@ from typing import BinaryIO
 
 from prometheus_client import Counter
 
+from bucky.cloudevents import Priority
 from bucky.errors import IndexUnavailable
-from bucky.events import DeliveryRequested, Priority
+from bucky.events import DeliveryRequested
 from bucky.outgoing import Opener
 from bucky.pacing import Paced
 

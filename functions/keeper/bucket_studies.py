@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from bucky.corrections import DECISIONS, Decision
 from bucky.errors import NotFound
 from bucky.events import ReceivedInstance
-from bucky.header import read_attributes
 from bucky.index import IndexedInstance
 from bucky.keys import KeyParts, is_decision, key_parts
 from bucky.objects import ObjectStore, StoredObject
 from bucky.processed import read_processed
+from bucky.stored_headers import read_attributes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from bucky.broker import Publisher
+from bucky.cloudevents import utc_now
 from bucky.correcting import carry_out
 from bucky.corrections import Decision, Verdict
 from bucky.differences import in_words
 from bucky.differences.stored import compared_objects
 from bucky.errors import Conflict, NotFound
-from bucky.events import utc_now
 from bucky.index import Index, InstanceRow, RoutingVersion
 from bucky.log import get_logger
 from bucky.objects import ObjectStore

@@ -3,8 +3,9 @@
 import asyncio
 from datetime import datetime
 
+from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
 from bucky.errors import NotFound
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, ProcessingRequested, utc_now
+from bucky.events import DeliveryRequested, ProcessingRequested, payload_of
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.trace import within
 from keeper.findings import Did, Kind, Report
@@ -45,7 +46,7 @@ class _Streams:
         async for one in read(js, "DEADLETTERS", f"{DeadLettered.TYPE}.>"):
             if one.event.type != DeadLettered.TYPE:
                 continue
-            dead = one.event.payload()
+            dead = payload_of(one.event)
             if isinstance(dead, DeadLettered) and dead.event.get("type") in CARRIED_OUT_BY.values():
                 letters[str(dead.event.get("id"))] = dead
         return cls(waiting, letters)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bucky.broker import Publisher
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.destinations import GIVE_UP_AFTER_HOURS, Commitment, commitment_of
-from bucky.events import CloudEvent, CommitmentRequested, utc_now
+from bucky.events import CommitmentRequested
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.log import get_logger
 from bucky.routing import Routing

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import NotFound
-from bucky.events import CloudEvent, InstanceIndexed, InstanceStored, utc_now
+from bucky.events import InstanceIndexed, InstanceStored, payload_of
 from bucky.index import Index, IndexedInstance, KnownInstance
 from bucky.objects import ObjectStore
 from bucky.trace import trace_id, within
@@ -167,7 +168,7 @@ def _with_event(read: IndexedInstance, event: CloudEvent | None) -> IndexedInsta
     """Return what was read, with what only its event knew while the stream still has it."""
     if event is None:
         return read
-    payload = event.payload()
+    payload = payload_of(event)
     if not isinstance(payload, InstanceStored):
         return read
     return IndexedInstance(payload, read.header, read.header_error, trace_id(event.traceparent), event.time)

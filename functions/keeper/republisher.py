@@ -6,8 +6,8 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from bucky.broker import PUBLISH_TIMEOUT_SECONDS
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.streams import DUPLICATE_WINDOW
 
 SOURCE = "/bucky/keeper"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bucky.events import utc_now
+from bucky.cloudevents import utc_now
 
 JUMP_SECONDS = 60.0
 """A difference that grows by more than this between two looks is a clock that was set, or a machine that slept."""

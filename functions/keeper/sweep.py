@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from bucky.broker import Publisher
-from bucky.completeness import Arrival, Seen, judge, quiet_times, still_waited_for
+from bucky.completeness import Seen, judge, quiet_times, still_waited_for
 from bucky.index import Declaration, Index
+from bucky.index.rows import Arrival
 from bucky.log import get_logger
 from keeper.evidence import Evidence
 

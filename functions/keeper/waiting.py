@@ -10,7 +10,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 
 FETCHED_AT_ONCE = 500
 FETCH_SECONDS = 2.0

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from bucky.cloudevents import CloudEvent, Payload
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable, StoreUnavailable
-from bucky.events import CloudEvent, InstanceConflicted, InstanceIndexed, InstanceStored, Payload
+from bucky.events import InstanceConflicted, InstanceIndexed, InstanceStored, payload_of
 from bucky.handlers import Context, failure_of
-from bucky.header import read_attributes
 from bucky.index import Index, IndexedInstance, UpsertResult
 from bucky.objects import ObjectStore
+from bucky.stored_headers import read_attributes
 from bucky.trace import trace_id
 
 READS_AT_ONCE = 8
@@ -63,7 +64,7 @@ def _read(event: CloudEvent, objects: ObjectStore) -> _Read:
 
 
 def _stored(event: CloudEvent) -> InstanceStored:
-    payload = event.payload()
+    payload = payload_of(event)
     if not isinstance(payload, InstanceStored):
         raise Permanent(f"parse-instance takes {InstanceStored.TYPE} events, not {event.type}")
     return payload

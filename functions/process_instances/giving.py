@@ -4,16 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from bucky.cloudevents import CloudEvent
 from bucky.errors import NotFound, Permanent
-from bucky.events import (
-    CloudEvent,
-    Instance,
-    Processing,
-    ProcessingRequested,
-    ReceivedInstance,
-    delivery_id,
-    unit_sha256,
-)
+from bucky.events import Instance, Processing, ProcessingRequested, ReceivedInstance, delivery_id, unit_sha256
 from bucky.given import EVENT_TYPE
 from bucky.handlers import Context
 from bucky.index import Index

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bucky.barrier import Barrier
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import (
     BuckyError,
@@ -30,13 +31,12 @@ from bucky.errors import (
     StoreUnavailable,
 )
 from bucky.events import (
-    CloudEvent,
     Delivery,
     InstanceStored,
     ProcessingCompleted,
     ProcessingFailed,
     ProcessingRequested,
-    utc_now,
+    payload_of,
 )
 from bucky.handlers import Context, Dependency, register
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
@@ -235,7 +235,7 @@ class _Batch:
 
 
 def _read(event: CloudEvent) -> _Request:
-    delivery = event.payload()
+    delivery = payload_of(event)
     if not isinstance(delivery, ProcessingRequested):
         raise Permanent(f"an event of type {event.type} asks for no function")
     return _Request(event, delivery)

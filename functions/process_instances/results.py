@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bucky.errors import InvalidInstance, NotFound, Permanent, Retriable
 from bucky.events import InstanceStored, Processing, ReceivedInstance
-from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File
+from bucky.forwarding.part10_file import Part10File
 from bucky.identity import IdentityReader
 from bucky.keys import object_key
 from bucky.objects import ObjectStore
-from bucky.part10 import FileMeta, file_header, split
+from bucky.part10 import CHUNK_BYTES, FileMeta, file_header, split
 from bucky.processed import written
 from bucky.uids import checked_uid
 

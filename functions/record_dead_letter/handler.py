@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, utc_now
+from bucky.events import DeliveryRequested, payload_of
 from bucky.handlers import Context, failure_of
 from bucky.index import Index
 from bucky.trace import trace_id
@@ -27,7 +28,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
 
 
 def _record(event: CloudEvent, ctx: Context, index: Index) -> None:
-    dead = event.payload()
+    dead = payload_of(event)
     if not isinstance(dead, DeadLettered):
         raise Permanent(f"record-dead-letter takes {DeadLettered.TYPE} events, not {event.type}")
     request = _delivery_in(dead)
@@ -52,7 +53,7 @@ def _record(event: CloudEvent, ctx: Context, index: Index) -> None:
 def _delivery_in(dead: DeadLettered) -> DeliveryRequested | None:
     """Return the delivery that a dead letter is about, or None when it is about something else."""
     try:
-        payload = CloudEvent.model_validate(dead.event).payload()
+        payload = payload_of(CloudEvent.model_validate(dead.event))
     except (ValidationError, Permanent):
         return None  # what could not be read is often why it became a dead letter
     return payload if isinstance(payload, DeliveryRequested) else None

@@ -10,10 +10,11 @@ go nowhere: sent now, they would replace the right ones.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult, ItemFailure
 from bucky.decisions import facts_of, requested, to_request
 from bucky.errors import Permanent, Retriable
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
+from bucky.events import DeliveryRequested, InstanceIndexed, payload_of
 from bucky.handlers import Context, failure_of
 from bucky.index import Index, InstanceRow, Routed, RoutingVersion
 from bucky.rules.evaluation import evaluate
@@ -68,7 +69,7 @@ def handle_batch(events: Sequence[CloudEvent], ctx: Context, index: Index) -> Ba
 
 
 def _instance(event: CloudEvent) -> InstanceIndexed:
-    payload = event.payload()
+    payload = payload_of(event)
     if not isinstance(payload, InstanceIndexed):
         raise Permanent(f"route-instance takes {InstanceIndexed.TYPE} events, not {event.type}")
     return payload

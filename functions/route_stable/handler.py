@@ -8,9 +8,10 @@ those that went before do not go again.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bucky.cloudevents import CloudEvent
 from bucky.decisions import Parents, ParentsInIndex, facts_of, requests_of, to_request
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, DeliveryRequested, SeriesStable, StudyStable
+from bucky.events import DeliveryRequested, SeriesStable, StudyStable, payload_of
 from bucky.gathering import Gathering
 from bucky.handlers import Context
 from bucky.index import Index, InstanceRow, RoutingVersion
@@ -73,7 +74,7 @@ def _requested(
 
 
 def _asking(event: CloudEvent, routing: RoutingVersion) -> _Asking:
-    stable = event.payload()
+    stable = payload_of(event)
     if not isinstance(stable, SeriesStable | StudyStable):
         raise Permanent(f"route-stable takes events of stable series and studies, not {event.type}")
     trigger: Trigger = "study_stable" if isinstance(stable, StudyStable) else "series"

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bucky.events import URGENT
+from bucky.cloudevents import URGENT
 from jetstream_connector.subjects import is_filter
 
 PREFIX = "jetstream."

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from bucky.events import BATCH_MEDIA_TYPE
+from bucky.cloudevents import BATCH_MEDIA_TYPE
 from bucky.kept_connections import Broken, KeptConnections, NotConnected, Silent
 from jetstream_connector.outcomes import Reply, Trouble
 

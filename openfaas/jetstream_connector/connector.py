@@ -11,8 +11,8 @@ from nats.js import JetStreamContext
 
 from bucky.batches import BatchPublisher
 from bucky.broker import jetstream
+from bucky.cloudevents import URGENT
 from bucky.errors import BrokerUnavailable
-from bucky.events import URGENT
 from bucky.log import get_logger
 from jetstream_connector.annotations import AnnotationError, Subscription, parse
 from jetstream_connector.attempts import AttemptLedger

@@ -12,8 +12,8 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
+from bucky.cloudevents import URGENT
 from bucky.errors import BrokerUnavailable, BuckyError
-from bucky.events import URGENT
 from bucky.log import get_logger
 from jetstream_connector.annotations import Subscription
 from jetstream_connector.dispatch import Dispatcher

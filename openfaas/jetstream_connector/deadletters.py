@@ -1,6 +1,6 @@
 """Makes dead letters: the original event, and everything needed to understand it and send it again."""
 
-from bucky.events import CloudEvent, DeadLettered
+from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.trace import child_of
 from jetstream_connector.message import Message
 

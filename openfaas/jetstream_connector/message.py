@@ -7,7 +7,7 @@ from typing import Any
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from bucky.events import CloudEvent, DeadLettered
+from bucky.cloudevents import CloudEvent, DeadLettered
 
 
 @dataclass

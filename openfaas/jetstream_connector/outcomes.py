@@ -29,8 +29,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult, ItemFailure
-from bucky.events import CloudEvent
 from jetstream_connector.gate import LONGEST_WAIT_SECONDS as LONGEST_HOLD_SECONDS
 from jetstream_connector.gate import Hold
 from jetstream_connector.subjects import is_subject

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from nats.aio.client import Client
 
 from bucky.broker import Publisher
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from jetstream_connector.attempts import AttemptLedger
 
 PUBLISHES_AT_ONCE = 500

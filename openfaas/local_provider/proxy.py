@@ -10,7 +10,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from bucky.events import BATCH_MEDIA_TYPE
+from bucky.cloudevents import BATCH_MEDIA_TYPE
 from bucky.kept_connections import Broken, NotConnected, Silent
 from bucky.log import get_logger
 from local_provider.deployments import InvalidRequest, split_name

@@ -15,7 +15,8 @@ from nats.aio.client import Client
 from sqlalchemy import delete, update
 
 from bucky.broker import connect, jetstream
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id
+from bucky.cloudevents import CloudEvent, DeadLettered
+from bucky.events import DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, routings, series
 from bucky.objects import MemoryObjectStore, S3ObjectStore, put_bytes
@@ -185,7 +186,7 @@ async def test_a_lost_stored_event_is_published_again(world: ReconcileWorld) -> 
         report = await world.reconcile()
     assert _kinds(report) == {}, "the event waits: it is not published for each run"
     (event,) = await world.parsing()
-    assert event.payload().event_id() == lost[0].sha256
+    assert payload_of(event).event_id() == lost[0].sha256
     indexed(world.objects, world.index, lost, [event])
     assert world.index.study(STUDY).instance_count == 6
 
@@ -253,7 +254,7 @@ async def test_an_instance_the_rules_never_saw_is_routed(world: ReconcileWorld) 
     row = world.index.instance(lost[0].sha256)
     assert event.traceparent is not None
     assert event.traceparent.split("-")[1] == row.trace_id
-    assert event.payload() == InstanceIndexed(**row.received().model_dump())
+    assert payload_of(event) == InstanceIndexed(**row.received().model_dump())
 
 
 async def test_a_delivery_nobody_was_told_of_is_asked_for_again(world: ReconcileWorld) -> None:
@@ -262,7 +263,7 @@ async def test_a_delivery_nobody_was_told_of_is_asked_for_again(world: Reconcile
     assert _kinds(await world.reconcile()) == {Kind.REQUEST_LOST: {Did.PUBLISHED: 1}}
     assert (await world.reconcile()).found == {}
     (event,) = await world.forwarding()
-    assert event.payload() == world.requests()[-1]
+    assert payload_of(event) == world.requests()[-1]
 
 
 async def test_a_delivery_whose_attempt_was_lost_half_way_is_asked_for_again(world: ReconcileWorld) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bucky.batches import LEAST_EVENTS, BatchPublisher
 from bucky.broker import connect, disconnect, jetstream
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.faults.wire import ANSWERED, NatsWire, TripWire

@@ -17,9 +17,8 @@ from bucky.dicom_json import UNDECODABLE, quietly
 from bucky.differences.headers import OF_ENCODED_PIXELS, PIXEL_DATA, differing
 from bucky.differences.model import Differences, Pixels
 from bucky.errors import InvalidInstance
-from bucky.forwarding.part10_file import sha256_of
 from bucky.identity import DEFLATED
-from bucky.part10 import split
+from bucky.part10 import sha256_of, split
 
 HEAD_BYTES = 4096
 # What is larger is read when it is asked for.

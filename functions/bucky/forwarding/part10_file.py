@@ -5,14 +5,13 @@ The file says of an instance what does not depend on who sent it: the same insta
 
 import hashlib
 import io
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from bucky.errors import InvalidInstance
 from bucky.outgoing import Outgoing
-from bucky.part10 import FileMeta, file_header, split
+from bucky.part10 import CHUNK_BYTES, FileMeta, Readable, file_header, split
 from bucky.uids import checked_uid
 
-CHUNK_BYTES = 1024 * 1024
 HEAD_BYTES = 4096
 
 
@@ -76,21 +75,6 @@ def place(template: str, item: Outgoing) -> str:
     }
     used = {name: checked_uid(value, name) for name, value in values.items() if f"{{{name}}}" in template}
     return template.format(**used, SHA256=item.sha256)
-
-
-class Readable(Protocol):
-    """What can be read a piece at a time."""
-
-    def read(self, size: int, /) -> bytes | None:
-        """Return at most so many bytes; none at the end."""
-
-
-def sha256_of(stream: Readable) -> bytes:
-    """Return the SHA-256 of a stream from where it stands to its end."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.digest()
 
 
 def is_corrected_by(item: Outgoing, there: Readable) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
-from bucky.completeness import Arrival
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.corrections import Decision, Verdict
-from bucky.events import CloudEvent, DeliveryRequested, InstanceStored, utc_now
+from bucky.events import DeliveryRequested, InstanceStored
 from bucky.index import (
     attention,
     bandwidth,
@@ -32,6 +32,7 @@ from bucky.index import (
 from bucky.index.database import Database
 from bucky.index.rebuild import Rebuilt, StudyPart
 from bucky.index.rows import (
+    Arrival,
     Backlog,
     Counts,
     Declaration,

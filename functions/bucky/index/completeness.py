@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select, update
 
-from bucky.completeness import Arrival
-from bucky.events import CloudEvent, SeriesStable, StableSeries, StudyStable
+from bucky.cloudevents import CloudEvent
+from bucky.events import SeriesStable, StableSeries, StudyStable, payload_of
 from bucky.index.database import insert_into
-from bucky.index.rows import Declaration
+from bucky.index.rows import Arrival, Declaration
 from bucky.index.schema import arrivals, instances, revisions, series
 from bucky.trace import within
 
@@ -84,7 +84,7 @@ def unpublished(connection: Connection, limit: int) -> list[CloudEvent]:
 def published(connection: Connection, events: Sequence[CloudEvent], now: datetime) -> None:
     """Record that the broker has these events."""
     for event in events:
-        payload = event.payload()
+        payload = payload_of(event)
         if isinstance(payload, StudyStable | SeriesStable):
             values = payload.model_dump() | {"series_instance_uid": payload.series_uid()}
             row = [revisions.c[name] == values[name] for name in _KEY]

@@ -5,16 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bucky.completeness import Arrival
-from bucky.events import (
-    DeliveryRequested,
-    Priority,
-    Processing,
-    ProcessingRequested,
-    ReceivedInstance,
-    Unit,
-    utc_now,
-)
+from bucky.cloudevents import Priority, utc_now
+from bucky.events import DeliveryRequested, Processing, ProcessingRequested, ReceivedInstance, Unit
 from bucky.routing import Routing
 
 
@@ -303,6 +295,22 @@ class Settlement:
     delivered: tuple[DeliveryRow, ...] = ()
     to_send_again: tuple[DeliveryRow, ...] = ()
     given_up: tuple[DeliveryRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A study, or a series of it, that is still arriving; `series_instance_uid` is empty for the study itself.
+
+    `quiet_seconds` is the longest quiet it was declared stable for since its last instance, or 0.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    last_instance_at: datetime
+    expected_count: int | None
+    instance_count: int
+    revision: int
+    quiet_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from datetime import datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from bucky.events import URGENT, Priority, Processing, utc_now
+from bucky.cloudevents import URGENT, Priority, utc_now
+from bucky.events import Processing
 from bucky.padding import without_padding
 from bucky.patterns import found_in
 from bucky.processed import in_words

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bucky.events import Priority
+from bucky.cloudevents import Priority
 from bucky.morph.actions import Action
 from bucky.names import NAME_PATTERN
 from bucky.rules.conditions import Always, Condition, SeriesTest, StudyTest, depth, parts_of

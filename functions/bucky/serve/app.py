@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult
 from bucky.errors import BuckyError, Permanent, Retriable
-from bucky.events import CloudEvent
 from bucky.given import Given
 from bucky.handlers import Handler, RefusedBatch, failure_of, make_context
 from bucky.serve.answering import ResultsFile, ResultsResponse

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 
-from bucky.events import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
+from bucky.cloudevents import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
 
 _BATCH = TypeAdapter(list[CloudEvent])
 

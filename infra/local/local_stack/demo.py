@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bucky.api_client import Access, ApiClient
 from bucky.cli.send import send_with_progress
-from bucky.events import utc_now
+from bucky.cloudevents import utc_now
 from bucky.objects import S3ObjectStore
 from bucky.scu import Peer
 from bucky.settings import Settings

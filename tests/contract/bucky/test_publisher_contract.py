@@ -12,8 +12,8 @@ from bucky import batches
 from bucky import broker as broker_module
 from bucky.batches import MOST_EVENTS, BatchPublisher
 from bucky.broker import JetStreamPublisher, MemoryPublisher, Publisher, connect, disconnect, jetstream
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import STREAMS, ensure_streams
 from tests.support.servers import Running

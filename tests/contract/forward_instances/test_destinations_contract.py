@@ -6,9 +6,10 @@ from typing import BinaryIO
 
 import pytest
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable, StoreUnavailable
-from bucky.events import CloudEvent, CommitmentRequested, DeliveryCompleted, DeliveryRequested
+from bucky.events import CommitmentRequested, DeliveryCompleted, DeliveryRequested
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index, IndexedInstance
 from bucky.objects import MemoryObjectStore

@@ -9,10 +9,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
+from bucky.cloudevents import CloudEvent
 from bucky.corrections import Verdict
 from bucky.destinations import FolderDestination
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id
+from bucky.events import DeliveryRequested, InstanceIndexed, delivery_id
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
 from bucky.log import get_logger

@@ -7,8 +7,9 @@ from nats.js import JetStreamContext
 
 from admin_api import dead_letter_routes, dead_letters
 from bucky.broker import JetStreamPublisher
+from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent, DeadLettered, InstanceStored
+from bucky.events import InstanceStored, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
@@ -232,7 +233,7 @@ async def test_failed_and_dead_deliveries_are_sent_again(here: AdminWorld) -> No
     assert (await here.api.get(f"/api/dead-letters/{sequence}")).status_code == 404
     sent = await here.jetstream.get_msg("DELIVERIES", 2)
     event = CloudEvent.model_validate_json(sent.data or b"")
-    assert event.payload() == requested(2).model_copy(
+    assert payload_of(event) == requested(2).model_copy(
         update={"instance": here.index.instance(received(2).sha256).received()}
     )
     assert (event.traceparent or "").split("-")[1] == "b" * 32

@@ -8,7 +8,7 @@ import httpx
 
 from admin_api.attention import Known, needing_attention
 from admin_api.health import HealthBoard, functions_check
-from bucky.events import utc_now
+from bucky.cloudevents import utc_now
 from bucky.settings import Settings
 from tests.support.provider.provider_process import PASSWORD, USER, Provider, running_provider
 from tests.support.waiting import eventually

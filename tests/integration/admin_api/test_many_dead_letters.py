@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bucky.batches import BatchPublisher
+from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent, DeadLettered, DeliveryRequested, delivery_id
+from bucky.events import DeliveryRequested, delivery_id
 from bucky.index import DeliveryState
 from bucky.settings import Settings
 from bucky.streams import ensure_streams

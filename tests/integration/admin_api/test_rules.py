@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
-from bucky.events import CloudEvent, delivery_id, utc_now
+from bucky.cloudevents import CloudEvent, utc_now
+from bucky.events import delivery_id
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, IndexedInstance
 from bucky.objects import put_bytes
 from bucky.routing import Routing

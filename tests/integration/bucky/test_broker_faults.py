@@ -14,8 +14,8 @@ from nats.errors import Error as NatsError
 from bucky import broker, broker_client
 from bucky.broker import JetStreamPublisher, connect, disconnect
 from bucky.broker_client import LastingClient
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.settings import Settings
 from bucky.streams import ensure_streams
 from tests.support.network.faulty_line import FaultyLine

@@ -11,10 +11,11 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import Engine, event
 
+from bucky.cloudevents import CloudEvent
 from bucky.correcting import carry_out
 from bucky.corrections import Decision, Verdict
 from bucky.destinations import FolderDestination
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed
+from bucky.events import DeliveryRequested, InstanceIndexed, payload_of
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index
 from bucky.log import get_logger
@@ -124,7 +125,7 @@ class World:
         """Route and send what waits in the streams, as the functions do."""
         waiting, self.stream.waiting[:] = list(self.stream.waiting), []
         for one in waiting:
-            payload = one.payload()
+            payload = payload_of(one)
             if isinstance(payload, InstanceIndexed):
                 self._send(*route([one], CONTEXT, self.index).events)
             else:
@@ -132,7 +133,7 @@ class World:
 
     def _send(self, *requests: CloudEvent) -> None:
         for one in requests:
-            payload = one.payload()
+            payload = payload_of(one)
             assert isinstance(payload, DeliveryRequested)
             if self.index.delivery(payload.delivery_id).state in PENDING:
                 self.index.delivery_attempted([DeliveryAttempt(payload.delivery_id, AttemptOutcome.DELIVERED)])

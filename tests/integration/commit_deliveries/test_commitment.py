@@ -10,17 +10,10 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult
 from bucky.destinations import Destination
-from bucky.events import (
-    CloudEvent,
-    CommitmentReported,
-    CommitmentRequested,
-    DeliveryCompleted,
-    DeliveryFailed,
-    DeliveryRequested,
-    utc_now,
-)
+from bucky.events import CommitmentReported, CommitmentRequested, DeliveryCompleted, DeliveryFailed, DeliveryRequested
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index, IndexedInstance
 from bucky.objects import MemoryObjectStore

@@ -15,7 +15,7 @@ import pytest
 from pynetdicom import AE
 
 from bucky.errors import InvalidInstance
-from bucky.events import InstanceStored
+from bucky.events import InstanceStored, payload_of
 from bucky.identity import Identity, read_identity
 from bucky.objects import S3ObjectStore
 from bucky.part10 import split
@@ -73,7 +73,7 @@ async def _assert_all_arrived(store: Settings, broker: Settings, expected: set[s
     objects = S3ObjectStore(store)
     by_key = {key.rpartition("/")[2].removesuffix(".dcm"): key for key in objects.keys("studies/")}
     for event in events:
-        payload = event.payload()
+        payload = payload_of(event)
         assert isinstance(payload, InstanceStored)
         assert by_key[payload.sha256] == payload.key
         content = objects.get(payload.key)

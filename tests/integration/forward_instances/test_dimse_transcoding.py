@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from bucky.destinations import DimseDestination
-from bucky.events import DeliveryCompleted
+from bucky.events import DeliveryCompleted, payload_of
 from bucky.foreign_file import read_foreign_file
 from bucky.forwarding import Secrets, Senders, transcoder
 from bucky.forwarding.dimse import DimseSender
@@ -167,7 +167,7 @@ def test_the_delivery_says_that_it_was_converted(tmp_path: Path, index: Index) -
         save_destination(index, model)
         (completed,) = forward([event], objects, index, senders).events
     senders.close()
-    payload = completed.payload()
+    payload = payload_of(completed)
     assert isinstance(payload, DeliveryCompleted)
     words = "sent losslessly as Implicit VR Little Endian: the destination does not accept Explicit VR Little Endian"
     assert payload.detail == index.delivery(event.id).reason == words

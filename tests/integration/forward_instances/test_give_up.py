@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from bucky.broker import MemoryPublisher
-from bucky.events import DeliveryFailed, utc_now
+from bucky.cloudevents import utc_now
+from bucky.events import DeliveryFailed, payload_of
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
@@ -78,7 +79,7 @@ def test_one_destination_s_limit_is_not_another_s(index: Index) -> None:
     objects = MemoryObjectStore()
     save_destination(index, model(name="pacs", port=1, **AWAY))
     events = [request(objects, 1), request(objects, 2, destination="gone")]
-    index.request_deliveries([event.payload() for event in events])  # type: ignore[misc]
+    index.request_deliveries([payload_of(event) for event in events])  # type: ignore[misc]
     assert Keeper(index).given_up() == 0
     assert {state(index, event) for event in events} == {DeliveryState.REQUESTED}
 
@@ -106,7 +107,7 @@ def test_what_was_never_tried_is_not_given_up(index: Index) -> None:
     objects = MemoryObjectStore()
     save_destination(index, model(name="pacs", port=free_port(), give_up_after_hours=SHORT_HOURS, **AWAY))
     events = [request(objects, 1)]
-    index.request_deliveries([event.payload() for event in events])  # type: ignore[misc]
+    index.request_deliveries([payload_of(event) for event in events])  # type: ignore[misc]
     keeper = Keeper(index)
     for _ in range(3):
         keeper.time_passes(30)

@@ -10,6 +10,7 @@ from bucky.errors import IndexUnavailable
 from bucky.events import (
     DeliveryCompleted,
     DeliveryFailed,
+    payload_of,
 )
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore, put_bytes
@@ -48,7 +49,7 @@ def test_delivered_is_what_the_destination_answered_success_for(
     assert completed.keys() == {event.id for event in events}
     assert {state(index, event) for event in events} == {DeliveryState.DELIVERED}
     for event in events:
-        assert isinstance(completed[event.id].payload(), DeliveryCompleted)
+        assert isinstance(payload_of(completed[event.id]), DeliveryCompleted)
         assert str(completed[event.id].traceparent).split("-")[1] == str(event.traceparent).split("-")[1]
 
 

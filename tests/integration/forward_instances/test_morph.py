@@ -10,9 +10,10 @@ import pytest
 from pydicom.data import get_testdata_file
 from sqlalchemy import create_engine, text
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult
 from bucky.decisions import facts_of, requests_of
-from bucky.events import CloudEvent, DeliveryCompleted, delivery_id
+from bucky.events import DeliveryCompleted, delivery_id, payload_of
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.keys import object_key
@@ -114,7 +115,7 @@ def test_the_destination_gets_it_changed_and_the_kept_object_stays(index: Index,
     assert arrived.OriginalAttributesSequence[0].ModifyingSystem == "BUCKY ward v1"
     row = sender.row(event)
     assert (row.state, row.sent_sha256) == (DeliveryState.DELIVERED, digest)
-    completed = result.events[0].payload()
+    completed = payload_of(result.events[0])
     assert isinstance(completed, DeliveryCompleted)
     assert completed.sent_sha256 == digest != completed.instance.sha256
     (key,) = sender.objects.keys()

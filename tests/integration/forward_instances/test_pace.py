@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable
-from bucky.events import CloudEvent
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
 from forward_instances.pace import CappedReader, Meter

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from bucky.events import DeadLettered
+from bucky.cloudevents import DeadLettered
+from bucky.events import payload_of
 from tests.support.connector.connector_world import Batch, ConnectorWorld, answer, failure, names, result_of
 from tests.support.waiting import until
 
 
 async def dead_letters(made: ConnectorWorld) -> list[DeadLettered]:
     """Return the dead letters there are."""
-    payloads = [event.payload() for event in await made.messages("DEADLETTERS")]
+    payloads = [payload_of(event) for event in await made.messages("DEADLETTERS")]
     return [payload for payload in payloads if isinstance(payload, DeadLettered)]
 
 

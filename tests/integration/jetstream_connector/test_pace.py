@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
 from bucky.broker import connect
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from bucky.settings import Settings
 from jetstream_connector import consumer
 from jetstream_connector.calls import GatewayCaller

@@ -19,7 +19,8 @@ import pytest
 from starlette.responses import Response
 
 from bucky.broker import jetstream
-from bucky.events import CloudEvent, DeliveryRequested, delivery_id
+from bucky.cloudevents import CloudEvent
+from bucky.events import DeliveryRequested, delivery_id
 from bucky.index import DeliveryState, Index
 from bucky.objects import MemoryObjectStore
 from bucky.ports import free_port

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from bucky.broker import connect, jetstream
-from bucky.events import CloudEvent, ProcessingRequested, utc_now
+from bucky.cloudevents import CloudEvent, utc_now
+from bucky.events import ProcessingRequested, payload_of
 from bucky.gathering import of_study
 from bucky.index import Index
 from bucky.routing import Routing
@@ -42,4 +43,4 @@ async def test_a_lost_request_is_published_once_more(nats_settings: Settings, in
     finally:
         await client.close()
     assert found == [1, 0]
-    assert [event.payload() for event in told] == gathered.requests
+    assert [payload_of(event) for event in told] == gathered.requests

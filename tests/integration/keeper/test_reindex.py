@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
+from bucky.cloudevents import CloudEvent
 from bucky.correcting import carry_out
 from bucky.corrections import Verdict
-from bucky.events import CloudEvent
 from bucky.index import Counts, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, reindexed_studies, routings, series, studies
 from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes

@@ -16,9 +16,10 @@ from nats.aio.client import Client
 from sqlalchemy import update
 
 from bucky.broker import JetStreamPublisher, MemoryPublisher, connect, jetstream
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.completeness import Seen
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent, InstanceStored, SeriesStable, StudyStable, utc_now
+from bucky.events import InstanceStored, SeriesStable, StudyStable, payload_of
 from bucky.index import Declaration, Index
 from bucky.index.schema import arrivals
 from bucky.routing import Routing
@@ -75,7 +76,7 @@ class StudiesWorld:
         js = jetstream(self.client)
         subjects = ("dicom.series.>", "dicom.study.>")
         events = [one.event for subject in subjects async for one in read(js, "INSTANCES", subject)]
-        return [payload for event in events if isinstance(payload := event.payload(), StudyStable | SeriesStable)]
+        return [payload for event in events if isinstance(payload := payload_of(event), StudyStable | SeriesStable)]
 
     async def studies(self) -> list[StudyStable]:
         """Return those about studies."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bucky.broker import JetStreamPublisher, connect, disconnect
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.events import CloudEvent
 from bucky.ports import free_port
 from bucky.settings import Settings
 from bucky.streams import ensure_streams

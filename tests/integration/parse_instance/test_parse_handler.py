@@ -9,9 +9,10 @@ from typing import Any
 import pydicom
 import pytest
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable, InvalidInstance, Permanent, Retriable, StoreUnavailable
-from bucky.events import CloudEvent, InstanceStored, utc_now
+from bucky.events import InstanceStored
 from bucky.handlers import Context, load_handler
 from bucky.index import Index, StudyQuery
 from bucky.keys import object_key

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bucky.errors import IndexUnavailable
-from bucky.events import InstanceStored, Processing, ProcessingCompleted, ProcessingFailed
+from bucky.events import InstanceStored, Processing, ProcessingCompleted, ProcessingFailed, payload_of
 from bucky.index import DeliveryState, Index
 from bucky.part10 import split
 from bucky.processed import MOST, read_processed
@@ -52,7 +52,7 @@ def test_a_study_goes_out_in_one_call_and_its_results_come_in(world: ProcessWorl
     assert (call["id"], call["data"]["parameters"], call["data"]["unit"]) == (event.id, {"colour": "red"}, "study")
     assert {one["sha256"] for one in call["data"]["instances"]} == {sample.sha256 for sample in sent}
     made = [data_set_sha256(derived(file)) for file in files_of(call)]
-    payloads = [one.payload() for one in result.events]
+    payloads = [payload_of(one) for one in result.events]
     stored = [one for one in payloads if isinstance(one, InstanceStored)]
     assert sorted(one.sha256 for one in stored) == sorted(made)
     assert world.held() == {sample.sha256 for sample in sent} | set(made)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from bucky.events import CloudEvent, DeadLettered, InstanceStored, utc_now
+from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
+from bucky.events import InstanceStored
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index
 from bucky.log import get_logger

@@ -8,8 +8,9 @@ import pytest
 from admin_api.dead_letters import DeadLetter
 from admin_api.rehearsal import rehearse
 from admin_api.replay import Order, _decided
+from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
 from bucky.decisions import facts_of, requests_of
-from bucky.events import CloudEvent, DeadLettered, InstanceStored, ProcessingRequested, StudyStable, utc_now
+from bucky.events import InstanceStored, ProcessingRequested, StudyStable
 from bucky.handlers import Context
 from bucky.index import DeliveryState, Index, RoutingVersion
 from bucky.log import get_logger

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bucky.events import CloudEvent, DeliveryRequested, InstanceIndexed, delivery_id, utc_now
+from bucky.cloudevents import CloudEvent, utc_now
+from bucky.events import DeliveryRequested, InstanceIndexed, delivery_id, payload_of
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, IndexedInstance
 from bucky.log import get_logger
@@ -175,6 +176,6 @@ def _event(instance: IndexedInstance) -> CloudEvent:
 
 
 def _delivery(event: CloudEvent) -> Any:
-    payload = event.payload()
+    payload = payload_of(event)
     assert isinstance(payload, DeliveryRequested)
     return payload

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import Permanent
-from bucky.events import CloudEvent, DeliveryRequested, SeriesStable, StudyStable, utc_now
+from bucky.events import DeliveryRequested, SeriesStable, StudyStable, payload_of
 from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
 from bucky.log import get_logger
@@ -79,7 +80,7 @@ def asked(index: Index, event: CloudEvent) -> dict[str, tuple[str, str, str]]:
     """Return destination, rule and priority of what is requested, by digest."""
     found: dict[str, tuple[str, str, str]] = {}
     for returned in handle(event, CONTEXT, index):
-        delivery = returned.payload()
+        delivery = payload_of(returned)
         assert isinstance(delivery, DeliveryRequested)
         assert (returned.traceparent or "").split("-")[1] == "ab" * 16
         found[delivery.instance.sha256] = (delivery.destination, delivery.rule, delivery.priority)

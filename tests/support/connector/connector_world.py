@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bucky.broker import connect, jetstream
+from bucky.cloudevents import CloudEvent
 from bucky.connecting import trust
-from bucky.events import CloudEvent
 from bucky.ports import free_port
 from bucky.serve.server import HttpServer
 from bucky.settings import Settings

@@ -19,7 +19,7 @@ import nats
 from pynetdicom.association import Association
 
 from bucky.broker import jetstream
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from bucky.ports import free_port
 from bucky.scu import Peer
 from bucky.settings import Listener, Settings

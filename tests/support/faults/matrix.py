@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from bucky.events import utc_now
+from bucky.cloudevents import utc_now
 from bucky.index import DeliveryRow, DeliveryState
 from bucky.scu import Outcome, Peer, status, store_all
 from local_stack.demo_routing import DESTINATION

@@ -13,9 +13,9 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
 from bucky.broker import MemoryPublisher
+from bucky.cloudevents import CloudEvent
 from bucky.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from bucky.contract import BatchResult
-from bucky.events import CloudEvent
 from bucky.forwarding import Places, Secrets
 from bucky.handlers import load_handler, make_context
 from bucky.index import Index

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult
 from bucky.destinations import Destination, DimseDestination
 from bucky.errors import IndexUnavailable
-from bucky.events import CloudEvent, DeliveryRequested, ReceivedInstance, delivery_id, utc_now
+from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
 from bucky.forwarding import Secrets, Senders
 from bucky.handlers import load_handler, make_context
 from bucky.index import DeliveryState, Index

@@ -14,26 +14,26 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from bucky.barrier import Barrier, NoBarrier
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.contract import BatchResult
 from bucky.decisions import facts_of, requests_of
 from bucky.events import (
-    CloudEvent,
     DeliveryRequested,
     InstanceStored,
     Processing,
     ProcessingRequested,
     ReceivedInstance,
-    utc_now,
+    payload_of,
 )
 from bucky.gathering import Gathered, of_study
 from bucky.handlers import load_handler, make_context
-from bucky.header import read_attributes
 from bucky.index import DeliveryState, Index, IndexedInstance
 from bucky.keys import object_key
 from bucky.objects import S3ObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
 from bucky.routing import Routing
 from bucky.settings import Settings
+from bucky.stored_headers import read_attributes
 from bucky.trace import new_traceparent
 from process_instances.calls import FunctionCalls
 from process_instances.handler import handle_batch
@@ -188,7 +188,7 @@ class ProcessWorld:
 
     def index_results(self, result: BatchResult) -> list[InstanceStored]:
         """Index what the handler announced, as parse-instance does; return it."""
-        payloads = [event.payload() for event in result.events]
+        payloads = [payload_of(event) for event in result.events]
         stored = [payload for payload in payloads if isinstance(payload, InstanceStored)]
         for one in stored:
             self._index(one)
@@ -227,7 +227,7 @@ class ProcessWorld:
 
 def requested(event: CloudEvent) -> ProcessingRequested:
     """Return an event's request."""
-    payload = event.payload()
+    payload = payload_of(event)
     assert isinstance(payload, ProcessingRequested)
     return payload
 

@@ -1,6 +1,6 @@
 """A handler that the tests serve in a process of its own: it needs the object store."""
 
-from bucky.events import CloudEvent
+from bucky.cloudevents import CloudEvent
 from bucky.handlers import Context
 from bucky.objects import ObjectStore
 

@@ -4,8 +4,8 @@ import time
 
 from prometheus_client import Counter
 
+from bucky.cloudevents import CloudEvent
 from bucky.errors import Permanent
-from bucky.events import CloudEvent
 from bucky.handlers import Context
 from bucky.settings import Settings
 

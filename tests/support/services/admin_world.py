@@ -14,7 +14,8 @@ from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
-from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id, utc_now
+from bucky.cloudevents import utc_now
+from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
 from bucky.forwarding.places import Places
 from bucky.index import Index, IndexedInstance
 from bucky.keys import object_key

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from bucky.broker import jetstream
 from bucky.cli.app import app
-from bucky.events import CloudEvent, DeadLettered
+from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
 from bucky.ports import free_port
 from bucky.settings import Settings

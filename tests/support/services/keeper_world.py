@@ -8,8 +8,9 @@ from typing import Any
 import pydicom.data
 from sqlalchemy import Connection, Table, create_engine, delete, select
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.dicom_json import quietly
-from bucky.events import CloudEvent, InstanceStored, utc_now
+from bucky.events import InstanceStored
 from bucky.handlers import Context
 from bucky.index import Index
 from bucky.index.schema import instances, metadata, series, studies

@@ -5,16 +5,16 @@ import re
 
 import pytest
 
+from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import Permanent
 from bucky.events import (
     PAYLOADS,
-    CloudEvent,
     DeliveryCompleted,
     DeliveryRequested,
     InstanceStored,
     ReceivedInstance,
     delivery_id,
-    utc_now,
+    payload_of,
 )
 from bucky.trace import new_traceparent
 
@@ -49,7 +49,7 @@ def test_round_trip(payload: InstanceStored | DeliveryRequested) -> None:
     event = CloudEvent.of(payload, source="/test", traceparent=new_traceparent())
     again = CloudEvent.model_validate_json(event.to_json())
     assert again == event
-    assert again.payload().model_dump() == payload.model_dump()
+    assert payload_of(again).model_dump() == payload.model_dump()
 
 
 def test_the_same_fact_is_the_same_message() -> None:
@@ -89,7 +89,7 @@ def test_unknown_type_and_wrong_data_are_permanent() -> None:
         CloudEvent(id="1", source="/test", type="dicom.instance.stored", data={"sha256": "short"}),
     ):
         with pytest.raises(Permanent):
-            event.payload()
+            payload_of(event)
 
 
 def test_destination_cannot_break_out_of_its_subject() -> None:

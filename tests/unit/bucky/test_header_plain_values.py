@@ -19,10 +19,10 @@ from bucky.coded_sets import SETS
 from bucky.dicom_json import Attributes, attributes
 from bucky.elements import StreamSource, Walk
 from bucky.errors import InvalidInstance
-from bucky.header import read_header
 from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import split
 from bucky.plain_values import _DECODERS, plain_values
+from bucky.stored_headers import read_header
 
 DATA = Path(pydicom.__file__).parent / "data"
 # Pieces that values are made of, plain ones and those that look so.

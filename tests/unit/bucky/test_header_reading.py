@@ -14,10 +14,10 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom_json import attributes
 from bucky.errors import InvalidInstance, StoreUnavailable
-from bucky.header import FIRST_READ_BYTES, MAX_READ_BYTES, Header, read_attributes, read_header
 from bucky.index.attributes import encode_header, instance_attributes, series_attributes, study_attributes
 from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
+from bucky.stored_headers import FIRST_READ_BYTES, MAX_READ_BYTES, Header, read_attributes, read_header
 
 DATA = Path(pydicom.__file__).parent / "data"
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from bucky.elements import MalformedDataSet, StreamSource
-from bucky.header import read_header
 from bucky.objects import MemoryObjectStore, put_bytes
 from bucky.part10 import FileMeta, file_header, split
+from bucky.stored_headers import read_header
 from bucky.whole import whole
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

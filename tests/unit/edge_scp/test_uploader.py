@@ -12,8 +12,9 @@ import pytest
 
 from bucky.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from bucky.broker import MemoryPublisher
+from bucky.cloudevents import CloudEvent
 from bucky.errors import BuckyError, NotFound, Permanent, SettingsError, StoreUnavailable
-from bucky.events import CloudEvent, InstanceStored
+from bucky.events import InstanceStored, payload_of
 from bucky.identity import Identity
 from bucky.objects import MemoryObjectStore
 from bucky.part10 import split
@@ -153,7 +154,7 @@ async def test_uploads_announces_and_releases(edge: Edge) -> None:
     assert len(content) == record.object_size
     assert split(content)[0].sop_instance_uid == "1.2.3.4"
     (event,) = edge.publisher.events
-    payload = event.payload()
+    payload = payload_of(event)
     assert isinstance(payload, InstanceStored)
     assert (payload.sha256, payload.key, payload.size) == (record.sha256, record.key, record.object_size)
     assert event.traceparent == record.traceparent

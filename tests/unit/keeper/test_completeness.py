@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bucky.completeness import Arrival, Seen, judge, quiet_times, still_waited_for
+from bucky.completeness import Seen, judge, quiet_times, still_waited_for
+from bucky.index.rows import Arrival
 from bucky.routing import Routing
 
 LAST = datetime(2026, 11, 1, 12, tzinfo=UTC)

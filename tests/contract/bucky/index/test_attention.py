@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from bucky.cloudevents import utc_now
 from bucky.corrections import Verdict
-from bucky.events import utc_now
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Noticed, Routed
 from tests.support.services.admin_world import indexed, received, requested
 

@@ -6,8 +6,9 @@ from itertools import product
 
 import pytest
 
+from bucky.cloudevents import utc_now
 from bucky.errors import NotFound
-from bucky.events import DeliveryRequested, utc_now
+from bucky.events import DeliveryRequested
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryState, Index
 from tests.support.index.rows import RECEIVED_AT, digest, requested
 

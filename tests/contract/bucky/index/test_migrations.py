@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
+from bucky.cloudevents import utc_now
 from bucky.errors import IndexUnavailable, SettingsError
-from bucky.events import utc_now
 from bucky.index import Counts, Index, StudyQuery, migrate
 from bucky.index.database import Database
 from bucky.index.schema import metadata

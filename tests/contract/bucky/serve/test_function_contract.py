@@ -11,9 +11,9 @@ import httpx
 import pydicom
 import pytest
 
+from bucky.cloudevents import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
 from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable
-from bucky.events import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
 from bucky.given import Given, Made
 from bucky.handlers import Context, load_handler
 from bucky.serve.app import FunctionApp

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bucky.events import BATCH_MEDIA_TYPE, CloudEvent
+from bucky.cloudevents import BATCH_MEDIA_TYPE, CloudEvent
 from bucky.objects import S3ObjectStore
 from bucky.ports import free_port
 from bucky.settings import Settings

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from bucky.cloudevents import CloudEvent
 from bucky.contract import BatchResult
 from bucky.errors import SettingsError
-from bucky.events import CloudEvent, InstanceStored
+from bucky.events import InstanceStored, payload_of
 from bucky.handlers import DEPENDENCIES, Context, Dependency, function_name, load_handler, register
 from bucky.log import get_logger
 from bucky.objects import ObjectStore
@@ -136,7 +137,7 @@ def test_a_caused_event_stays_in_the_trace_of_its_cause() -> None:
     assert cause.traceparent is not None
     assert made.traceparent.split("-")[1] == "0af7651916cd43dd8448eb211c80319c"
     assert made.traceparent != cause.traceparent
-    assert made.payload() == instance
+    assert payload_of(made) == instance
 
 
 INSTANCE = {
