@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from bucky.cloudevents import utc_now
 from bucky.errors import Retriable
@@ -17,9 +17,6 @@ from edge_scp.record import Record
 from edge_scp.spool_file import SpoolFile
 from edge_scp.statuses import Status
 from edge_scp.store_service import Refusal, StoreCommand, decide, objection
-
-if TYPE_CHECKING:
-    from edge_scp.receiver import Receiver
 
 log = get_logger("edge")
 
@@ -43,6 +40,30 @@ class Acknowledged(NamedTuple):
     seconds: float
 
 
+class Spooler(Protocol):
+    """What makes instances durable, several at a time."""
+
+    def create(self, meta: FileMeta) -> tuple[SpoolFile, int]:
+        """Return a new file, and the committer's epoch before it was begun."""
+        ...
+
+    def keep(self, file: SpoolFile, footer: bytes, epoch: int, ended: Callable[[Commit], None]) -> None:
+        """Make a file durable that came whole."""
+        ...
+
+    def kept(self, file: SpoolFile, instance: Acknowledged) -> None:
+        """Take a file that is durable, and whose sender is about to be answered."""
+        ...
+
+    def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
+        """Answer in the next turn of the event loop."""
+        ...
+
+    def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
+        """Note that an instance was refused: the canonical line."""
+        ...
+
+
 @lru_cache(maxsize=256)
 def _layouts(_calling_aet: str, _abstract_syntax_uid: str, _transfer_syntax_uid: str) -> Layouts:
     """Return the layouts of instances that are likely to be laid out alike."""
@@ -53,19 +74,19 @@ class Arrival:
     """The `Reception` of one instance."""
 
     __slots__ = (
-        "_answered", "_caller", "_command", "_epoch", "_file", "_identity", "_reader", "_receiver", "_record",
-        "_refusal", "_size", "_started",
+        "_answered", "_caller", "_command", "_epoch", "_file", "_identity", "_reader", "_record", "_refusal",
+        "_spooler", "_size", "_started",
     )  # fmt: skip
 
     def __init__(
         self,
-        receiver: "Receiver",
+        spooler: Spooler,
         command: StoreCommand,
         caller: Caller,
         refusal: Refusal | None = None,
         received: int = 0,
     ) -> None:
-        self._receiver, self._command, self._caller = receiver, command, caller
+        self._spooler, self._command, self._caller = spooler, command, caller
         layouts = _layouts(caller.calling_aet, command.abstract_syntax_uid, command.transfer_syntax_uid)
         self._reader = IdentityReader(command.transfer_syntax_uid, layouts)
         self._identity: Identity | None = None
@@ -90,7 +111,7 @@ class Arrival:
         if self._refusal is None:
             self._guarded(self._submit)
         if self._refusal is not None:
-            self._receiver.later(answered, self._answer_refused(self._refusal))
+            self._spooler.later(answered, self._answer_refused(self._refusal))
 
     def abandon(self) -> None:
         """Forget it, unless it is whole: then it is kept, though nobody will hear that it was."""
@@ -105,7 +126,7 @@ class Arrival:
             calling_aet=self._caller.calling_aet,
             called_aet=self._caller.called_aet,
         )
-        self._file, self._epoch = self._receiver.create(meta)
+        self._file, self._epoch = self._spooler.create(meta)
 
     def _keep(self, fragments: tuple[memoryview, ...]) -> None:
         if self._identity is None and any(map(self._reader.feed, fragments)) and not self._judged():
@@ -128,7 +149,7 @@ class Arrival:
         if self._file is None or self._identity is None:
             raise AssertionError("an instance that is not refused has a file and an identity")
         self._record = self._recorded(self._file, self._identity)
-        self._receiver.keep(self._file, self._record.footer(), self._epoch, self._ended)
+        self._spooler.keep(self._file, self._record.footer(), self._epoch, self._ended)
 
     def _recorded(self, file: SpoolFile, identity: Identity) -> Record:
         return Record(
@@ -158,7 +179,7 @@ class Arrival:
             return
         if self._record is None:
             raise AssertionError("what is made durable has a record")
-        self._receiver.kept(commit.file, self._acknowledged(commit.file, self._record))
+        self._spooler.kept(commit.file, self._acknowledged(commit.file, self._record))
         self._answered(_SUCCESS)
 
     def _acknowledged(self, file: SpoolFile, record: Record) -> Acknowledged:
@@ -199,5 +220,5 @@ class Arrival:
 
     def _answer_refused(self, refusal: Refusal) -> Answer:
         seconds = time.perf_counter() - self._started
-        self._receiver.log_refused(refusal, self._command, self._caller, self._size, seconds)
+        self._spooler.log_refused(refusal, self._command, self._caller, self._size, seconds)
         return Answer(refusal.status, refusal.error_comment)
