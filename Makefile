@@ -46,7 +46,7 @@ test-busy: lint ## Run all tests beside four busy processes: slower, and green
 	@tools/busy $(PYTEST) $(ARGS)
 
 test-soak: setup ## Let the soaks last ten times as long (before a release)
-	@TEST_SOAK=10 $(PYTEST) tests/integration/edge_scp/test_soak.py tests/integration/edge_scp/upper_layer/test_soak.py \
+	@TEST_SOAK=10 $(PYTEST) tests/integration/edge_scp/test_soak.py tests/integration/edge_scp/association/test_soak.py \
 		tests/faults/test_kill_one_process.py tests/integration/admin_api/test_many_dead_letters.py $(ARGS)
 
 lint: setup ## Check style and types

@@ -17,7 +17,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.presentation import build_context
 
-from bucky.part10 import IMPLEMENTATION_CLASS_UID, FileMeta, file_header
+from bucky.dicom.part10 import IMPLEMENTATION_CLASS_UID, FileMeta, file_header
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MULTIFRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.natives import Natives
 from bench.network import listening
 from bench.stored import TRAY_BYTES, TRAYS
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from local_stack.servers import SYSTEM_PATH
 

@@ -27,9 +27,9 @@ from sqlalchemy import create_engine, select
 from bucky import log
 from bucky.index import Index
 from bucky.index.schema import instances, series, studies
-from bucky.objects import S3ObjectStore
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from keeper.readers import PROCESSES, THREADS, DirectReader, ProcessReader, Reader
 from keeper.reindex import Reindex, ReindexReport
 from local_stack.process import stop

@@ -26,17 +26,17 @@ from rich.table import Table
 
 from bench.usage import wait_for_calm
 from bucky import log
-from bucky.barrier import NoBarrier
-from bucky.batches import BatchPublisher
-from bucky.broker import JetStreamPublisher, Publisher, connect, disconnect
+from bucky.broker.batch_publisher import BatchPublisher
+from bucky.broker.connection import JetStreamPublisher, Publisher, connect, disconnect
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
-from bucky.identity import Identity
-from bucky.objects import S3ObjectStore
+from bucky.dicom.identity import Identity
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
-from edge_scp.dependency import Dependency
+from bucky.store.barrier import NoBarrier
+from bucky.store.objects import S3ObjectStore
 from edge_scp.metrics import UploaderMetrics
-from edge_scp.uploader import Uploader
+from edge_scp.upload.circuit_breaker import Dependency
+from edge_scp.upload.uploader import Uploader
 from local_stack.servers import REPOSITORY, built
 from tests.support.edge.spool_world import SpoolWorld
 from tests.support.servers import STORES, make_nats, make_store

@@ -16,8 +16,8 @@ from bench.network import listening
 from bench.receivers import DCMTK_ENVIRONMENT, MAX_PDU, READY_SECONDS, STOP_SECONDS
 from bench.usage import own_seconds, tree
 from bucky.index import DeliveryState
-from bucky.ports import free_port
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.runtime.ports import free_port
 from local_stack import servers
 from local_stack.commands import stop_stack
 from local_stack.layout import Home

@@ -18,9 +18,9 @@ from pynetdicom.transport import AssociationSocket
 from xdist.remote import Producer
 
 from bucky.index import Index
-from bucky.objects import S3ObjectStore
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from local_stack import servers
 from local_stack.servers import built
 from tests.support import times

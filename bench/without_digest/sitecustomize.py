@@ -25,6 +25,6 @@ def _no_digest(data: object = b"", *, usedforsecurity: bool = True) -> _NoDigest
 
 hashlib.sha256 = _no_digest  # type: ignore[assignment]
 
-import edge_scp.express  # noqa: E402 - after what it would import is replaced
+import edge_scp.receive.fast_path  # noqa: E402 - after what it would import is replaced
 
-edge_scp.express.DIGEST = False
+edge_scp.receive.fast_path.DIGEST = False

@@ -13,23 +13,23 @@ from itertools import count
 from typing import Any
 
 from bucky import log
-from bucky.barrier import barrier_of
 from bucky.errors import BuckyError
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.settings import Settings
-from edge_scp.announcements import open_pipe
-from edge_scp.capacity import Ledger, Limits
-from edge_scp.children import Child, Shared
-from edge_scp.commit_board import BoardDescriptors
-from edge_scp.health import EdgeState, health_app
-from edge_scp.listening import Port
+from bucky.store.barrier import barrier_of
+from edge_scp.association.tls import server_context
 from edge_scp.metrics import ParentMetrics
-from edge_scp.receivers import Receivers, process_count
-from edge_scp.spool import Spool
-from edge_scp.spool_alarm import watch_spool
-from edge_scp.spool_folder import SpoolFolder
-from edge_scp.tls import server_context
-from edge_scp.trays import Trays, wanted
+from edge_scp.process.health import EdgeState, health_app
+from edge_scp.process.pool import Receivers, process_count
+from edge_scp.process.port import Port
+from edge_scp.process.supervisor import Child, Shared
+from edge_scp.spool.alarm import watch_spool
+from edge_scp.spool.capacity import Ledger, Limits
+from edge_scp.spool.entries import Spool
+from edge_scp.spool.folder import SpoolFolder
+from edge_scp.spool.notifications import open_pipe
+from edge_scp.spool.slots import Trays, wanted
+from edge_scp.spool.sync_queue import BoardDescriptors
 
 DRAIN_SECONDS = 10.0
 # Receivers end those of their associations that do not finish; this is for the last words.
@@ -57,9 +57,15 @@ async def serve(settings: Settings) -> None:
     shared = Shared(ledger_descriptor, lock, page, board, metrics)
     receivers = Receivers(settings, shared, ledger, announcing)
     uploader = Child(
-        "uploader", "edge_scp.uploading", shared, arriving, ended=lambda _slot: receivers.uploader_restarted()
+        "uploader",
+        "edge_scp.process.upload_worker",
+        shared,
+        arriving,
+        ended=lambda _slot: receivers.uploader_restarted(),
     )
-    committers = [Child("committer", "edge_scp.committing", shared, announcing)] * (settings.spool_sync == "group")
+    committers = [Child("committer", "edge_scp.process.commit_worker", shared, announcing)] * (
+        settings.spool_sync == "group"
+    )
     numbers = count()
     ports = [
         Port(listener, settings, receivers.of(number), metrics.refused, numbers)

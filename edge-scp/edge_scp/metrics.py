@@ -14,9 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from edge_scp.capacity import Ledger
-from edge_scp.statuses import Status
-from edge_scp.trays import Trays
+from edge_scp.association.statuses import Status
+from edge_scp.spool.capacity import Ledger
+from edge_scp.spool.slots import Trays
 
 RATE_SECONDS = 10.0
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)

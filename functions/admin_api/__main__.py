@@ -16,10 +16,10 @@ from bucky import log
 from bucky.errors import BuckyError
 from bucky.forwarding.places import Places
 from bucky.index import Index
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import S3ObjectStore
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.routing.crosswalk import Crosswalks
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 
 HOST = "127.0.0.1"
 

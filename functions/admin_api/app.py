@@ -28,8 +28,8 @@ from admin_api.watch import Watch
 from bucky.forwarding.places import Places
 from bucky.index import Index
 from bucky.log import get_logger
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import ObjectStore
+from bucky.routing.crosswalk import Crosswalks
+from bucky.store.objects import ObjectStore
 
 DESCRIPTION = (
     "What Bucky holds, where it went, and what stands in its way. Present the API key as the header "

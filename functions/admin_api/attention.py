@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from admin_api.health import PartHealth, TroubleFound
 from bucky.index import Backlog, DeliveryState, Noticed, RoutingVersion
-from bucky.wording import deliveries
+from bucky.text.wording import deliveries
 
 RETRIED_FOR = timedelta(seconds=30)
 WAITED_FOR = timedelta(minutes=10)

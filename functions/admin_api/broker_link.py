@@ -9,10 +9,10 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.broker import connect, disconnect, jetstream
+from bucky.broker.connection import connect, disconnect, jetstream
+from bucky.broker.streams import STREAMS
 from bucky.errors import BrokerUnavailable
 from bucky.settings import Settings
-from bucky.streams import STREAMS
 
 RETRY_SECONDS = 1.0
 

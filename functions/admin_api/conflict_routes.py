@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field
 
 from admin_api.answers import Page
 from admin_api.parameters import Digest, IndexDep, Limit, LinkDep, ObjectsDep, Offset
-from bucky.broker import JetStreamPublisher
-from bucky.correcting import carry_out
-from bucky.corrections import Decision, Verdict
+from bucky.broker.connection import JetStreamPublisher
+from bucky.deciding.correcting import carry_out
 from bucky.differences import Differences
 from bucky.differences.stored import compared_objects
 from bucky.errors import NotFound
 from bucky.index import DeliveryRow, Index, InstanceRow
+from bucky.routing.corrections import Decision, Verdict
 
 SOURCE = "/bucky/admin-api"
 

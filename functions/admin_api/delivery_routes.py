@@ -9,7 +9,7 @@ from admin_api.parameters import DeadLettersDep, Digest, IndexDep, Limit
 from admin_api.redrive import redrive_delivery
 from admin_api.strict_route import StrictRoute
 from bucky.index import DeliveryRow, DeliveryState
-from bucky.names import NAME_PATTERN
+from bucky.text.names import NAME_PATTERN
 
 routes = APIRouter(tags=["deliveries"], route_class=StrictRoute)
 

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from admin_api.measurements import ANSWER_SECONDS
 from bucky.errors import NotFound, Permanent, Retriable
-from bucky.routing import InvalidRouting
+from bucky.routing.document import InvalidRouting
 
 RETRY_AFTER_SECONDS = 2
 MAX_BODY_BYTES = 4 * 1024 * 1024

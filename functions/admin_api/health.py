@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from admin_api.broker_link import BrokerLink
 from bucky.errors import BuckyError
 from bucky.index import Index
-from bucky.objects import ObjectStore
+from bucky.runtime.trouble import State, Troubles, worst
 from bucky.settings import Settings
-from bucky.trouble import State, Troubles, worst
+from bucky.store.objects import ObjectStore
 
 CHECK_SECONDS = 3.0
 FRESH_SECONDS = 1.0

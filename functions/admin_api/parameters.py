@@ -10,8 +10,8 @@ from admin_api.health import HealthBoard
 from admin_api.watch import Watch
 from bucky.forwarding.places import Places
 from bucky.index import Index
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import ObjectStore
+from bucky.routing.crosswalk import Crosswalks
+from bucky.store.objects import ObjectStore
 
 
 def _index(request: Request) -> Any:

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Literal
 
 from bucky.cloudevents import Priority
-from bucky.decisions import ParentsInIndex, facts_of, requests_of
+from bucky.deciding.requests import ParentsInIndex, facts_of, requests_of
 from bucky.events import DeliveryRequested
 from bucky.index import Index, InstanceRow, RoutingVersion
-from bucky.rules.model import TRIGGERS
+from bucky.routing.rules import TRIGGERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from admin_api.broker_link import BrokerLink
 from admin_api.rehearsal import asked
-from bucky.broker import JetStreamPublisher
+from bucky.broker.connection import JetStreamPublisher
 from bucky.cloudevents import CloudEvent
-from bucky.decisions import ParentsInIndex, to_request
+from bucky.deciding.grouping import of_study
+from bucky.deciding.requests import ParentsInIndex, to_request
 from bucky.events import DeliveryRequested, ProcessingRequested
-from bucky.gathering import of_study
 from bucky.index import DeliveryState, Index, InstanceRow, RoutingVersion
 from bucky.trace import child_of
 

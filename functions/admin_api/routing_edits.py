@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bucky.destinations import Destination
 from bucky.errors import NotFound, Permanent
-from bucky.routing import InvalidRouting, Routing
-from bucky.rules.model import Rule
+from bucky.routing.destinations import Destination
+from bucky.routing.document import InvalidRouting, Routing
+from bucky.routing.rules import Rule
 
 
 class InUse(Permanent):

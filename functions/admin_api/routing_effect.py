@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from bucky.errors import Permanent
 from bucky.index import Backlog, DeliveryState
-from bucky.routing import Routing
-from bucky.wording import ended
+from bucky.routing.document import Routing
+from bucky.text.wording import ended
 
 WAITING = frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.UNCOMMITTED})
 

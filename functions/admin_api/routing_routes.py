@@ -22,11 +22,11 @@ from admin_api.routing_edits import (
 from admin_api.routing_effect import RoutingEffect, effect_of
 from admin_api.routing_writing import WRITES, WritingDep, WrittenVersion
 from admin_api.strict_route import StrictRoute
-from bucky.destinations import Destination
 from bucky.index import Index, RoutingVersion
-from bucky.names import NAME_PATTERN
-from bucky.routing import Routing
-from bucky.rules.model import Rule
+from bucky.routing.destinations import Destination
+from bucky.routing.document import Routing
+from bucky.routing.rules import Rule
+from bucky.text.names import NAME_PATTERN
 
 routes = APIRouter(tags=["routing"], route_class=StrictRoute)
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from admin_api.failures import ErrorBody
 from admin_api.parameters import IndexDep, PlacesDep
 from admin_api.routing_effect import check_confirmed, effect_of
-from bucky.destinations import Destination
 from bucky.errors import Conflict
 from bucky.forwarding.places import Places
 from bucky.index import Index
-from bucky.routing import InvalidRouting, Routing
+from bucky.routing.destinations import Destination
+from bucky.routing.document import InvalidRouting, Routing
 
 AUTHOR = "admin-api"
 CHANGED = "The routing has changed since you read it; read it again and repeat your change."

@@ -11,11 +11,11 @@ from admin_api.parameters import CrosswalksDep, IndexDep, LinkDep, ObjectsDep
 from admin_api.rehearsal import Rehearsal
 from admin_api.replay import Order, Replayed, replay
 from admin_api.strict_route import StrictRoute
-from bucky.decisions import ParentsInIndex, facts_of
-from bucky.explain import Explanation, explain
+from bucky.deciding.explain import Explanation, explain
+from bucky.deciding.requests import ParentsInIndex, facts_of
 from bucky.index import Index, RoutingVersion
-from bucky.routing import Routing
-from bucky.stored_headers import read_header
+from bucky.routing.document import Routing
+from bucky.store.headers import read_header
 
 routes = APIRouter(tags=["rules"], route_class=StrictRoute)
 

@@ -7,7 +7,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from bucky.documents import InvalidDocument, read_json
+from bucky.text.documents import InvalidDocument, read_json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

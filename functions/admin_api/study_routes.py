@@ -13,7 +13,7 @@ from admin_api.parameters import Digest, IndexDep, Limit, ObjectsDep, Offset, Ui
 from admin_api.strict_route import StrictRoute
 from bucky.errors import NotFound
 from bucky.index import Counts, DeliveryCount, InstanceRow, SeriesRow, StudyQuery, StudyRow
-from bucky.objects import ObjectStore
+from bucky.store.objects import ObjectStore
 
 CHUNK_BYTES = 4 * 1024 * 1024
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from bucky.allow_entry import Network, valid_allow_entry
-from bucky.documents import InvalidDocument, read_json
 from bucky.errors import SettingsError
+from bucky.text.allow_entry import Network, valid_allow_entry
+from bucky.text.documents import InvalidDocument, read_json
 
 PREFIX = "BUCKY_"
 HOME_NAME = "{home}"

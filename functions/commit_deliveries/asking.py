@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.commitment import Report
-from bucky.contract import ItemFailure
-from bucky.destinations import Commitment, DimseDestination
+from bucky.dimse.commitment import Report
+from bucky.dimse.commitment_scu import Transaction, ask_for_commitment
 from bucky.errors import DestinationUnavailable
 from bucky.events import CommitmentRequested
 from bucky.forwarding.dimse import peer_of
 from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
-from bucky.handlers import Context
 from bucky.index import DeliveryRow, DeliveryState, Index
-from bucky.scu.commitment import Transaction, ask_for_commitment
+from bucky.routing.destinations import Commitment, DimseDestination
+from bucky.serve.contract import ItemFailure
+from bucky.serve.handlers import Context
 from commit_deliveries.settling import Settling
 
 Request = tuple[CloudEvent, CommitmentRequested]

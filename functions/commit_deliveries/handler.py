@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import CommitmentReported, CommitmentRequested, payload_of
 from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
-from bucky.handlers import Context, failure_of
 from bucky.index import Index
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context, failure_of
 from commit_deliveries.asking import Asking
 from commit_deliveries.reporters import may_report
 from commit_deliveries.settling import Settling

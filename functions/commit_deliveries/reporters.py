@@ -3,8 +3,8 @@
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from bucky.destinations import Destination, DimseDestination, commitment_of
 from bucky.events import CommitmentReported
+from bucky.routing.destinations import Destination, DimseDestination, commitment_of
 
 
 def may_report(destination: Destination | None, told: CommitmentReported) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
+from bucky.broker.streams import DUPLICATE_WINDOW
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.commitment import failure_in_words
-from bucky.destinations import Commitment, Destination, commitment_of
+from bucky.dimse.commitment import failure_in_words
 from bucky.events import Delivery, DeliveryCompleted
-from bucky.handlers import Context
 from bucky.index import DeliveryRow, DeliveryState, Index
-from bucky.streams import DUPLICATE_WINDOW
+from bucky.routing.destinations import Commitment, Destination, commitment_of
+from bucky.serve.handlers import Context
 
 # Of one that is not configured any more nothing is sent again but by hand.
 _NOT_ASKED = Commitment(sends=1)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
-from bucky.dicom_json import UNDECODABLE
+from bucky.dicom.json_model import UNDECODABLE
+from bucky.dicom.padding import without_padding
 from bucky.errors import Permanent
-from bucky.padding import without_padding
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PRINT = "1.2.840.10008.5.1.1."

@@ -23,10 +23,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from bucky.dicom.padding import without_padding
 from bucky.errors import Permanent, Retriable
-from bucky.given import Given
-from bucky.handlers import Context
-from bucky.padding import without_padding
+from bucky.serve.handlers import Context
+from bucky.serve.processing_input import Given
 from bucky.settings import Settings
 from deidentify import burned_in
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bucky.outgoing import Outcome, StoreResult
+from bucky.dimse.outgoing import Outcome, StoreResult
 
 NOT_OURS_AS_FAR_AS_KNOWN = (
     "whether what it has is this instance is not known: no earlier sending of this delivery went without an answer. "

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from bucky.dicom.part10 import sha256_of, split
+from bucky.dimse.outgoing import Opener, Outgoing
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, Instance, delivery_id
 from bucky.index import Index
-from bucky.morph.crosswalks import Crosswalks
 from bucky.morph.original import Modification
 from bucky.morph.splice import Wanted, morphed
-from bucky.nearby import NearbyFirst
-from bucky.objects import ObjectStore
-from bucky.outgoing import Opener, Outgoing
-from bucky.part10 import sha256_of, split
-from bucky.routing import Routing
+from bucky.routing.crosswalk import Crosswalks
+from bucky.routing.document import Routing
+from bucky.store.local_cache import NearbyFirst
+from bucky.store.objects import ObjectStore
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096

@@ -22,18 +22,18 @@ from datetime import timedelta
 from functools import partial
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult, ItemFailure
-from bucky.destinations import commitment_of
+from bucky.dicom.uids import new_uid
+from bucky.dimse.outgoing import Outcome, StoreResult
 from bucky.errors import Permanent
 from bucky.events import CommitmentRequested, Delivery, DeliveryCompleted, DeliveryFailed, DeliveryRequested, payload_of
 from bucky.forwarding import Senders
-from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import ObjectStore
-from bucky.outgoing import Outcome, StoreResult
+from bucky.routing.crosswalk import Crosswalks
+from bucky.routing.destinations import commitment_of
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context
+from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id
-from bucky.uids import new_uid
 from forward_instances.already_there import settled
 from forward_instances.content import Contents
 from forward_instances.pace import Pace

@@ -14,10 +14,10 @@ from typing import BinaryIO
 from prometheus_client import Counter
 
 from bucky.cloudevents import Priority
+from bucky.dimse.outgoing import Opener
 from bucky.errors import IndexUnavailable
 from bucky.events import DeliveryRequested
-from bucky.outgoing import Opener
-from bucky.pacing import Paced
+from bucky.routing.delivery_hours import Paced
 
 # At most so much is taken at once, in seconds of the bandwidth: the shorter, the smoother.
 PIECE_SECONDS = 0.5

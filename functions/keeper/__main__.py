@@ -14,14 +14,14 @@ import httpx
 from nats.errors import Error as NatsError
 
 from bucky import log
-from bucky.broker import JetStreamPublisher, connect, disconnect, jetstream
-from bucky.broker_client import LastingClient
+from bucky.broker.client import LastingClient
+from bucky.broker.connection import JetStreamPublisher, connect, disconnect, jetstream
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.log import get_logger
-from bucky.objects import S3ObjectStore
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from keeper.conflicts import Conflicts
 from keeper.evidence import Evidence
 from keeper.overdue import LookedAfter, Overdue

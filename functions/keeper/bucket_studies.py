@@ -7,14 +7,14 @@ from itertools import groupby
 
 from pydantic import ValidationError
 
-from bucky.corrections import DECISIONS, Decision
 from bucky.errors import NotFound
 from bucky.events import ReceivedInstance
 from bucky.index import IndexedInstance
-from bucky.keys import KeyParts, is_decision, key_parts
-from bucky.objects import ObjectStore, StoredObject
-from bucky.processed import read_processed
-from bucky.stored_headers import read_attributes
+from bucky.routing.corrections import DECISIONS, Decision
+from bucky.routing.provenance import read_processed
+from bucky.store.headers import read_attributes
+from bucky.store.keys import KeyParts, is_decision, key_parts
+from bucky.store.objects import ObjectStore, StoredObject
 
 
 @dataclass(frozen=True, slots=True)

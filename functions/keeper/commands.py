@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bucky.broker import connect, disconnect, jetstream
+from bucky.broker.connection import connect, disconnect, jetstream
 from bucky.cli.access import AsJson, Home
 from bucky.cli.output import print_json, print_rows
+from bucky.cli.stack_settings import stack_settings
 from bucky.index import Index
-from bucky.objects import ObjectStore, S3ObjectStore
 from bucky.settings import Settings
-from bucky.stack_settings import stack_settings
+from bucky.store.objects import ObjectStore, S3ObjectStore
 from keeper.findings import MEANING, Report
 from keeper.readers import ProcessReader
 from keeper.reconcile import Reconcile

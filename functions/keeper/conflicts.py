@@ -7,17 +7,17 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
-from bucky.broker import Publisher
+from bucky.broker.connection import Publisher
 from bucky.cloudevents import utc_now
-from bucky.correcting import carry_out
-from bucky.corrections import Decision, Verdict
+from bucky.deciding.correcting import carry_out
 from bucky.differences import in_words
 from bucky.differences.stored import compared_objects
 from bucky.errors import Conflict, NotFound
 from bucky.index import Index, InstanceRow, RoutingVersion
 from bucky.log import get_logger
-from bucky.objects import ObjectStore
-from bucky.rules.conflicts import rule_for
+from bucky.routing.conflicts import rule_for
+from bucky.routing.corrections import Decision, Verdict
+from bucky.store.objects import ObjectStore
 
 SOURCE = "/bucky/keeper"
 # Who decided usually carries it out at once.

@@ -8,8 +8,8 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from bucky.cloudevents import utc_now
-from bucky.completeness import Seen
 from bucky.events import InstanceStored
+from keeper.completeness import Seen
 from keeper.waiting import oldest_waiting
 
 EDGE_SECONDS = 3.0

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bucky.broker import Publisher
+from bucky.broker.connection import Publisher
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.destinations import GIVE_UP_AFTER_HOURS, Commitment, commitment_of
+from bucky.dicom.uids import new_uid
 from bucky.events import CommitmentRequested
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.log import get_logger
-from bucky.routing import Routing
+from bucky.routing.destinations import GIVE_UP_AFTER_HOURS, Commitment, commitment_of
+from bucky.routing.document import Routing
 from bucky.trace import within
-from bucky.uids import new_uid
 from keeper.republisher import SOURCE
 from keeper.steady_clock import SteadyClock
 

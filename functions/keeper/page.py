@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bucky.trouble import Troubles
+from bucky.runtime.trouble import Troubles
 from keeper.findings import Kind, Report
 from keeper.overdue import LookedAfter
 from keeper.sweep import Swept

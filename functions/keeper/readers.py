@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from bucky.index import InstanceRows
-from bucky.objects import ObjectStore, S3ObjectStore
 from bucky.settings import Settings
+from bucky.store.objects import ObjectStore, S3ObjectStore
 from keeper.bucket_studies import InstanceObject, read_instance
 
 # Measured: `python -m bench.reindex --reads 0x8 1x4 2x2 2x4 4x4`.

@@ -21,7 +21,7 @@ from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import NotFound
 from bucky.events import InstanceIndexed, InstanceStored, payload_of
 from bucky.index import Index, IndexedInstance, KnownInstance
-from bucky.objects import ObjectStore
+from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id, within
 from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects, read_instance
 from keeper.findings import Did, Kind, Report

@@ -15,7 +15,7 @@ from typing import Any
 
 from bucky.errors import Retriable
 from bucky.index import Gathered, Index, InstanceRows, Rebuilt, StudyPart
-from bucky.objects import ObjectStore
+from bucky.store.objects import ObjectStore
 from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects, read_decisions
 from keeper.readers import Reader
 

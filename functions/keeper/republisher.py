@@ -5,10 +5,10 @@ import time
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.broker import PUBLISH_TIMEOUT_SECONDS
+from bucky.broker.connection import PUBLISH_TIMEOUT_SECONDS
+from bucky.broker.streams import DUPLICATE_WINDOW
 from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.streams import DUPLICATE_WINDOW
 
 SOURCE = "/bucky/keeper"
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from bucky.broker import Publisher
-from bucky.completeness import Seen, judge, quiet_times, still_waited_for
+from bucky.broker.connection import Publisher
 from bucky.index import Declaration, Index
 from bucky.index.rows import Arrival
 from bucky.log import get_logger
+from keeper.completeness import Seen, judge, quiet_times, still_waited_for
 from keeper.evidence import Evidence
 
 AT_ONCE = 500

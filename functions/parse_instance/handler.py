@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bucky.cloudevents import CloudEvent, Payload
-from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable, StoreUnavailable
 from bucky.events import InstanceConflicted, InstanceIndexed, InstanceStored, payload_of
-from bucky.handlers import Context, failure_of
 from bucky.index import Index, IndexedInstance, UpsertResult
-from bucky.objects import ObjectStore
-from bucky.stored_headers import read_attributes
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context, failure_of
+from bucky.store.headers import read_attributes
+from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id
 
 READS_AT_ONCE = 8

@@ -19,10 +19,10 @@ from urllib.parse import quote
 import httpx
 
 from bucky.cloudevents import MEDIA_TYPE, CloudEvent
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS, trust
-from bucky.contract import BatchResult
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
-from bucky.rules.model import Process
+from bucky.routing.rules import Process
+from bucky.runtime.tls import MISCONFIGURED_RETRY_SECONDS, trust
+from bucky.serve.contract import BatchResult
 from process_instances.parts import Malformed, Parts
 from process_instances.results import Results
 

@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bucky.barrier import Barrier
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import (
     BuckyError,
     DestinationUnavailable,
@@ -38,10 +36,12 @@ from bucky.events import (
     ProcessingRequested,
     payload_of,
 )
-from bucky.handlers import Context, Dependency, register
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
-from bucky.objects import ObjectStore
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context, Dependency, register
 from bucky.settings import Settings
+from bucky.store.barrier import Barrier
+from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id
 from process_instances.calls import FunctionCalls
 from process_instances.giving import Giving

@@ -10,15 +10,15 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from bucky.dicom.identity import IdentityReader
+from bucky.dicom.part10 import CHUNK_BYTES, FileMeta, file_header, split
+from bucky.dicom.uids import checked_uid
 from bucky.errors import InvalidInstance, NotFound, Permanent, Retriable
 from bucky.events import InstanceStored, Processing, ReceivedInstance
 from bucky.forwarding.part10_file import Part10File
-from bucky.identity import IdentityReader
-from bucky.keys import object_key
-from bucky.objects import ObjectStore
-from bucky.part10 import CHUNK_BYTES, FileMeta, file_header, split
-from bucky.processed import written
-from bucky.uids import checked_uid
+from bucky.routing.provenance import written
+from bucky.store.keys import object_key
+from bucky.store.objects import ObjectStore
 
 MOST_RESULTS = 20_000
 STORED_AT_ONCE = 4

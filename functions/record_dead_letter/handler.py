@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
-from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, payload_of
-from bucky.handlers import Context, failure_of
 from bucky.index import Index
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context, failure_of
 from bucky.trace import trace_id
 
 

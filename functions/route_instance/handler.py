@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult, ItemFailure
-from bucky.decisions import facts_of, requested, to_request
+from bucky.deciding.requests import facts_of, requested, to_request
 from bucky.errors import Permanent, Retriable
 from bucky.events import DeliveryRequested, InstanceIndexed, payload_of
-from bucky.handlers import Context, failure_of
 from bucky.index import Index, InstanceRow, Routed, RoutingVersion
-from bucky.rules.evaluation import evaluate
+from bucky.routing.evaluation import evaluate
+from bucky.serve.contract import BatchResult, ItemFailure
+from bucky.serve.handlers import Context, failure_of
 from bucky.trace import trace_id
 
 

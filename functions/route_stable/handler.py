@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.cloudevents import CloudEvent
-from bucky.decisions import Parents, ParentsInIndex, facts_of, requests_of, to_request
+from bucky.deciding.grouping import Gathering
+from bucky.deciding.requests import Parents, ParentsInIndex, facts_of, requests_of, to_request
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, SeriesStable, StudyStable, payload_of
-from bucky.gathering import Gathering
-from bucky.handlers import Context
 from bucky.index import Index, InstanceRow, RoutingVersion
-from bucky.rules.evaluation import SeriesFacts, StudyFacts
-from bucky.rules.model import Trigger
+from bucky.routing.evaluation import SeriesFacts, StudyFacts
+from bucky.routing.rules import Trigger
+from bucky.serve.handlers import Context
 from bucky.trace import trace_id
 
 AT_ONCE = 500

@@ -5,10 +5,10 @@ import os
 import sys
 
 from bucky import log
-from bucky.broker import connect, disconnect
+from bucky.broker.connection import connect, disconnect
 from bucky.errors import BrokerUnavailable, BuckyError
-from bucky.memory import settle
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.runtime.garbage import settle
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector

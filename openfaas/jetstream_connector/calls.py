@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE
-from bucky.kept_connections import Broken, KeptConnections, NotConnected, Silent
+from bucky.runtime.connection_pool import Broken, KeptConnections, NotConnected, Silent
 from jetstream_connector.outcomes import Reply, Trouble
 
 # Shorter than servers keep an idle connection, so that none is closed under a request.

@@ -9,8 +9,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from bucky.batches import BatchPublisher
-from bucky.broker import jetstream
+from bucky.broker.batch_publisher import BatchPublisher
+from bucky.broker.connection import jetstream
 from bucky.cloudevents import URGENT
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
@@ -21,10 +21,10 @@ from jetstream_connector.consumer import Consumer, Place
 from jetstream_connector.discovery import Directory, DirectoryUnavailable, Function
 from jetstream_connector.dispatch import Dispatcher, Health
 from jetstream_connector.metrics import Metrics
-from jetstream_connector.outlet import Outlet
+from jetstream_connector.priority_scheduler import Turns
+from jetstream_connector.publisher import Outlet
 from jetstream_connector.subjects import is_wildcard, matches
 from jetstream_connector.topology import stream_of
-from jetstream_connector.turns import Turns
 from jetstream_connector.wellbeing import Wellbeing
 
 MOST_PARTITIONS = 500

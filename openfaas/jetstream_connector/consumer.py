@@ -19,10 +19,10 @@ from jetstream_connector.annotations import Subscription
 from jetstream_connector.dispatch import Dispatcher
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
+from jetstream_connector.priority_scheduler import Turns
 from jetstream_connector.pull import Pull
 from jetstream_connector.subjects import durable_name
 from jetstream_connector.topology import stream_of
-from jetstream_connector.turns import Turns
 
 LONG_FETCH_SECONDS = 2.0
 # While a call is in flight, the next batch gathers for so long, and looks so often whether that has ended.

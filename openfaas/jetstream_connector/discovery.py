@@ -7,9 +7,9 @@ from typing import Protocol
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bucky.connecting import trust
-from bucky.documents import InvalidDocument, read_yaml
 from bucky.errors import Retriable
+from bucky.runtime.tls import trust
+from bucky.text.documents import InvalidDocument, read_yaml
 
 TIMEOUT_SECONDS = 5.0
 

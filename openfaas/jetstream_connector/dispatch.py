@@ -11,11 +11,11 @@ from nats.errors import Error as NatsError
 
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
+from jetstream_connector.adaptive_limit import Pace
 from jetstream_connector.annotations import Subscription
 from jetstream_connector.breaker import Breaker, State
 from jetstream_connector.calls import Caller
 from jetstream_connector.deadletters import dead_letter
-from jetstream_connector.gate import Gate, Hold
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
 from jetstream_connector.outcomes import (
@@ -30,8 +30,8 @@ from jetstream_connector.outcomes import (
     Verdict,
     decide,
 )
-from jetstream_connector.outlet import Outlet
-from jetstream_connector.pace import Pace
+from jetstream_connector.pause import Gate, Hold
+from jetstream_connector.publisher import Outlet
 
 
 class Health:

@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult, ItemFailure
-from jetstream_connector.gate import LONGEST_WAIT_SECONDS as LONGEST_HOLD_SECONDS
-from jetstream_connector.gate import Hold
+from bucky.serve.contract import BatchResult, ItemFailure
+from jetstream_connector.pause import LONGEST_WAIT_SECONDS as LONGEST_HOLD_SECONDS
+from jetstream_connector.pause import Hold
 from jetstream_connector.subjects import is_subject
 
 LOSSES_PER_ATTEMPT = 3

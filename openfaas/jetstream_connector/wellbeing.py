@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from bucky.trouble import Troubles
+from bucky.runtime.trouble import Troubles
 from jetstream_connector.breaker import State
 from jetstream_connector.consumer import Consumer
 from jetstream_connector.dispatch import Health

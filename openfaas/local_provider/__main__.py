@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bucky import log
 from bucky.errors import BuckyError, SettingsError
-from bucky.memory import settle
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.runtime.garbage import settle
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.settings import Settings
 from local_provider.api import build_app
 from local_provider.durable import make_folder

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 
-from bucky.connecting import trust
 from bucky.errors import Permanent, Retriable, SettingsError
+from bucky.runtime.tls import trust
 from bucky.settings import HOME_NAME, Settings, secret_file_name
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
-from local_provider.leash import PR_SET_PDEATHSIG
+from local_provider.die_with_parent import PR_SET_PDEATHSIG
 
 SERVED = (sys.executable, "-m", "bucky.serve")
 """The command whose replicas are forked."""

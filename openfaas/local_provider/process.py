@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bucky.kept_connections import KeptConnections
-from bucky.ports import free_port
+from bucky.runtime.connection_pool import KeptConnections
+from bucky.runtime.ports import free_port
 from bucky.settings import PREFIX, Settings
 from local_provider.deployments import Deployment, InvalidRequest
 from local_provider.forked import Forked, can_fork

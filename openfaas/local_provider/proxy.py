@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE
-from bucky.kept_connections import Broken, NotConnected, Silent
 from bucky.log import get_logger
+from bucky.runtime.connection_pool import Broken, NotConnected, Silent
 from local_provider.deployments import InvalidRequest, split_name
 from local_provider.functions import Function, Functions
 from local_provider.metrics import INVOCATIONS, SECONDS

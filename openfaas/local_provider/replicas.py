@@ -6,8 +6,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import quote
 
-from bucky.kept_connections import CallFailed
 from bucky.log import get_logger
+from bucky.runtime.connection_pool import CallFailed
 from local_provider.logs import FunctionLog
 from local_provider.process import HOST, Command, Replica
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bucky.documents import MOST_BYTES, InvalidDocument, read_yaml
 from bucky.errors import SettingsError
+from bucky.text.documents import MOST_BYTES, InvalidDocument, read_yaml
 from local_provider.deployments import Deployment, InvalidRequest, Resources
 
 # A template is a folder beside the stack file, and nothing else.

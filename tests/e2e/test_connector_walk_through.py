@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from local_stack.servers import REPOSITORY
 
 README = REPOSITORY / "openfaas" / "jetstream_connector" / "README.md"

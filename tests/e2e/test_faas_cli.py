@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from local_provider.deployments import Deployment
 from local_provider.stack_file import deployments, read_stack
 from local_stack.servers import REPOSITORY, built

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from bucky.dicom.part10 import split
 from bucky.index import DeliveryState
-from bucky.part10 import split
 from tests.support.faults import steps_table
 from tests.support.faults.report import note_rows
 from tests.support.faults.stepped_stack import INSTANCES, Killed, SteppedStack

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bucky.dicom.part10 import split
+from bucky.dimse import Outcome, Peer, StoreResult, store_all
 from bucky.index import DeliveryState, InstanceRow
-from bucky.part10 import split
-from bucky.scu import Outcome, Peer, StoreResult, store_all
 from local_stack.destination import received
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.servers import ServersUnderTest

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bucky.scu import Outcome, store_all
-from edge_scp.record import CorruptRecord, verify
+from bucky.dimse import Outcome, store_all
+from edge_scp.spool.record import CorruptRecord, verify
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.edge.edge_process import EdgeProcess, edge_process
 from tests.support.edge.spool_world import SpoolWorld

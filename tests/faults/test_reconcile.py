@@ -14,14 +14,14 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy import delete, update
 
-from bucky.broker import connect, jetstream
+from bucky.broker.connection import connect, jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.events import DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, routings, series
-from bucky.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
+from bucky.store.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from keeper.commands import _verdict
 from keeper.findings import Did, Kind, Report
 from keeper.readers import DirectReader

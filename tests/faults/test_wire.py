@@ -5,11 +5,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bucky.batches import LEAST_EVENTS, BatchPublisher
-from bucky.broker import connect, disconnect, jetstream
+from bucky.broker.batch_publisher import LEAST_EVENTS, BatchPublisher
+from bucky.broker.connection import connect, disconnect, jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from tests.support.faults.wire import ANSWERED, NatsWire, TripWire
 
 KIND = "publish dicom.instance.stored"

@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 import structlog
 
-with atheris.instrument_imports(include=["edge_scp.upper_layer"]):
+with atheris.instrument_imports(include=["edge_scp.association"]):
     from tests.fuzz.conversation import converse, seeds
 
 

@@ -4,14 +4,14 @@ import struct
 from collections.abc import Callable
 
 from bucky.settings import Listener, Settings
-from edge_scp.reception import Answer, Caller
-from edge_scp.statuses import Status
-from edge_scp.storage_syntaxes import Syntaxes
-from edge_scp.store_service import Refusal, StoreCommand
-from edge_scp.upper_layer.association import Association, Service
-from edge_scp.upper_layer.limits import Limits
-from edge_scp.upper_layer.negotiation import Negotiator
-from edge_scp.upper_layer.states import State
+from edge_scp.association.limits import Limits
+from edge_scp.association.negotiation import Negotiator
+from edge_scp.association.service_user import Association, Service
+from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.states import State
+from edge_scp.association.statuses import Status
+from edge_scp.association.storage_syntaxes import Syntaxes
+from edge_scp.association.store_service import Refusal, StoreCommand
 from tests.support.dimse.raw_peer import ABORT, RELEASE_RP, RELEASE_RQ, echo, request, store
 
 LIMITS = Limits(max_pdu=4096, artim_seconds=10, idle_seconds=20)

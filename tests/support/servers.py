@@ -18,7 +18,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from local_stack import servers
 from local_stack.own_store import GATEWAY

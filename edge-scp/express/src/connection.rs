@@ -155,7 +155,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Append the log's canonical line, as `edge_scp.receiver` has it; no UID, digest or trace needs escaping.
+    /// Append the log's canonical line, as `edge_scp.receive.store_handler` has it; no UID, digest or trace needs escaping.
     pub fn log(&self, lines: &mut Vec<u8>, timestamp: &str) {
         let Self { caller, context, sop_instance, study, series, sha256, traceparent, data_set_size, .. } = self;
         let (class, syntax, line, milliseconds) =

@@ -1,6 +1,6 @@
 //! One instance on its way to the disk: a file without a name, which gets one when it is whole.
 //!
-//! As `edge_scp.spool_file` has it. A file is closed when it is dropped, and gone if it has no name then.
+//! As `edge_scp.spool.file` has it. A file is closed when it is dropped, and gone if it has no name then.
 
 use std::ffi::CString;
 use std::io::{Error, ErrorKind, IoSlice, Result};

@@ -1,6 +1,6 @@
 //! The four UIDs that name an instance, out of the first bytes of its data set (PS3.5 §7).
 //!
-//! As `bucky.identity` reads them, but for what is rare: there, the answer is "ask somebody else".
+//! As `bucky.dicom.identity` reads them, but for what is rare: there, the answer is "ask somebody else".
 
 use crate::command::uid;
 

@@ -1,4 +1,4 @@
-//! The edge's express lane, as Python sees it (`edge_scp.express`).
+//! The edge's express lane, as Python sees it (`edge_scp.receive.fast_path`).
 
 mod aio;
 mod command;

@@ -1,4 +1,4 @@
-//! A spool record's footer, as `edge_scp.record` reads it, and what names are made of.
+//! A spool record's footer, as `edge_scp.spool.record` reads it, and what names are made of.
 
 use std::fmt::Write;
 

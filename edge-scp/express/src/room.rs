@@ -1,4 +1,4 @@
-//! The room that instances take in the spool: one receiver's account in the ledger, as `edge_scp.capacity` has it.
+//! The room that instances take in the spool: one receiver's account in the ledger, as `edge_scp.spool.capacity` has it.
 
 use crate::shared::Page;
 

@@ -1,6 +1,6 @@
 //! The pages that the edge's processes share: the spool's ledger and the commit board.
 //!
-//! `edge_scp.capacity` and `edge_scp.commit_board` say what is on them.
+//! `edge_scp.spool.capacity` and `edge_scp.spool.sync_queue` say what is on them.
 
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

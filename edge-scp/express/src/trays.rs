@@ -2,7 +2,7 @@
 //!
 //! A tray is a label of one block, then a spool record as a file of its own would have it. The label is written when
 //! the rest is on the disk, and with it the tray says what it holds: no name, size or journal changes
-//! (`edge_scp.trays`). Who has a tray stands on a page that the edge's processes share.
+//! (`edge_scp.spool.slots`). Who has a tray stands on a page that the edge's processes share.
 
 use std::collections::HashMap;
 use std::io::{Error, Result};

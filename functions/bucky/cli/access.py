@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bucky.api_client import ApiClient, find_access
+from bucky.cli.api_client import ApiClient, find_access
 from bucky.settings import Settings
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder of the embedded stack.")]

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bucky.api_client import ApiClient, ApiFailed
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.api_client import ApiClient, ApiFailed
 from bucky.cli.moments import moment
 from bucky.cli.output import print_json, print_rows
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bucky.api_client import ApiClient
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.api_client import ApiClient
 from bucky.cli.output import print_json, print_rows
 from bucky.cli.routing import read_routing
 

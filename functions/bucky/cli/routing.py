@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from bucky.api_client import ApiFailed
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.api_client import ApiFailed
 from bucky.cli.output import print_json, print_rows
-from bucky.destinations import Destination
-from bucky.routing import InvalidRouting, Routing, json_schema
-from bucky.wording import ended
+from bucky.routing.destinations import Destination
+from bucky.routing.document import InvalidRouting, Routing, json_schema
+from bucky.text.wording import ended
 
 DESTINATION_COLUMNS = {
     "name": "Name",

@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
+from bucky.cli.local_file import LocalFile, as_studies, read_local_file
 from bucky.cli.output import cell, print_json, print_rows
 from bucky.cli.rehearsals import rehearse, replay
 from bucky.cli.routing import Yes, confirm_effect, read_routing
+from bucky.cli.send_files import files_in
+from bucky.deciding.explain import explain, lines
+from bucky.dicom.foreign_file import NotAnInstance
 from bucky.errors import Permanent
-from bucky.explain import explain, lines
-from bucky.foreign_file import NotAnInstance
-from bucky.local_file import LocalFile, as_studies, read_local_file
-from bucky.morph.crosswalks import Crosswalks
-from bucky.routing import Routing
-from bucky.rules.evaluation import Facts
-from bucky.send import files_in
+from bucky.routing.crosswalk import Crosswalks
+from bucky.routing.document import Routing
+from bucky.routing.evaluation import Facts
 from bucky.settings import Settings
 
 RULE_COLUMNS = {

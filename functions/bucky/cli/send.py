@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bucky.cli.output import print_rows
-from bucky.scu import Peer
-from bucky.send import FileResult, SendReport, Sent, files_in, send
+from bucky.cli.send_files import FileResult, SendReport, Sent, files_in, send
+from bucky.dimse import Peer
 
 MOST_SHOWN = 50
 MEGABYTE = 1_000_000

@@ -13,12 +13,12 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 
-from bucky.dicom_json import UNDECODABLE, quietly
+from bucky.dicom.identity import DEFLATED
+from bucky.dicom.json_model import UNDECODABLE, quietly
+from bucky.dicom.part10 import sha256_of, split
 from bucky.differences.headers import OF_ENCODED_PIXELS, PIXEL_DATA, differing
 from bucky.differences.model import Differences, Pixels
 from bucky.errors import InvalidInstance
-from bucky.identity import DEFLATED
-from bucky.part10 import sha256_of, split
 
 HEAD_BYTES = 4096
 # What is larger is read when it is asked for.

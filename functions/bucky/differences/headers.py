@@ -11,7 +11,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
-from bucky.dicom_json import UNDECODABLE
+from bucky.dicom.json_model import UNDECODABLE
 from bucky.differences.model import Attribute
 
 MAX_DEPTH = 32

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bucky.differences.comparing import compared
 from bucky.differences.model import Differences
-from bucky.objects import ObjectStore
+from bucky.store.objects import ObjectStore
 
 
 def compared_objects(objects: ObjectStore, first_key: str, second_key: str) -> Differences:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from bucky.destinations import DimseDestination
+from bucky.dimse import Peer, store_all
+from bucky.dimse.outgoing import Outgoing, StoreResult
 from bucky.forwarding.secrets import Secrets
 from bucky.forwarding.transcoder import Transcoder
-from bucky.outgoing import Outgoing, StoreResult
-from bucky.scu import Peer, store_all
+from bucky.routing.destinations import DimseDestination
 from bucky.transcode import ALTERNATIVES
 
 LEAST_IN_ASSOCIATION = 16

@@ -5,13 +5,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
-from bucky.destinations import FolderDestination
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
 from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File, is_corrected_by, place
 from bucky.forwarding.secrets import Secrets
-from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
+from bucky.routing.destinations import FolderDestination
+from bucky.runtime.tls import MISCONFIGURED_RETRY_SECONDS
 
 
 class FolderSender:

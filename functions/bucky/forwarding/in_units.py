@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from bucky.dimse.outgoing import Outcome, StoreResult, not_sent
 from bucky.errors import DestinationUnavailable
-from bucky.outgoing import Outcome, StoreResult, not_sent
 
 MAX_LOST_UNITS = 3
 NO_TIME_LEFT = "there was no time left for it in its batch"

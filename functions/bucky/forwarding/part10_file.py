@@ -7,10 +7,10 @@ import hashlib
 import io
 from typing import Any, BinaryIO
 
+from bucky.dicom.part10 import CHUNK_BYTES, FileMeta, Readable, file_header, split
+from bucky.dicom.uids import checked_uid
+from bucky.dimse.outgoing import Outgoing
 from bucky.errors import InvalidInstance
-from bucky.outgoing import Outgoing
-from bucky.part10 import CHUNK_BYTES, FileMeta, Readable, file_header, split
-from bucky.uids import checked_uid
 
 HEAD_BYTES = 4096
 

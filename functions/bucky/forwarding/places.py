@@ -11,11 +11,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bucky.allow_entry import AllowEntry, Network
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
-from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination
 from bucky.errors import DestinationUnavailable
+from bucky.routing.destinations import Destination, DimseDestination, FolderDestination, S3Destination
+from bucky.runtime.tls import MISCONFIGURED_RETRY_SECONDS
 from bucky.settings import Settings
+from bucky.text.allow_entry import AllowEntry, Network
 
 Address = IPv4Address | IPv6Address
 

@@ -15,14 +15,14 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
 from bucky.cloudevents import utc_now
-from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS
-from bucky.destinations import S3Destination
+from bucky.dicom.part10 import sha256_of
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.errors import AnswerLost, DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
 from bucky.forwarding.part10_file import Part10File, is_corrected_by, place
 from bucky.forwarding.secrets import Secrets
-from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
-from bucky.part10 import sha256_of
+from bucky.routing.destinations import S3Destination
+from bucky.runtime.tls import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

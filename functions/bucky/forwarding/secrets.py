@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bucky.connecting import MISCONFIGURED_RETRY_SECONDS
 from bucky.errors import DestinationUnavailable
+from bucky.runtime.tls import MISCONFIGURED_RETRY_SECONDS
 from bucky.settings import Settings
 
 

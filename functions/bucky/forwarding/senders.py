@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bucky.destinations import Destination, DimseDestination, FolderDestination, S3Destination, StowDestination
+from bucky.dimse.outgoing import Outgoing, StoreResult, not_sent
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding.places import Places
 from bucky.forwarding.secrets import Secrets
-from bucky.outgoing import Outgoing, StoreResult, not_sent
+from bucky.routing.destinations import Destination, DimseDestination, FolderDestination, S3Destination, StowDestination
 
 
 class Sender(Protocol):

@@ -8,16 +8,16 @@ from http import HTTPStatus
 
 import httpx
 
-from bucky.connecting import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS, client_context, in_words
-from bucky.destinations import BasicAuth, BearerAuth, StowDestination
+from bucky.dimse import status
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.errors import AnswerLost, DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
 from bucky.forwarding.secrets import Secrets
 from bucky.forwarding.stow_answer import ALREADY_STORED, BEING_STORED, StowAnswer, read_answer
 from bucky.forwarding.stow_copy import Holds, copy_at
 from bucky.forwarding.stow_request import ACCEPT, MultipartBody, NothingToSend, requests_for
-from bucky.outgoing import Outcome, Outgoing, StoreResult, not_sent
-from bucky.scu import status
+from bucky.routing.destinations import BasicAuth, BearerAuth, StowDestination
+from bucky.runtime.tls import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS, client_context, in_words
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0

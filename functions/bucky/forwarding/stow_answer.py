@@ -5,8 +5,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from bucky.outgoing import Outcome, StoreResult
-from bucky.scu import status
+from bucky.dimse import status
+from bucky.dimse.outgoing import Outcome, StoreResult
 
 _T = TypeVar("_T")
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 from pydicom import dcmread
 
-from bucky.destinations import StowDestination
-from bucky.dicom_json import UNDECODABLE, quietly
+from bucky.dicom.json_model import UNDECODABLE, quietly
+from bucky.dicom.part10 import FileMeta, file_header
 from bucky.differences import Differences, compared, in_words
 from bucky.differences.metadata import differing_from
+from bucky.dimse.outgoing import Outgoing
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding.part10_file import Part10File
 from bucky.forwarding.stow_parts import NotOnePart, one_part
-from bucky.outgoing import Outgoing
-from bucky.part10 import FileMeta, file_header
+from bucky.routing.destinations import StowDestination
 
 MAX_BYTES = 1024 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024 * 1024

@@ -3,9 +3,9 @@
 import secrets
 from collections.abc import Iterator, Sequence
 
+from bucky.dimse.outgoing import Outgoing, StoreResult, not_sent
 from bucky.errors import Permanent, Retriable
 from bucky.forwarding.part10_file import Part10File
-from bucky.outgoing import Outgoing, StoreResult, not_sent
 
 ACCEPT = "application/dicom+json"
 # Small, so that a capped line is never silent for long.

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Self
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.corrections import Decision, Verdict
 from bucky.events import DeliveryRequested, InstanceStored
 from bucky.index import (
     attention,
@@ -54,7 +53,8 @@ from bucky.index.rows import (
     TimelineStep,
     UpsertResult,
 )
-from bucky.routing import Routing
+from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.document import Routing
 
 
 class Index:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from bucky.padding import without_padding
+from bucky.dicom.padding import without_padding
 
 # The keys of these tables are the index's columns.
 _STUDY_TEXT = {

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, select, update
 
-from bucky.corrections import Decision, Verdict
 from bucky.errors import Conflict, NotFound
 from bucky.index import commitments, patients, rebuild
 from bucky.index import instances as instance_rows
@@ -18,6 +17,7 @@ from bucky.index.deliveries import PENDING
 from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow
 from bucky.index.schema import decisions, deliveries, instances, series, studies
+from bucky.routing.corrections import Decision, Verdict
 
 SET_ASIDE = "other bytes of this instance were accepted in its place (`bucky conflicts`): it was not sent"
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from bucky.corrections import Decision
 from bucky.index.database import insert_into
 from bucky.index.schema import decisions, instances
+from bucky.routing.corrections import Decision
 
 COLUMNS = [column for column in decisions.c if column.name != "carried_out_at"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from bucky.dicom.patients import patient_count
 from bucky.index.database import insert_into
 from bucky.index.rows import PatientRow
 from bucky.index.schema import instances, studies, study_patients
-from bucky.patients import patient_count
 
 _SAID = (
     "patient_id",

@@ -9,7 +9,7 @@ from bucky.errors import Conflict, IndexUnavailable, NotFound
 from bucky.index.database import insert_into
 from bucky.index.rows import RoutingVersion
 from bucky.index.schema import routing_versions
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 
 _NEWEST_FIRST = select(routing_versions).order_by(routing_versions.c.version.desc())
 

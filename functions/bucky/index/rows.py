@@ -7,7 +7,7 @@ from typing import Any
 
 from bucky.cloudevents import Priority, utc_now
 from bucky.events import DeliveryRequested, Processing, ProcessingRequested, ReceivedInstance, Unit
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 
 
 @dataclass(frozen=True, slots=True)

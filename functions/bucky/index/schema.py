@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 from bucky.events import Processing
-from bucky.processed import read_processed, written
+from bucky.routing.provenance import read_processed, written
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
 
+from bucky.dicom.padding import without_padding
 from bucky.errors import NotFound
 from bucky.index import patients
 from bucky.index.attributes import name_key
 from bucky.index.instances import DAMAGED
 from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
 from bucky.index.schema import instances, series, studies, study_patients
-from bucky.padding import without_padding
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
 _ESCAPE = "\\"

@@ -9,10 +9,12 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from bucky.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
-from bucky.dicom_json import UNDECODABLE, quietly
-from bucky.element_vr import settled_vr
-from bucky.morph.actions import (
+from bucky.dicom.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
+from bucky.dicom.element_vr import settled_vr
+from bucky.dicom.json_model import UNDECODABLE, quietly
+from bucky.morph.values import Scope, Unchangeable, element_of, make_encodable, shown, texts_of
+from bucky.routing.attributes import Step, attribute_path
+from bucky.routing.changes import (
     Action,
     CopyAction,
     CrosswalkAction,
@@ -23,10 +25,8 @@ from bucky.morph.actions import (
     SetAction,
     SuffixAction,
 )
-from bucky.morph.crosswalks import LookUp
-from bucky.morph.values import Scope, Unchangeable, element_of, make_encodable, shown, texts_of
-from bucky.patterns import replaced
-from bucky.rules.paths import Step, attribute_path
+from bucky.routing.crosswalk import LookUp
+from bucky.text.patterns import replaced
 
 Texts = tuple[str, ...]
 

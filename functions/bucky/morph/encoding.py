@@ -10,8 +10,8 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from bucky.character_sets import CHARACTER_SET_VRS, CharacterSet, character_set_in
-from bucky.element_vr import settled_vr
+from bucky.dicom.character_sets import CHARACTER_SET_VRS, CharacterSet, character_set_in
+from bucky.dicom.element_vr import settled_vr
 
 _LONG = frozenset(map(str, EXPLICIT_VR_LENGTH_32))
 _MOST_SHORT = 0xFFFF

@@ -9,21 +9,21 @@ from typing import BinaryIO, NamedTuple, cast
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from bucky.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
-from bucky.deflated import inflated
-from bucky.dicom_json import UNDECODABLE, quietly
-from bucky.elements import MAX_VALUE_BYTES, Element, MalformedDataSet, Span, StreamSource, Walk
+from bucky.dicom.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
+from bucky.dicom.deflated import inflated
+from bucky.dicom.elements import MAX_VALUE_BYTES, Element, MalformedDataSet, Span, StreamSource, Walk
+from bucky.dicom.header import data_set_of, encoding_of
+from bucky.dicom.identity import DEFLATED
+from bucky.dicom.json_model import UNDECODABLE, quietly
+from bucky.dicom.whole import whole
 from bucky.errors import Permanent
-from bucky.header import data_set_of, encoding_of
-from bucky.identity import DEFLATED
-from bucky.morph.actions import Action
 from bucky.morph.change import Change, Changing
-from bucky.morph.crosswalks import LookUp
 from bucky.morph.encoding import Encoding
 from bucky.morph.original import ORIGINAL_ATTRIBUTES, Modification, record
 from bucky.morph.values import Unchangeable, is_plain
-from bucky.rules.paths import attribute_path
-from bucky.whole import whole
+from bucky.routing.attributes import attribute_path
+from bucky.routing.changes import Action
+from bucky.routing.crosswalk import LookUp
 
 MAX_TOUCHED_BYTES = 16 * 1024 * 1024
 MAX_INFLATED_BYTES = 4 * 1024**3

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import validate_value
 
-from bucky.character_sets import (
+from bucky.dicom.character_sets import (
     CHARACTER_SET_VRS,
     SEVERAL_VALUED,
     SPECIFIC_CHARACTER_SET,
@@ -18,10 +18,10 @@ from bucky.character_sets import (
     character_set_in,
     named,
 )
-from bucky.dicom_json import UNDECODABLE
-from bucky.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
+from bucky.dicom.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
+from bucky.dicom.json_model import UNDECODABLE
+from bucky.dicom.padding import without_padding
 from bucky.errors import Permanent
-from bucky.padding import without_padding
 
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
 _WHOLE_NUMBERS = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})

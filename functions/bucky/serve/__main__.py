@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bucky import log
 from bucky.errors import BuckyError
-from bucky.handlers import load_handler
-from bucky.memory import settle
+from bucky.runtime.garbage import settle
+from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.serve.app import FunctionApp
 from bucky.serve.dependencies import Dependencies
-from bucky.serve.server import HttpServer, stop_signal
+from bucky.serve.handlers import load_handler
 from bucky.settings import Settings
 
 DRAIN_SECONDS = 25.0

@@ -13,7 +13,7 @@ import pydicom
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bucky.given import Made
+from bucky.serve.processing_input import Made
 
 PIECE_BYTES = 256 * 1024
 

@@ -20,13 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult
 from bucky.errors import BuckyError, Permanent, Retriable
-from bucky.given import Given
-from bucky.handlers import Handler, RefusedBatch, failure_of, make_context
 from bucky.serve.answering import ResultsFile, ResultsResponse
 from bucky.serve.cloudevents import MalformedRequest, read_events
+from bucky.serve.contract import BatchResult
 from bucky.serve.dependencies import Dependencies
+from bucky.serve.handlers import Handler, RefusedBatch, failure_of, make_context
+from bucky.serve.processing_input import Given
 
 RETRY_AFTER_SECONDS = "1"
 

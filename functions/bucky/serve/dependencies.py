@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from bucky.errors import BuckyError, Retriable
-from bucky.handlers import DEPENDENCIES, Handler
 from bucky.log import get_logger
+from bucky.serve.handlers import DEPENDENCIES, Handler
 from bucky.settings import Settings
 
 CHECK_SECONDS = 1.0

@@ -5,17 +5,17 @@ from typing import BinaryIO
 
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from bucky.deflated import inflated
-from bucky.elements import MalformedDataSet, StreamSource
-from bucky.pixel_length import PIXEL_DATA, unsaid
-from bucky.structure import Node
+from bucky.dicom.deflated import inflated
+from bucky.dicom.elements import MalformedDataSet, StreamSource
+from bucky.dicom.pixel_length import PIXEL_DATA, unsaid
+from bucky.dicom.structure import Node
+from bucky.dicom.whole import WholeDataSet, whole
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.decoders import decoded
 from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, Image, rle_stream
 from bucky.transcode.proof import Compressed, prove
 from bucky.transcode.streams import Stream, frames_of, stream_of
 from bucky.transcode.writing import Writer
-from bucky.whole import WholeDataSet, whole
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of a data set without its compression; several of it are in memory for a moment."""

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy
 
+from bucky.dicom.whole import WholeDataSet
 from bucky.transcode import CannotTranscode
 from bucky.transcode.streams import Colours, Kind, Stream
-from bucky.whole import WholeDataSet
 
 SAMPLES, PHOTOMETRIC, PLANAR = 0x00280002, 0x00280004, 0x00280006
 ROWS, COLUMNS, FRAMES = 0x00280010, 0x00280011, 0x00280008

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy
 
-from bucky.elements import MalformedDataSet, Source
-from bucky.pixel_length import PIXEL_DATA, named
-from bucky.structure import Node, Nodes, Structure, belongs
+from bucky.dicom.elements import MalformedDataSet, Source
+from bucky.dicom.pixel_length import PIXEL_DATA, named
+from bucky.dicom.structure import Node, Nodes, Structure, belongs
+from bucky.dicom.whole import WholeDataSet, whole
 from bucky.transcode import CannotTranscode
 from bucky.transcode.decoders import witnessed
 from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, Image
 from bucky.transcode.streams import Stream
 from bucky.transcode.writing import WORDS
-from bucky.whole import WholeDataSet, whole
 
 _PIXEL_TAGS = frozenset({PIXEL_DATA, 0x7FE00001, 0x7FE00002, 0x7FE00003, PHOTOMETRIC, PLANAR, HIGH_BIT})
 

@@ -11,9 +11,9 @@ import numpy
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from bucky.element_vr import dictionary_vr
-from bucky.pixel_length import PIXEL_DATA, named
-from bucky.structure import Node, Nodes, Structure, belongs
+from bucky.dicom.element_vr import dictionary_vr
+from bucky.dicom.pixel_length import PIXEL_DATA, named
+from bucky.dicom.structure import Node, Nodes, Structure, belongs
 from bucky.transcode import CannotTranscode
 from bucky.transcode.image import ALLOCATED, REPRESENTATION
 

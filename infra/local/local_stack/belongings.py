@@ -14,10 +14,10 @@ from typing import Self
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from bucky.broker.streams import STREAMS
 from bucky.errors import BuckyError, NotFound
 from bucky.index import Index
-from bucky.objects import ObjectStore
-from bucky.streams import STREAMS
+from bucky.store.objects import ObjectStore
 from local_stack.layout import CannotStart
 
 SAMPLE = 5

@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bucky.api_client import Access, ApiClient
+from bucky.cli.api_client import Access, ApiClient
 from bucky.cli.send import send_with_progress
 from bucky.cloudevents import utc_now
-from bucky.objects import S3ObjectStore
-from bucky.scu import Peer
+from bucky.dimse import Peer
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from local_stack.commands import (
     DEFAULT_HOME,
     AsJson,

@@ -18,8 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from bucky.dicom.foreign_file import ForeignFile, NotAnInstance, Unsendable, read_foreign_file
 from bucky.errors import Permanent
-from bucky.foreign_file import ForeignFile, NotAnInstance, Unsendable, read_foreign_file
 
 FOLDERS = ("test_files", "charset_files", "palettes")
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bucky.cli.send_files import FileResult, SendReport, Sent
+from bucky.dicom.part10 import split
 from bucky.errors import NotFound
-from bucky.keys import object_key
-from bucky.objects import ObjectStore
-from bucky.part10 import split
-from bucky.send import FileResult, SendReport, Sent
+from bucky.store.keys import object_key
+from bucky.store.objects import ObjectStore
 from local_stack.demo_data import DemoFile, Expected
 
 MOST_SHOWN = 20

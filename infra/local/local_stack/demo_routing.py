@@ -1,9 +1,9 @@
 """The demo's sample rule: every instance that calls from loopback goes to the demo destination."""
 
-from bucky.api_client import ApiClient
-from bucky.destinations import DimseDestination
-from bucky.routing import Routing
-from bucky.rules.model import Rule
+from bucky.cli.api_client import ApiClient
+from bucky.routing.destinations import DimseDestination
+from bucky.routing.document import Routing
+from bucky.routing.rules import Rule
 
 DESTINATION = "demo"
 RULE = "everything-to-demo"

@@ -37,10 +37,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from bucky import log
+from bucky.dicom.part10 import FileMeta, file_header, split
+from bucky.dicom.uids import checked_uid
+from bucky.dimse import status
 from bucky.errors import InvalidInstance
-from bucky.part10 import FileMeta, file_header, split
-from bucky.scu import status
-from bucky.uids import checked_uid
 
 HOST = "127.0.0.1"
 MAX_PDU = 131072

@@ -17,12 +17,12 @@ from typing import Literal
 import httpx
 import typer
 
-from bucky.api_client import Access, ApiClient
+from bucky.cli.api_client import Access, ApiClient
 from bucky.cli.output import print_rows
 from bucky.errors import BuckyError
-from bucky.objects import S3ObjectStore
-from bucky.ports import is_free
+from bucky.runtime.ports import is_free
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from local_stack.commands import DEFAULT_HOME, AsJson, HomeOption, running
 from local_stack.layout import Home, Ports
 from local_stack.own_store import GATEWAY

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bucky.errors import BuckyError
-from bucky.ports import free_port, is_free
+from bucky.runtime.ports import free_port, is_free
 from bucky.settings import HOME_NAME, in_home, secret_file_name
 
 OWN_INDEX = f"sqlite:///{HOME_NAME}/index.db"

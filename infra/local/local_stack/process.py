@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from bucky.connecting import trust
 from bucky.errors import BuckyError
+from bucky.runtime.tls import trust
 
 LOG_LIMIT_BYTES = 20 * 1024 * 1024
 

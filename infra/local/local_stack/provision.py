@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from nats.js import JetStreamContext
 
-from bucky.broker import connect, disconnect, jetstream
+from bucky.broker.connection import connect, disconnect, jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.errors import Retriable
 from bucky.index import Index
-from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
+from bucky.store.objects import S3ObjectStore
 from local_provider.client import deploy
 from local_stack.belongings import Belongings, check, in_index, stream_births
 from local_stack.stack import Stack, stack_file

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from bucky.connecting import trust
+from bucky.runtime.tls import trust
 
 ENOUGH_FREE_BYTES = 64 * 1024**2
 # As long as this it must have said so, with room on its disk: whoever frees a disk does it in several steps.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from bucky.stack_settings import noted_settings
+from bucky.cli.stack_settings import noted_settings
 from local_stack.belongings import Belongings, index_of
 from local_stack.layout import CannotStart, Home
 from local_stack.process import ProcessFailed, Program, kill_session, start, stop, wait_ready

@@ -7,13 +7,13 @@ from typing import BinaryIO
 import pytest
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult
+from bucky.dimse.outgoing import Outcome, Outgoing
 from bucky.errors import IndexUnavailable, StoreUnavailable
 from bucky.events import CommitmentRequested, DeliveryCompleted, DeliveryRequested
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index, IndexedInstance
-from bucky.objects import MemoryObjectStore
-from bucky.outgoing import Outcome, Outgoing
+from bucky.serve.contract import BatchResult
+from bucky.store.objects import MemoryObjectStore
 from tests.support.destinations.destination_worlds import WORLDS, DestinationWorld
 from tests.support.functions import forwarding
 from tests.support.functions.commitment_world import commit

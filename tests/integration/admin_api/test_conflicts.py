@@ -9,19 +9,19 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
-from bucky.corrections import Verdict
-from bucky.destinations import FolderDestination
+from bucky.dicom.part10 import FileMeta, split
 from bucky.errors import BrokerUnavailable
 from bucky.events import DeliveryRequested, InstanceIndexed, delivery_id
-from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
 from bucky.log import get_logger
-from bucky.part10 import FileMeta, split
-from bucky.routing import Routing
-from bucky.rules.model import Rule
+from bucky.routing.corrections import Verdict
+from bucky.routing.destinations import FolderDestination
+from bucky.routing.document import Routing
+from bucky.routing.rules import Rule
+from bucky.serve.handlers import Context
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from keeper.bucket_studies import read_decisions
 from keeper.conflicts import Conflicts
 from route_instance.handler import handle_batch as route

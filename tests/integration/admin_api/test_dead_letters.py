@@ -6,13 +6,13 @@ import pytest
 from nats.js import JetStreamContext
 
 from admin_api import dead_letter_routes, dead_letters
-from bucky.broker import JetStreamPublisher
+from bucky.broker.connection import JetStreamPublisher
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
 from bucky.events import InstanceStored, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from tests.support.services.admin_world import AdminWorld, received, requested, world
 
 pytestmark = pytest.mark.index

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bucky.batches import BatchPublisher
+from bucky.broker.batch_publisher import BatchPublisher
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
 from bucky.events import DeliveryRequested, delivery_id
 from bucky.index import DeliveryState
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from tests.support.services.admin_world import AdminWorld, requested, world
 from tests.support.soak import SOAK
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from bucky.serve.server import HttpServer
+from bucky.runtime.http_server import HttpServer
 from bucky.settings import Settings
 from jetstream_connector.metrics import Metrics
 from jetstream_connector.pages import pages

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 from bucky.settings import Settings
 from tests.support.services.admin_world import AdminWorld, requested, world
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, utc_now
 from bucky.events import delivery_id
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, IndexedInstance
-from bucky.objects import put_bytes
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
+from bucky.store.objects import put_bytes
 from tests.support.services.admin_world import PATIENT, AdminWorld, indexed, received, world
 
 pytestmark = pytest.mark.index

@@ -11,12 +11,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult
-from bucky.destinations import Destination
 from bucky.events import CommitmentReported, CommitmentRequested, DeliveryCompleted, DeliveryFailed, DeliveryRequested
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index, IndexedInstance
-from bucky.objects import MemoryObjectStore
+from bucky.routing.destinations import Destination
+from bucky.serve.contract import BatchResult
+from bucky.store.objects import MemoryObjectStore
 from keeper.overdue import Overdue
 from tests.support.destinations.destination_worlds import model
 from tests.support.edge.upper_layer_world import UpperLayerWorld, stage

@@ -14,8 +14,8 @@ import httpx
 from bucky.events import DeliveryRequested
 from bucky.forwarding import Secrets, Senders
 from bucky.index import Index, IndexedInstance
-from bucky.objects import MemoryObjectStore
-from bucky.part10 import split
+from bucky.store.objects import MemoryObjectStore
+from bucky.dicom.part10 import split
 from tests.support.functions.commitment_world import MemoryLink, commit, reports_into
 from tests.support.destinations.destination_worlds import model
 from tests.support.functions.forwarding import forward, request, save_destination

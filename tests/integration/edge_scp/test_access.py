@@ -16,10 +16,10 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
-from bucky.scu import Outcome, Peer, store_all
 from bucky.settings import Listener, ListenerTls
-from edge_scp.arrival import Arrival
+from edge_scp.receive.instance import Arrival
 from local_stack.certificates import Certificates, ensure_certificates
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import RELEASE_RP, RELEASE_RQ, RawPeer, request

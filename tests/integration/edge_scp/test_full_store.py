@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bucky.objects import S3ObjectStore
-from bucky.scu import Outcome, store_all
+from bucky.dimse import Outcome, store_all
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from tests.support.dicom.sample_instances import samples
 from tests.support.edge.edge_process import edge_process
 from tests.support.faults.small_disk import small_disk

@@ -14,13 +14,13 @@ import pydicom.data
 import pytest
 from pynetdicom import AE
 
+from bucky.dicom.identity import Identity, read_identity
+from bucky.dicom.part10 import split
+from bucky.dimse import Outcome, Outgoing, store_all
 from bucky.errors import InvalidInstance
 from bucky.events import InstanceStored, payload_of
-from bucky.identity import Identity, read_identity
-from bucky.objects import S3ObjectStore
-from bucky.part10 import split
-from bucky.scu import Outcome, Outgoing, store_all
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.edge.edge_process import EdgeProcess, edge_process, stored_events
 from tests.support.servers import Running

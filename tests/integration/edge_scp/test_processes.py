@@ -19,11 +19,11 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from bucky.scu import Outcome, StoreResult, store_all
-from edge_scp.channel import channel_pair
-from edge_scp.children import Inherited
-from edge_scp.commit_board import BoardDescriptors, CommitBoard
-from edge_scp.spool_folder import SpoolFolder
+from bucky.dimse import Outcome, StoreResult, store_all
+from edge_scp.process.channel import channel_pair
+from edge_scp.process.supervisor import Inherited
+from edge_scp.spool.folder import SpoolFolder
+from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.dimse.raw_peer import RawPeer, request
 from tests.support.edge.edge_process import EdgeProcess, edge_process, standing_still
@@ -209,14 +209,14 @@ def test_a_committer_that_hangs_is_waited_for(edge_without_trays: EdgeProcess) -
 
 
 BROKEN_COMMITTER = """
-from edge_scp import children, committing
-from edge_scp.disk import Disk
+from edge_scp.process import commit_worker, supervisor
+from edge_scp.spool.disk import Disk
 
 def broken(self, descriptor):
     raise MemoryError
 
 Disk.sync_file_system = broken
-children.run(committing.commit)
+supervisor.run(commit_worker.commit)
 """
 
 

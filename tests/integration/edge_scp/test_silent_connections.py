@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bucky.ports import free_port
-from bucky.scu import Outcome, Peer, store_all
+from bucky.dimse import Outcome, Peer, store_all
+from bucky.runtime.ports import free_port
 from local_stack.certificates import ensure_certificates
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import RELEASE_RQ, RawPeer, request

@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from bucky.identity import read_identity
+from bucky.dicom.identity import read_identity
 from bucky.settings import Settings
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import ABORT, EXPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, echo, request, store

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from edge_scp.statuses import Status
+from edge_scp.association.statuses import Status
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import (
     ABORT,

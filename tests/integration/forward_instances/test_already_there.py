@@ -12,17 +12,17 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless
 
-from bucky.destinations import FolderDestination, StowDestination
+from bucky.dicom.part10 import split
+from bucky.dimse import status
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult
 from bucky.forwarding import Secrets
 from bucky.forwarding.folder import FolderSender
 from bucky.forwarding.s3 import S3Sender
 from bucky.forwarding.stow import StowSender
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore
-from bucky.outgoing import Outcome, Outgoing, StoreResult
-from bucky.part10 import split
-from bucky.scu import status
+from bucky.routing.destinations import FolderDestination, StowDestination
 from bucky.settings import Settings
+from bucky.store.objects import MemoryObjectStore
 from local_stack.destination import Answer, Destination, Received
 from tests.support.destinations.destination_worlds import S3World
 from tests.support.destinations.stow_server import Request, StowServer, Whole

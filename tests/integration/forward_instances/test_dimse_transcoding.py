@@ -10,14 +10,14 @@ from typing import Any, BinaryIO
 import pydicom
 import pytest
 
-from bucky.destinations import DimseDestination
+from bucky.dicom.foreign_file import read_foreign_file
+from bucky.dimse.outgoing import Opener, Outcome, Outgoing, StoreResult
 from bucky.events import DeliveryCompleted, payload_of
-from bucky.foreign_file import read_foreign_file
 from bucky.forwarding import Secrets, Senders, transcoder
 from bucky.forwarding.dimse import DimseSender
 from bucky.index import Index
-from bucky.objects import MemoryObjectStore
-from bucky.outgoing import Opener, Outcome, Outgoing, StoreResult
+from bucky.routing.destinations import DimseDestination
+from bucky.store.objects import MemoryObjectStore
 from local_stack.destination import Destination
 from tests.support.dicom.sample_instances import SAMPLE
 from tests.support.functions.forwarding import forward, request, save_destination

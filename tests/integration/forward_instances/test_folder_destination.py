@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bucky.destinations import FolderDestination
+from bucky.dicom.part10 import split
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult
 from bucky.forwarding import Secrets, folder
-from bucky.outgoing import Outcome, Outgoing, StoreResult
-from bucky.part10 import split
+from bucky.routing.destinations import FolderDestination
 from tests.support.functions.forwarding import CT, EXPLICIT
 
 

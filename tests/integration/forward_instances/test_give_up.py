@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bucky.broker import MemoryPublisher
+from bucky.broker.connection import MemoryPublisher
+from bucky.broker.streams import DAY, STREAMS
 from bucky.cloudevents import utc_now
 from bucky.events import DeliveryFailed, payload_of
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore
-from bucky.ports import free_port
-from bucky.streams import DAY, STREAMS
+from bucky.runtime.ports import free_port
+from bucky.store.objects import MemoryObjectStore
 from keeper.overdue import Overdue
 from keeper.steady_clock import SteadyClock
 from tests.support.destinations.destination_worlds import model

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable
 from bucky.events import (
     DeliveryCompleted,
@@ -13,8 +12,9 @@ from bucky.events import (
     payload_of,
 )
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore, put_bytes
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
+from bucky.serve.contract import BatchResult
+from bucky.store.objects import MemoryObjectStore, put_bytes
 from forward_instances import content
 from local_stack.destination import Answer, Destination, Received
 from tests.support.functions.forwarding import (

@@ -11,16 +11,16 @@ from pydicom.data import get_testdata_file
 from sqlalchemy import create_engine, text
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult
-from bucky.decisions import facts_of, requests_of
+from bucky.deciding.requests import facts_of, requests_of
+from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.events import DeliveryCompleted, delivery_id, payload_of
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
-from bucky.keys import object_key
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import MemoryObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header, split
-from bucky.routing import Routing
+from bucky.routing.crosswalk import Crosswalks
+from bucky.routing.document import Routing
+from bucky.serve.contract import BatchResult
+from bucky.store.keys import object_key
+from bucky.store.objects import MemoryObjectStore, put_bytes
 from bucky.trace import new_traceparent
 from local_stack.destination import Answer, Destination
 from tests.support.functions.forwarding import forward

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from bucky.cloudevents import CloudEvent
-from bucky.contract import BatchResult
 from bucky.errors import IndexUnavailable
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore
+from bucky.serve.contract import BatchResult
+from bucky.store.objects import MemoryObjectStore
 from forward_instances.pace import CappedReader, Meter
 from local_stack.destination import Destination
 from tests.support.functions.forwarding import SENDERS, forward, request, route_to, state

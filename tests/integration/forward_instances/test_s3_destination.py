@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from bucky.destinations import S3Destination
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult
 from bucky.errors import DestinationUnavailable
 from bucky.forwarding import Secrets, Senders, s3
 from bucky.forwarding.s3 import S3Sender
-from bucky.objects import S3ObjectStore, put_bytes
-from bucky.outgoing import Outcome, Outgoing, StoreResult
-from bucky.ports import free_port
+from bucky.routing.destinations import S3Destination
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore, put_bytes
 from tests.support.destinations.destination_worlds import S3World
 from tests.support.functions.forwarding import CT, EXPLICIT
 from tests.support.network.way_to_store import WayToStore

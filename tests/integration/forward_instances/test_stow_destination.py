@@ -12,13 +12,13 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from bucky.destinations import StowDestination
+from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult
 from bucky.errors import StoreUnavailable
 from bucky.forwarding import Secrets
 from bucky.forwarding.stow import StowSender
 from bucky.forwarding.stow_answer import read_answer
-from bucky.outgoing import Outcome, Outgoing, StoreResult
-from bucky.ports import free_port
+from bucky.routing.destinations import StowDestination
+from bucky.runtime.ports import free_port
 from local_stack.certificates import ensure_certificates
 from tests.support.destinations.stow_server import Request, StowServer, Whole
 from tests.support.functions.forwarding import CT, EXPLICIT

@@ -12,11 +12,11 @@ ORTHANC_SCRIPT = """
 import json, socket, subprocess, sys, time
 from functools import partial
 from pathlib import Path
-from bucky.destinations import StowDestination
+from bucky.routing.destinations import StowDestination
 from bucky.forwarding import Secrets
 from bucky.forwarding.stow import StowSender
 from tests.support.dicom.sample_instances import samples
-from bucky.outgoing import Outgoing
+from bucky.dimse.outgoing import Outgoing
 import httpx, io
 orthanc, plugin, folder = sys.argv[1:]
 Path(folder, "orthanc.json").write_text(json.dumps({

@@ -12,8 +12,8 @@ import pytest
 from nats.js.errors import NotFoundError
 from starlette.responses import Response
 
-from bucky.broker import jetstream
-from bucky.ports import free_port
+from bucky.broker.connection import jetstream
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from tests.support.connector.connector_world import (
     Batch,

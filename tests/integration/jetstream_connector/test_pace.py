@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
-from bucky.broker import connect
+from bucky.broker.connection import connect
 from bucky.cloudevents import CloudEvent
 from bucky.settings import Settings
 from jetstream_connector import consumer

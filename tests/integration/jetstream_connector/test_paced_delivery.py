@@ -18,16 +18,16 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from bucky.broker import jetstream
+from bucky.broker.connection import jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
 from bucky.events import DeliveryRequested, delivery_id
 from bucky.index import DeliveryState, Index
-from bucky.objects import MemoryObjectStore
-from bucky.ports import free_port
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
-from jetstream_connector import gate, outcomes
+from bucky.store.objects import MemoryObjectStore
+from jetstream_connector import outcomes, pause
 from local_stack.destination import Answer, Destination, Received
 from tests.support.connector.connector_world import Batch, ConnectorWorld, open_client, stage
 from tests.support.functions.forwarding import SENDERS, forward, request
@@ -198,7 +198,7 @@ async def test_deliveries_wait_for_the_hours_of_their_destination_and_urgent_one
     here: Deliveries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects the hours that were written, the reason and time that are shown, and a schedule that is changed."""
-    monkeypatch.setattr(gate, "LONGEST_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pause, "LONGEST_WAIT_SECONDS", 0.5)
     monkeypatch.setattr(outcomes, "LONGEST_HOLD_SECONDS", 0.5)
     opens = datetime.now(UTC) + timedelta(hours=3)
     closed = {"time_zone": "UTC", "windows": [{"from": f"{opens:%H:%M}", "to": f"{opens + timedelta(hours=1):%H:%M}"}]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bucky.broker import connect
+from bucky.broker.connection import connect
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from bucky.cli.stack_settings import noted_settings, stack_settings
 from bucky.errors import SettingsError
 from bucky.index import Index
-from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
-from bucky.stack_settings import noted_settings, stack_settings
+from bucky.store.objects import S3ObjectStore
 from tests.support.services.command_line import bucky, environment
 from tests.support.services.keeper_world import indexed, store_samples
 

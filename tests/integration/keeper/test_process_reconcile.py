@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from bucky.broker import connect, jetstream
+from bucky.broker.connection import connect, jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, utc_now
+from bucky.deciding.grouping import of_study
 from bucky.events import ProcessingRequested, payload_of
-from bucky.gathering import of_study
 from bucky.index import Index
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from keeper.findings import Kind, Report
 from keeper.open_deliveries import reconcile_deliveries
 from keeper.republisher import Republisher

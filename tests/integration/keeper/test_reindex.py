@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import delete, update
 
 from bucky.cloudevents import CloudEvent
-from bucky.correcting import carry_out
-from bucky.corrections import Verdict
+from bucky.deciding.correcting import carry_out
 from bucky.index import Counts, Index, Routed
 from bucky.index.schema import arrivals, deliveries, instances, reindexed_studies, routings, series, studies
-from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
+from bucky.routing.corrections import Verdict
 from bucky.settings import Settings
+from bucky.store.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from keeper.readers import DirectReader
 from keeper.reindex import Reindex
 from tests.support.index.rows import requested
@@ -181,7 +181,7 @@ def test_what_arrives_meanwhile_is_kept(filled: Filled) -> None:
 RUN = """
 import os, sys
 from bucky.index import Index
-from bucky.objects import S3ObjectStore
+from bucky.store.objects import S3ObjectStore
 from bucky.settings import Settings
 from keeper import reindex
 from keeper.readers import ProcessReader

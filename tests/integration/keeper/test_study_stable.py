@@ -15,16 +15,16 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy import update
 
-from bucky.broker import JetStreamPublisher, MemoryPublisher, connect, jetstream
+from bucky.broker.connection import JetStreamPublisher, MemoryPublisher, connect, jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.completeness import Seen
 from bucky.errors import BrokerUnavailable
 from bucky.events import InstanceStored, SeriesStable, StudyStable, payload_of
 from bucky.index import Declaration, Index
 from bucky.index.schema import arrivals
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
+from keeper.completeness import Seen
 from keeper.evidence import Evidence
 from keeper.sweep import Sweep, Swept
 from keeper.waiting import read

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from bucky.errors import Permanent, Retriable, SettingsError
 from bucky.index import Index
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from local_provider.client import deploy
 from local_stack.servers import REPOSITORY

@@ -15,9 +15,9 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from bucky.part10 import split
-from bucky.ports import free_port
-from bucky.scu import Outcome, Outgoing, Peer, StoreResult, store_all
+from bucky.dicom.part10 import split
+from bucky.dimse import Outcome, Outgoing, Peer, StoreResult, store_all
+from bucky.runtime.ports import free_port
 from local_stack.destination import Destination, received, storage_sop_classes
 from local_stack.process import tcp_open
 from local_stack.servers import built

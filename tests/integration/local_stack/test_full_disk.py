@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bucky.broker import JetStreamPublisher, connect, disconnect
+from bucky.broker.connection import JetStreamPublisher, connect, disconnect
+from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
 from bucky.errors import BrokerUnavailable
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from local_stack import servers
 from local_stack.layout import Home, Ports
 from local_stack.read_only import ENOUGH_FREE_BYTES

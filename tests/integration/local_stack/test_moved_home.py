@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bucky.cli.stack_settings import stack_settings
 from bucky.index import Index
-from bucky.objects import S3ObjectStore, put_bytes
-from bucky.routing import Routing
-from bucky.stack_settings import stack_settings
+from bucky.routing.document import Routing
+from bucky.store.objects import S3ObjectStore, put_bytes
 from local_stack.layout import CannotStart, Home, Ports
 from local_stack.provision import provision
 from local_stack.stack import Stack, build

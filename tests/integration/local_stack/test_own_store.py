@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryState
-from bucky.scu import Outcome, Peer, store_all
 from local_stack import own_store
 from local_stack.layout import CannotStart, Home, Ports
 from local_stack.own_store import GATEWAY

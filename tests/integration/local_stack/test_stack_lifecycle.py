@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from local_stack.layout import CannotStart, Home, Ports
 from local_stack.process import ProcessFailed, Program, start, stop, tcp_open, wait_ready
 from local_stack.supervisor import end_leftovers, start_time

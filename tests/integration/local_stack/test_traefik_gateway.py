@@ -22,7 +22,7 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, ping_url, traefik

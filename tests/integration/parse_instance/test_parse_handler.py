@@ -10,17 +10,17 @@ import pydicom
 import pytest
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult
+from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.errors import IndexUnavailable, InvalidInstance, Permanent, Retriable, StoreUnavailable
 from bucky.events import InstanceStored
-from bucky.handlers import Context, load_handler
 from bucky.index import Index, StudyQuery
-from bucky.keys import object_key
 from bucky.log import get_logger
-from bucky.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header, split
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
+from bucky.serve.contract import BatchResult
+from bucky.serve.handlers import Context, load_handler
 from bucky.settings import Settings
+from bucky.store.keys import object_key
+from bucky.store.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes
 from parse_instance.handler import handle_batch
 
 pytestmark = pytest.mark.index

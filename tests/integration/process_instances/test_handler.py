@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from bucky.dicom.part10 import split
 from bucky.errors import IndexUnavailable
 from bucky.events import InstanceStored, Processing, ProcessingCompleted, ProcessingFailed, payload_of
 from bucky.index import DeliveryState, Index
-from bucky.part10 import split
-from bucky.processed import MOST, read_processed
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.routing.provenance import MOST, read_processed
 from bucky.settings import Settings
 from tests.support.functions.process_world import (
     DICOM,

@@ -6,9 +6,9 @@ import pytest
 
 from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
 from bucky.events import InstanceStored
-from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index
 from bucky.log import get_logger
+from bucky.serve.handlers import Context
 from record_dead_letter.handler import handle_batch
 from tests.support.index.rows import received, requested
 

@@ -9,14 +9,14 @@ from admin_api.dead_letters import DeadLetter
 from admin_api.rehearsal import rehearse
 from admin_api.replay import Order, _decided
 from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
-from bucky.decisions import facts_of, requests_of
+from bucky.deciding.requests import facts_of, requests_of
 from bucky.events import InstanceStored, ProcessingRequested, StudyStable
-from bucky.handlers import Context
 from bucky.index import DeliveryState, Index, RoutingVersion
 from bucky.log import get_logger
-from bucky.objects import S3ObjectStore
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.serve.handlers import Context
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from keeper.readers import DirectReader
 from keeper.reindex import Reindex
 from record_dead_letter.handler import handle_batch as record_dead_letters

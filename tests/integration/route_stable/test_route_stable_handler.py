@@ -9,10 +9,10 @@ import pytest
 from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, SeriesStable, StudyStable, payload_of
-from bucky.handlers import Context
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
 from bucky.log import get_logger
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.serve.handlers import Context
 from route_stable import handler
 from route_stable.handler import handle
 from tests.support.index.rows import digest, header, indexed

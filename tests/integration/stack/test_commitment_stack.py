@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryRow, DeliveryState
-from bucky.routing import Routing
-from bucky.scu import Outcome, Peer, store_all
+from bucky.routing.document import Routing
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.functions.commitment_world import Asked, CommittingNode
 from tests.support.services.command_line import bucky

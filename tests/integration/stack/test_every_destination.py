@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryState
-from bucky.routing import Routing
-from bucky.scu import Outcome, Peer, store_all
+from bucky.routing.document import Routing
 from tests.support.destinations.destination_worlds import data_set_sha256
 from tests.support.destinations.stow_server import StowServer
 from tests.support.dicom.sample_instances import Sample, samples

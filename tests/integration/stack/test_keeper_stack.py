@@ -4,8 +4,8 @@ import json
 from copy import deepcopy
 from typing import Any
 
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryState
-from bucky.scu import Outcome, Peer, store_all
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.services.command_line import bucky
 from tests.support.stack.running_stack import RunningStack

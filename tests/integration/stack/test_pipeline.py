@@ -11,10 +11,10 @@ import httpx
 import pydicom
 import pytest
 
+from bucky.cli.send_files import Sent, send
+from bucky.dicom.part10 import split
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryState, StudyQuery, StudyRow
-from bucky.part10 import split
-from bucky.scu import Outcome, Peer, store_all
-from bucky.send import Sent, send
 from local_stack.demo_data import DemoFile, Expected, demo_files
 from local_stack.demo_report import RIGHT_OUTCOMES
 from local_stack.destination import received

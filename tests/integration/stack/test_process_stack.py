@@ -11,9 +11,9 @@ import httpx
 import pydicom
 import pytest
 
-from bucky.api_client import ApiFailed
+from bucky.cli.api_client import ApiFailed
+from bucky.dimse import Outcome, Peer, store_all
 from bucky.index import DeliveryState
-from bucky.scu import Outcome, Peer, store_all
 from local_provider.stack_file import deployments
 from local_stack.destination import received
 from local_stack.servers import REPOSITORY

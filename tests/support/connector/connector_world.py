@@ -20,11 +20,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bucky.broker import connect, jetstream
+from bucky.broker.connection import connect, jetstream
 from bucky.cloudevents import CloudEvent
-from bucky.connecting import trust
-from bucky.ports import free_port
-from bucky.serve.server import HttpServer
+from bucky.runtime.http_server import HttpServer
+from bucky.runtime.ports import free_port
+from bucky.runtime.tls import trust
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import pytest
 from pydantic import TypeAdapter
 
-from bucky.destinations import Destination, S3Destination
-from bucky.objects import S3ObjectStore, put_bytes
-from bucky.part10 import split
+from bucky.dicom.part10 import split
+from bucky.routing.destinations import Destination, S3Destination
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore, put_bytes
 from local_stack.destination import Answer, Received
 from local_stack.destination import Destination as DimseNode
 from tests.support.destinations.stow_server import StowServer

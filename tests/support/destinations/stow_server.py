@@ -11,7 +11,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from bucky.part10 import split
+from bucky.dicom.part10 import split
 from tests.support.network.pausable_server import PausableServer
 
 _BOUNDARY = re.compile(r'multipart/related; type="application/dicom"; boundary=([\w-]+)')

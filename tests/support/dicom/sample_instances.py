@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pydicom.data
 
-from bucky.part10 import split
-from bucky.scu import Outgoing
+from bucky.dicom.part10 import split
+from bucky.dimse import Outgoing
 
 SAMPLE = Path(pydicom.data.__file__).parent / "test_files" / "CT_small.dcm"
 SOP_INSTANCE_UID = b"1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"

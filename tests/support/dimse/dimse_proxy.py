@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from bucky.scu.messages import ABORT_REQUEST, DATA
+from bucky.dimse.messages import ABORT_REQUEST, DATA
 from tests.support.dimse.raw_peer import elements, us, values
 from tests.support.network.accepting import accept_each, shut, stop_accepting
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from bucky.scu import Peer
-from bucky.scu.messages import Context, associate_request, data_pdus, store_request, store_response
-from edge_scp.storage_syntaxes import VERIFICATION
+from bucky.dimse import Peer
+from bucky.dimse.messages import Context, associate_request, data_pdus, store_request, store_response
+from edge_scp.association.storage_syntaxes import VERIFICATION
 from tests.support.waiting import PATIENCE
 
 CT, EXPLICIT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from edge_scp.commit_board import BoardDescriptors, CommitBoard
-from edge_scp.committer import Commit, GroupCommitter
-from edge_scp.disk import Disk
-from edge_scp.spool_file import SpoolFile
-from edge_scp.syncer import Syncer
+from edge_scp.spool.disk import Disk
+from edge_scp.spool.file import SpoolFile
+from edge_scp.spool.group_commit import Commit, GroupCommitter
+from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
+from edge_scp.spool.syncer import Syncer
 
 RECEIVERS = 3
 

@@ -18,18 +18,18 @@ from typing import Any
 import nats
 from pynetdicom.association import Association
 
-from bucky.broker import jetstream
+from bucky.broker.connection import jetstream
 from bucky.cloudevents import CloudEvent
-from bucky.ports import free_port
-from bucky.scu import Peer
+from bucky.dimse import Peer
+from bucky.runtime.ports import free_port
 from bucky.settings import Listener, Settings
-from edge_scp.connections import Verdict
-from edge_scp.express import LaneSelector, TraysFor, lane_of
-from edge_scp.listening import Port
+from edge_scp.association.acceptor import Standing
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receiving import Acceptors
-from edge_scp.record import Record, verify
-from edge_scp.upper_layer.acceptor import Standing
+from edge_scp.process.connections import Verdict
+from edge_scp.process.port import Port
+from edge_scp.process.receive_worker import Acceptors
+from edge_scp.receive.fast_path import LaneSelector, TraysFor, lane_of
+from edge_scp.spool.record import Record, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.edge.spool_world import SLOT, SpoolWorld
 from tests.support.network.plain_http import get

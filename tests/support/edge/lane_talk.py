@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from bucky.scu.messages import Context
-from edge_scp.storage_syntaxes import VERIFICATION
+from bucky.dimse.messages import Context
+from edge_scp.association.storage_syntaxes import VERIFICATION
 from tests.support.dimse.raw_peer import CT, EXPLICIT, IMPLICIT, RawPeer, command, elements, request, us, values
 from tests.support.edge.edge_process import ListenerAlone
 from tests.support.waiting import PATIENCE

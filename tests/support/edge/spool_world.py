@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bucky.identity import Identity
-from bucky.part10 import FileMeta
-from edge_scp.announcements import Announcer, Arrivals, open_pipe
-from edge_scp.capacity import Capacity, Ledger, Limits
-from edge_scp.commit_board import BoardDescriptors, CommitBoard
-from edge_scp.committer import Commit, Committer, FileCommitter, GroupCommitter, NoCommitter, SyncMode
-from edge_scp.disk import Disk
+from bucky.dicom.identity import Identity
+from bucky.dicom.part10 import FileMeta
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receiver import Receiver
-from edge_scp.record import Record, verify
-from edge_scp.spool import Spool
-from edge_scp.spool_file import SpoolFile
-from edge_scp.spool_folder import SpoolFolder
-from edge_scp.syncer import Syncer
-from edge_scp.trays import LABEL_BYTES, TRAY_BYTES, Trays
+from edge_scp.receive.store_handler import Receiver
+from edge_scp.spool.capacity import Capacity, Ledger, Limits
+from edge_scp.spool.disk import Disk
+from edge_scp.spool.entries import Spool
+from edge_scp.spool.file import SpoolFile
+from edge_scp.spool.folder import SpoolFolder
+from edge_scp.spool.group_commit import Commit, Committer, FileCommitter, GroupCommitter, NoCommitter, SyncMode
+from edge_scp.spool.notifications import Announcer, Arrivals, open_pipe
+from edge_scp.spool.record import Record, verify
+from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Trays
+from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
+from edge_scp.spool.syncer import Syncer
 from tests.support.waiting import PATIENCE
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from bucky.settings import Listener, Settings
-from edge_scp.admission import Rejection
-from edge_scp.reception import Answer, Caller, Reports
-from edge_scp.statuses import Status
-from edge_scp.storage_syntaxes import Syntaxes
-from edge_scp.store_service import Refusal, StoreCommand
-from edge_scp.upper_layer.acceptor import Acceptor
-from edge_scp.upper_layer.limits import Limits
+from edge_scp.association.acceptor import Acceptor
+from edge_scp.association.admission import Rejection
+from edge_scp.association.limits import Limits
+from edge_scp.association.sink import Answer, Caller, Reports
+from edge_scp.association.statuses import Status
+from edge_scp.association.storage_syntaxes import Syntaxes
+from edge_scp.association.store_service import Refusal, StoreCommand
 from tests.support.waiting import PATIENCE
 
 SYNTAXES = Syntaxes(Settings())

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bucky.cloudevents import utc_now
+from bucky.dimse import Outcome, Peer, status, store_all
 from bucky.index import DeliveryRow, DeliveryState
-from bucky.scu import Outcome, Peer, status, store_all
 from local_stack.demo_routing import DESTINATION
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.faults.node import AET, OTHER_CLASS, Fault, Node

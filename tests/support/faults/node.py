@@ -7,8 +7,8 @@ from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from bucky.part10 import split
-from bucky.scu import status
+from bucky.dicom.part10 import split
+from bucky.dimse import status
 from tests.support.dicom.sample_instances import Sample
 from tests.support.dimse.dimse_proxy import Act, DimseProxy, StoreRequest
 

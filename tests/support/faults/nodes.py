@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bucky.scu import status
+from bucky.dimse import status
 from local_stack.destination import Answer, Destination, Received
 from local_stack.servers import built
 from tests.support.dicom.sample_instances import Sample

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bucky.ports import free_port
-from bucky.scu import Outcome, store_all
+from bucky.dimse import Outcome, store_all
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.dicom.sample_instances import samples

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bucky.scu import Outcome, Peer, StoreResult, store_all
+from bucky.dimse import Outcome, Peer, StoreResult, store_all
 from local_stack.demo_routing import ensure_demo_routing
 from local_stack.layout import Home
 from tests.support.dicom.sample_instances import Sample, samples

@@ -12,15 +12,15 @@ from pynetdicom.dimse_messages import N_ACTION_RSP
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
-from bucky.broker import MemoryPublisher
+from bucky.broker.connection import MemoryPublisher
 from bucky.cloudevents import CloudEvent
-from bucky.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from bucky.contract import BatchResult
+from bucky.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from bucky.forwarding import Places, Secrets
-from bucky.handlers import load_handler, make_context
 from bucky.index import Index
+from bucky.serve.contract import BatchResult
+from bucky.serve.handlers import load_handler, make_context
 from commit_deliveries.handler import handle_batch
-from edge_scp.commitment_reports import CommitmentReports
+from edge_scp.receive.commitment_reports import CommitmentReports
 from local_stack.destination import Destination
 
 CONTEXT = make_context(load_handler("commit_deliveries.handler"))

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult
-from bucky.destinations import Destination, DimseDestination
+from bucky.dicom.part10 import FileMeta, file_header
 from bucky.errors import IndexUnavailable
 from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
 from bucky.forwarding import Secrets, Senders
-from bucky.handlers import load_handler, make_context
 from bucky.index import DeliveryState, Index
-from bucky.keys import object_key
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import MemoryObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header
-from bucky.routing import Routing
+from bucky.routing.crosswalk import Crosswalks
+from bucky.routing.destinations import Destination, DimseDestination
+from bucky.routing.document import Routing
+from bucky.serve.contract import BatchResult
+from bucky.serve.handlers import load_handler, make_context
+from bucky.store.keys import object_key
+from bucky.store.objects import MemoryObjectStore, put_bytes
 from bucky.trace import new_traceparent
 from forward_instances.handler import handle_batch
 

@@ -13,10 +13,10 @@ from typing import Any
 import pydicom
 from pydicom.uid import generate_uid
 
-from bucky.barrier import Barrier, NoBarrier
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.contract import BatchResult
-from bucky.decisions import facts_of, requests_of
+from bucky.deciding.grouping import Gathered, of_study
+from bucky.deciding.requests import facts_of, requests_of
+from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.events import (
     DeliveryRequested,
     InstanceStored,
@@ -25,15 +25,15 @@ from bucky.events import (
     ReceivedInstance,
     payload_of,
 )
-from bucky.gathering import Gathered, of_study
-from bucky.handlers import load_handler, make_context
 from bucky.index import DeliveryState, Index, IndexedInstance
-from bucky.keys import object_key
-from bucky.objects import S3ObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header, split
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from bucky.serve.contract import BatchResult
+from bucky.serve.handlers import load_handler, make_context
 from bucky.settings import Settings
-from bucky.stored_headers import read_attributes
+from bucky.store.barrier import Barrier, NoBarrier
+from bucky.store.headers import read_attributes
+from bucky.store.keys import object_key
+from bucky.store.objects import S3ObjectStore, put_bytes
 from bucky.trace import new_traceparent
 from process_instances.calls import FunctionCalls
 from process_instances.handler import handle_batch

@@ -6,7 +6,7 @@ from prometheus_client import Counter
 
 from bucky.cloudevents import CloudEvent
 from bucky.errors import Permanent
-from bucky.handlers import Context
+from bucky.serve.handlers import Context
 from bucky.settings import Settings
 
 WORKED = Counter("worker_events_total", "Events worked on")

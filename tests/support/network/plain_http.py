@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from bucky.connecting import trust
+from bucky.runtime.tls import trust
 from tests.support.waiting import PATIENCE
 
 

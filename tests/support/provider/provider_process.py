@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from bucky.connecting import trust
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
+from bucky.runtime.tls import trust
 from local_stack.process import Program, http_ok
 from tests.support.servers import Running, run
 from tests.support.stack.processes import serving

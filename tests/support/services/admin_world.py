@@ -18,10 +18,10 @@ from bucky.cloudevents import utc_now
 from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
 from bucky.forwarding.places import Places
 from bucky.index import Index, IndexedInstance
-from bucky.keys import object_key
-from bucky.morph.crosswalks import Crosswalks
-from bucky.objects import MemoryObjectStore, put_bytes
+from bucky.routing.crosswalk import Crosswalks
 from bucky.settings import Settings
+from bucky.store.keys import object_key
+from bucky.store.objects import MemoryObjectStore, put_bytes
 
 KEY = "key-of-the-test"
 STUDY, SERIES = "1.2.3", "1.2.3.4"

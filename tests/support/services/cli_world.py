@@ -11,13 +11,13 @@ from typing import Any
 import nats
 from typer.testing import CliRunner, Result
 
-from bucky.broker import jetstream
+from bucky.broker.connection import jetstream
+from bucky.broker.streams import ensure_streams
 from bucky.cli.app import app
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.index import AttemptOutcome, DeliveryAttempt, Index
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
-from bucky.streams import ensure_streams
 from local_stack.certificates import ensure_certificates
 from local_stack.gateway import GatewayPorts, Upstreams, traefik
 from local_stack.process import Program, http_ok

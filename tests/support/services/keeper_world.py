@@ -9,15 +9,15 @@ import pydicom.data
 from sqlalchemy import Connection, Table, create_engine, delete, select
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.dicom_json import quietly
+from bucky.dicom.json_model import quietly
+from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.events import InstanceStored
-from bucky.handlers import Context
 from bucky.index import Index
 from bucky.index.schema import instances, metadata, series, studies
-from bucky.keys import object_key
 from bucky.log import get_logger
-from bucky.objects import ObjectStore, put_bytes
-from bucky.part10 import FileMeta, file_header, split
+from bucky.serve.handlers import Context
+from bucky.store.keys import object_key
+from bucky.store.objects import ObjectStore, put_bytes
 from bucky.trace import new_traceparent
 from parse_instance.handler import handle_batch
 from tests.support.dicom.sample_instances import SAMPLE, SOP_INSTANCE_UID, STUDY_INSTANCE_UID

@@ -10,10 +10,10 @@ from typing import Any
 
 import psycopg
 
-from bucky.api_client import Access, ApiClient, ApiFailed
+from bucky.cli.api_client import Access, ApiClient, ApiFailed
 from bucky.index import DeliveryRow, DeliveryState, Index, InstanceRow
-from bucky.objects import S3ObjectStore
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from local_stack.demo_routing import ensure_demo_routing
 from local_stack.layout import Home, Ports
 from local_stack.process import last_line

@@ -8,8 +8,8 @@ import pytest
 from admin_api.attention import Attention, Known, needing_attention
 from admin_api.health import PartHealth, TroubleFound
 from bucky.index import Backlog, DeliveryState, Noticed, RoutingVersion
-from bucky.routing import Routing
-from bucky.trouble import State
+from bucky.routing.document import Routing
+from bucky.runtime.trouble import State
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=3)

@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from bucky.errors import Permanent, Retriable
-from bucky.given import Given
-from bucky.handlers import Context
 from bucky.log import get_logger
+from bucky.serve.handlers import Context
+from bucky.serve.processing_input import Given
 from bucky.settings import Settings
 from deidentify.handler import KEPT_TEXTS, SECRET, TEXTS, TIMES, deidentified, process
 from tests.support.dicom.sample_instances import SAMPLE

@@ -7,7 +7,7 @@ from typing import Any
 
 import pydicom
 
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 from local_stack.servers import REPOSITORY
 from tests.support.dicom.sample_instances import SAMPLE
 

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from jetstream_connector import gate as gates
+from jetstream_connector import pause as gates
+from jetstream_connector.adaptive_limit import LONGEST_ASKED_SECONDS, LONGEST_PAUSE_SECONDS, Pace
 from jetstream_connector.breaker import LONGEST_WAIT_SECONDS, Breaker, State
-from jetstream_connector.gate import Gate, Hold
-from jetstream_connector.pace import LONGEST_ASKED_SECONDS, LONGEST_PAUSE_SECONDS, Pace
+from jetstream_connector.pause import Gate, Hold
 
 
 def test_the_breaker_opens_lets_one_try_and_closes_on_an_answer() -> None:

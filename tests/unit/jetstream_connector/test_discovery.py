@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bucky.documents import MOST_BYTES
+from bucky.text.documents import MOST_BYTES
 from jetstream_connector.discovery import DirectoryUnavailable, Function, StackFileDirectory
 from local_provider.stack_file import deployments
 from local_stack.servers import REPOSITORY

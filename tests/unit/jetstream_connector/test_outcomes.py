@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from jetstream_connector.gate import Hold
 from jetstream_connector.outcomes import (
     LOSSES_PER_ATTEMPT,
     Ack,
@@ -20,6 +19,7 @@ from jetstream_connector.outcomes import (
     Verdict,
     decide,
 )
+from jetstream_connector.pause import Hold
 
 POLICY = Policy(max_attempts=3, backoff=(1.0, 5.0), max_event_bytes=10_000)
 TWO = (Item("a"), Item("b", attempts=1))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bucky.completeness import Seen, judge, quiet_times, still_waited_for
 from bucky.index.rows import Arrival
-from bucky.routing import Routing
+from bucky.routing.document import Routing
+from keeper.completeness import Seen, judge, quiet_times, still_waited_for
 
 LAST = datetime(2026, 11, 1, 12, tzinfo=UTC)
 HOLD = 600.0

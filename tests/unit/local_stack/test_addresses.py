@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bucky.cli.stack_settings import noted_settings
 from bucky.settings import Settings
-from bucky.stack_settings import noted_settings
 from local_stack.commands import addresses
 from local_stack.layout import Home, Ports
 from local_stack.process import Program, start

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from bucky.cloudevents import utc_now
-from bucky.corrections import Verdict
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Noticed, Routed
+from bucky.routing.corrections import Verdict
 from tests.support.services.admin_world import indexed, received, requested
 
 DAY = timedelta(days=1)

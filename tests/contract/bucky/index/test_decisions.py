@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bucky.cloudevents import utc_now
-from bucky.corrections import Decision, Verdict
 from bucky.errors import Conflict, NotFound
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Gathered, Index, InstanceRows, StudyPart
+from bucky.routing.corrections import Decision, Verdict
 from tests.support.index.rows import RECEIVED_AT, digest, header, indexed, requested
 
 UID = "1.2.3.99"

@@ -19,7 +19,7 @@ from bucky.errors import IndexUnavailable, SettingsError
 from bucky.index import Counts, Index, StudyQuery, migrate
 from bucky.index.database import Database
 from bucky.index.schema import metadata
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from tests.support.index.rows import digest, header, indexed
 
 pytestmark = pytest.mark.index

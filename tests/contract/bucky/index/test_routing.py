@@ -6,7 +6,7 @@ import pytest
 
 from bucky.errors import Conflict, IndexUnavailable, NotFound
 from bucky.index import Index
-from bucky.routing import Routing
+from bucky.routing.document import Routing
 
 pytestmark = pytest.mark.index
 

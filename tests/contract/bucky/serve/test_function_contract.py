@@ -12,12 +12,12 @@ import pydicom
 import pytest
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE, MEDIA_TYPE, CloudEvent
-from bucky.contract import BatchResult, ItemFailure
 from bucky.errors import Permanent, Retriable
-from bucky.given import Given, Made
-from bucky.handlers import Context, load_handler
 from bucky.serve.app import FunctionApp
+from bucky.serve.contract import BatchResult, ItemFailure
 from bucky.serve.dependencies import Dependencies
+from bucky.serve.handlers import Context, load_handler
+from bucky.serve.processing_input import Given, Made
 from bucky.settings import Settings
 from process_instances.parts import Parts
 from tests.support.dicom.sample_instances import SAMPLE

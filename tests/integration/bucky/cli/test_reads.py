@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bucky.api_client import ApiFailed
-from bucky.routing import InvalidRouting
+from bucky.cli.api_client import ApiFailed
+from bucky.routing.document import InvalidRouting
 from local_stack.certificates import ensure_certificates
 from tests.support.services.admin_world import PATIENT, STUDY
 from tests.support.services.cli_world import bucky, output, stack_home

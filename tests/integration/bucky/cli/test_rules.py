@@ -10,9 +10,9 @@ import pytest
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner, Result
 
-from bucky.api_client import ApiFailed
+from bucky.cli.api_client import ApiFailed
 from bucky.cli.app import app
-from bucky.routing import InvalidRouting, json_schema
+from bucky.routing.document import InvalidRouting, json_schema
 from tests.support.services.cli_world import bucky, output, stack_home
 
 ROUTING = """\

@@ -9,11 +9,11 @@ from pathlib import Path
 import pydicom.data
 import pytest
 
-from bucky.foreign_file import ForeignFile, read_foreign_file
-from bucky.part10 import FileMeta, file_header
-from bucky.ports import free_port
-from bucky.scu import Peer
-from bucky.send import FileResult, Sent, send
+from bucky.cli.send_files import FileResult, Sent, send
+from bucky.dicom.foreign_file import ForeignFile, read_foreign_file
+from bucky.dicom.part10 import FileMeta, file_header
+from bucky.dimse import Peer
+from bucky.runtime.ports import free_port
 from local_stack.demo_data import Expected, demo_files
 from local_stack.destination import Answer, Destination
 from tests.support.services.command_line import bucky
@@ -91,7 +91,7 @@ def test_an_unreadable_file_fails_alone(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read_foreign_file(path)
 
-    monkeypatch.setattr("bucky.send.read_foreign_file", failing)
+    monkeypatch.setattr("bucky.cli.send_files.read_foreign_file", failing)
     with Destination(tmp_path.parent / "received") as destination:
         first, second = send([tmp_path], peer_of(destination)).results
     assert (first.outcome, first.reason) == (Sent.FAILED, "the file cannot be read: Input/output error")

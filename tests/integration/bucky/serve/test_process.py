@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE, CloudEvent
-from bucky.objects import S3ObjectStore
-from bucky.ports import free_port
+from bucky.runtime.ports import free_port
 from bucky.settings import Settings
+from bucky.store.objects import S3ObjectStore
 from tests.support.connector.connector_world import ended, process, ready
 from tests.support.servers import Running
 from tests.support.waiting import until

@@ -7,7 +7,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from bucky.foreign_file import read_foreign_file
+from bucky.dicom.foreign_file import read_foreign_file
 from local_stack.demo_data import DemoFile, Expected, bundled_files, demo_files
 
 

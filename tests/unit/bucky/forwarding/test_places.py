@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bucky.destinations import DimseDestination, FolderDestination, S3Destination, StowDestination
+from bucky.dimse.outgoing import Outcome
 from bucky.errors import DestinationUnavailable, SettingsError
 from bucky.forwarding import Places, Secrets, Senders
-from bucky.outgoing import Outcome
+from bucky.routing.destinations import DimseDestination, FolderDestination, S3Destination, StowDestination
 from bucky.settings import Settings
 from tests.support.destinations.destination_worlds import model
 from tests.support.dicom.sample_instances import samples

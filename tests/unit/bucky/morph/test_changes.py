@@ -18,13 +18,13 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from bucky.elements import StreamSource, Walk
+from bucky.dicom.elements import StreamSource, Walk
+from bucky.dicom.header import encoding_of
+from bucky.dicom.identity import DEFLATED
 from bucky.errors import Permanent
-from bucky.header import encoding_of
-from bucky.identity import DEFLATED
-from bucky.morph.actions import Action
 from bucky.morph.original import Modification
 from bucky.morph.splice import Morphed, Wanted, morphed
+from bucky.routing.changes import Action
 
 EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 MODIFICATION = Modification("BUCKY ct v7", "CT1", datetime(2026, 11, 20, 12, 30, tzinfo=UTC))

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from bucky.part10 import FileMeta, file_header
+from bucky.dicom.part10 import FileMeta, file_header
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.conversion import transcode
 from tests.support.pixels.encoded_images import (

@@ -1,0 +1,136 @@
+"""The receivers of an edge, as the parent has them: who gets the next connection, and what a dead one leaves."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from itertools import cycle
+from typing import NamedTuple
+
+from bucky.settings import Settings
+from edge_scp.process.channel import Message
+from edge_scp.process.connections import Connections, Verdict
+from edge_scp.process.supervisor import Child, Shared
+from edge_scp.spool.capacity import SLOTS, Ledger
+from edge_scp.spool.notifications import announce_end
+
+_MOST_BY_DEFAULT = 4
+_RETRY_SECONDS = 0.5
+
+
+class _Handed(NamedTuple):
+    """A connection that a receiver has: of which listener, and from which address."""
+
+    listener: int
+    address: str
+
+
+class Receivers:
+    """The pool; `counts` are the listeners' counts, which connections that end are taken from."""
+
+    def __init__(self, settings: Settings, shared: Shared, ledger: Ledger, announcing: int) -> None:
+        self.counts: list[Connections] = []
+        self._ledger, self._announcing = ledger, announcing
+        self._slots = cycle(range(SLOTS))
+        self._used: set[int] = set()
+        self._gone: set[int] = set()
+        # By receiver, and there by the connection's number.
+        self._handed: list[dict[int, _Handed]] = [{} for _ in range(process_count(settings))]
+        self.children = [self._child(number, shared) for number in range(len(self._handed))]
+
+    def of(self, listener: int) -> "ListenersReceivers":
+        """Return the pool as one listener's port has it."""
+        return ListenersReceivers(self, listener)
+
+    def hand(self, handed: _Handed, connection: socket.socket, number: int, verdict: Verdict) -> bool:
+        """Pass a connection to the receiver that has fewest; return False when there is none."""
+        message = {"number": number, "verdict": verdict.value, **handed._asdict()}
+        for receiver in self._by_load():
+            if self.children[receiver].ready and self.children[receiver].send(message, connection):
+                self._handed[receiver][number] = handed
+                return True
+        return False
+
+    def evict(self, number: int) -> None:
+        """Have the receiver that has a connection close it, unless it has an association by now."""
+        for child, handed in zip(self.children, self._handed, strict=True):
+            if number in handed:
+                child.send({"evict": number})
+
+    def uploader_restarted(self) -> None:
+        """Announce again the receivers that are gone: the uploader may have died before it had looked."""
+        self._gone |= {slot for slot in range(SLOTS) if slot not in self._used and not self._ledger.settled(slot)}
+        self._announce_gone()
+
+    async def drain(self, seconds: float, grace_seconds: float) -> bool:
+        """Let open associations finish; tell whether none was cut short."""
+        ends = (child.stop({"drain": seconds}, seconds + grace_seconds) for child in self.children)
+        return all(await asyncio.gather(*ends))
+
+    def _by_load(self) -> Iterator[int]:
+        return iter(sorted(range(len(self._handed)), key=lambda receiver: len(self._handed[receiver])))
+
+    def _child(self, number: int, shared: Shared) -> Child:
+        return Child(
+            f"receiver-{number}",
+            "edge_scp.process.receive_worker",
+            shared,
+            self._announcing,
+            number=number,
+            begin=self._free_slot,
+            heard=lambda message: self._heard(number, message),
+            ended=lambda slot: self._ended(number, slot),
+        )
+
+    def _free_slot(self) -> int:
+        """Return a slot that nothing is left in, as long as there is one, and not the one used last."""
+        free = [slot for slot, _ in zip(self._slots, range(SLOTS), strict=False) if slot not in self._used]
+        slot = next((slot for slot in free if self._ledger.settled(slot)), free[0])
+        while next(self._slots) != slot:
+            pass
+        self._used.add(slot)
+        self._ledger.begin(slot)
+        return slot
+
+    def _heard(self, receiver: int, message: Message) -> None:
+        if "closed" in message:
+            listener, address = self._handed[receiver].pop(message["closed"])
+            self.counts[listener].closed(message["closed"], address, stored=message["stored"])
+        else:
+            listener, address = self._handed[receiver][message["number"]]
+            self.counts[listener].associated(message["number"], address, is_now=message["associated"])
+
+    def _ended(self, receiver: int, slot: int) -> None:
+        handed, self._handed[receiver] = self._handed[receiver], {}
+        for number, (listener, address) in handed.items():
+            self.counts[listener].closed(number, address)
+        self._used.discard(slot)
+        self._gone.add(slot)
+        self._announce_gone()
+
+    def _announce_gone(self) -> None:
+        for slot in tuple(self._gone):
+            if announce_end(self._announcing, slot):
+                self._gone.discard(slot)
+        if self._gone:
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._announce_gone)
+
+
+class ListenersReceivers:
+    """The receivers, for the connections of one listener."""
+
+    def __init__(self, receivers: Receivers, listener: int) -> None:
+        self._receivers, self._listener = receivers, listener
+
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+        """Pass a connection to the receiver that has fewest; return False when there is none."""
+        return self._receivers.hand(_Handed(self._listener, address), connection, number, verdict)
+
+    def evict(self, number: int) -> None:
+        """Have a connection closed, unless it has an association by now."""
+        self._receivers.evict(number)
+
+
+def process_count(settings: Settings) -> int:
+    """Return how many processes receive."""
+    return settings.edge_processes or min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))

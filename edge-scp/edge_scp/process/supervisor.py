@@ -1,0 +1,230 @@
+"""The parent's children: started, asked, stopped, and started again when they die."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from bucky.errors import SettingsError
+from bucky.log import configure, get_logger
+from bucky.runtime.garbage import settle
+from bucky.settings import Settings
+from edge_scp.metrics import ParentMetrics
+from edge_scp.process.channel import Channel, Message, channel_pair
+from edge_scp.spool.sync_queue import BoardDescriptors
+
+log = get_logger("edge")
+
+# What a child ends with when a setting cannot work; it has said so in a sentence (sysexits.h, EX_CONFIG).
+EXIT_CONFIG = 78
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 5.0
+# A child that lived as long did not die of its start.
+_SETTLED_SECONDS = 30.0
+_ANSWER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a child is given: its number among its kind, its slot in the ledger, and descriptors."""
+
+    number: int
+    slot: int
+    channel: int
+    ledger: int
+    announcements: int
+    lock: int
+    trays: int
+    board: BoardDescriptors
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors."""
+        return self.channel, self.ledger, self.announcements, self.lock, self.trays, *self.board
+
+    def arguments(self) -> list[str]:
+        """Return them as command line arguments."""
+        return [str(value) for value in (self.number, self.slot, *self.descriptors)]
+
+    @classmethod
+    def of(cls, arguments: list[str]) -> "Inherited":
+        """Read them from command line arguments."""
+        if len(arguments) < 9:
+            raise SettingsError("this process is started by `python -m edge_scp`, not by hand")
+        number, slot, channel, ledger, announcements, lock, trays, *board = map(int, arguments)
+        return cls(number, slot, channel, ledger, announcements, lock, trays, BoardDescriptors.of(board))
+
+    def parent(self) -> socket.socket:
+        """Return the child's end of its channel."""
+        return socket.socket(fileno=self.channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The descriptors that all children inherit, and where their restarts are counted."""
+
+    ledger: int
+    lock: int
+    trays: int
+    board: BoardDescriptors
+    metrics: ParentMetrics
+
+
+class Child:
+    """A child process. `heard` gets its messages, `begin` gives it a slot and `ended` is told that it is gone."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        shared: Shared,
+        announcements: int,
+        *,
+        number: int = 0,
+        begin: Callable[[], int] = lambda: 0,
+        heard: Callable[[Message], None] = lambda _message: None,
+        ended: Callable[[int], None] = lambda _slot: None,
+    ) -> None:
+        self.name = name
+        self.restarts = 0
+        self._module, self._number = module, number
+        self._shared, self._announcements = shared, announcements
+        self._begin, self._heard, self._ended = begin, heard, ended
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel | None = None
+        self._stopping = False
+        self._ready = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._questions = 0
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it runs and has said that it is ready."""
+        return self._ready.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        """Return its process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    async def until_ready(self) -> None:
+        """Return when it is ready."""
+        await self._ready.wait()
+
+    async def keep_running(self) -> None:
+        """Start it, and start it again whenever it ends, until it is stopped; raise when it never can."""
+        failures = 0
+        while not self._stopping:
+            started = time.monotonic()
+            code = await self._run()
+            if self._stopping:
+                return
+            if code == EXIT_CONFIG:
+                raise SettingsError(f"the {self.name} process cannot start; it says why above")
+            failures = 1 if time.monotonic() - started > _SETTLED_SECONDS else failures + 1
+            wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 4 ** (failures - 1))
+            log.error("process.ended", process=self.name, code=code, restart_in_seconds=wait)
+            self.restarts += 1
+            self._shared.metrics.restarted(self.name)
+            await asyncio.sleep(wait)
+
+    def send(self, message: Message, connection: socket.socket | None = None) -> bool:
+        """Send a message, and take the connection over; return False when there is no process to have it."""
+        return self._channel is not None and self._channel.send(message, connection)
+
+    async def ask(self, question: str) -> Message | None:
+        """Return its answer, or None when it does not answer in time."""
+        self._questions += 1
+        number = self._questions
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            # Questions do not wait: a child that hangs would have more of them with each look at the page.
+            channel = self._channel
+            if channel is not None and not channel.behind and channel.send({"ask": question, "number": number}):
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(answer, _ANSWER_SECONDS)
+            return None
+        finally:
+            del self._asked[number]
+
+    async def stop(self, message: Message, seconds: float) -> bool:
+        """Ask it to end; kill it when it has not after so long. Return whether it ended by itself, and well."""
+        self._stopping = True
+        process = self._process
+        if process is None:
+            return True
+        self.send(message)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(process.wait(), seconds) == 0
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+        return False
+
+    async def _run(self) -> int:
+        slot = self._begin()
+        ours, theirs = channel_pair()
+        shared = self._shared
+        inherited = Inherited(
+            *(self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.trays),
+            shared.board,
+        )
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", self._module, *inherited.arguments()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited.descriptors,
+            )
+        self._channel = Channel(ours, self._received, self._ready.clear)
+        try:
+            return await self._process.wait()
+        finally:
+            self._ready.clear()
+            self._channel.close()
+            self._process = None
+            self._ended(slot)
+
+    def _received(self, message: Message, _connection: socket.socket | None) -> None:
+        if "ready" in message:
+            self._ready.set()
+        elif "answer" in message:
+            waiting = self._asked.get(message["number"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message["answer"])
+        else:
+            self._heard(message)
+
+
+def run(
+    work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Be a child: read the settings and work; unless that ends well, which is not False, the exit code is 1.
+
+    SIGTERM and SIGINT, which a terminal or systemd sends to all, are the parent's: it says when to end.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        settings = Settings.load(os.environ)
+        inherited = Inherited.of(sys.argv[1:])
+        configure(settings.log_level)
+        settle()
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            well = runner.run(work(settings, inherited))
+    except SettingsError as error:
+        sys.stderr.write(f"edge_scp: {error}\n")
+        sys.exit(EXIT_CONFIG)
+    sys.exit(1 if well is False else 0)
+
+
+def end_at_once() -> None:
+    """End this child, whose parent is gone."""
+    os._exit(0)

@@ -1,0 +1,26 @@
+"""Tells people when the spool begins to refuse, and when it accepts again."""
+
+import asyncio
+
+from bucky.log import get_logger
+from edge_scp.spool.capacity import Ledger, Limits
+
+log = get_logger("edge")
+
+_LOOK_SECONDS = 0.5
+
+
+async def watch_spool(ledger: Ledger, limits: Limits) -> None:
+    """Log each change, until cancelled; `bucky_edge_spool_accepting` and the health page show the state."""
+    refusing = False
+    while True:
+        # Looking also ends the refusal when the spool has become empty enough and nobody sends.
+        limits.room()
+        if ledger.refusing != refusing:
+            refusing = ledger.refusing
+            state = {"bytes": ledger.held_bytes, "instances": ledger.instances}
+            if refusing:
+                log.error("spool.refusing", reason="the spool or its disk is full", **state)
+            else:
+                log.info("spool.accepting", **state)
+        await asyncio.sleep(_LOOK_SECONDS)
