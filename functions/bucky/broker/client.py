@@ -2,8 +2,8 @@
 
 The client of nats-py closes for good on most `-ERR` lines, waits for minutes on a connection that is half open, and
 stops reconnecting on an answer that is not NATS. This one reconnects from all of these, with every subscription,
-until it is told to leave. It overrides private methods, which `tests/integration/bucky/broker/test_broker_faults.py` holds
-against real servers; the version of nats-py is locked.
+until it is told to leave. It overrides private methods, which are held against real servers by
+`tests/integration/bucky/broker/test_broker_faults.py`; the version of nats-py is locked.
 """
 
 import asyncio
