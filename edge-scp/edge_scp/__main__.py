@@ -5,16 +5,14 @@ instance. `receiving` and `uploading` are its children's pages like this one.
 """
 
 import asyncio
-import os
 import resource
-import sys
 from collections.abc import Coroutine, Iterable
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 from bucky import log
-from bucky.errors import BuckyError
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.settings import Settings
 from bucky.store.barrier import barrier_of
 from edge_scp.association.tls import server_context
@@ -132,15 +130,10 @@ def _allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def main() -> None:
-    """Read the settings and serve; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        _allow_descriptors()
-        asyncio.run(serve(settings))
-    except BuckyError as error:
-        sys.exit(f"edge_scp: {error}")
+def main() -> NoReturn:
+    """Run the process."""
+    _allow_descriptors()
+    run_process("edge_scp", serve)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """The admin API process, wired on one page: `python -m admin_api`."""
 
-import asyncio
-import os
-import sys
+from typing import NoReturn
 
 import httpx
 
@@ -12,12 +10,11 @@ from admin_api.broker_link import BrokerLink
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
-from bucky import log
-from bucky.errors import BuckyError
 from bucky.forwarding.places import Places
 from bucky.index import Index
 from bucky.routing.crosswalk import Crosswalks
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.settings import Settings
 from bucky.store.objects import S3ObjectStore
 
@@ -49,14 +46,9 @@ async def serve(settings: Settings) -> None:
         await server.stop()
 
 
-def main() -> None:
-    """Read the settings and serve; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        asyncio.run(serve(settings))
-    except BuckyError as error:
-        sys.exit(f"admin-api: {error}")
+def main() -> NoReturn:
+    """Run the process."""
+    run_process("admin-api", serve)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,19 @@ so often. It keeps nothing itself: it can be killed at any time, and more than o
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import httpx
 from nats.errors import Error as NatsError
 
-from bucky import log
 from bucky.broker.client import LastingClient
 from bucky.broker.connection import JetStreamPublisher, connect, disconnect, jetstream
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.log import get_logger
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.settings import Settings
 from bucky.store.objects import S3ObjectStore
 from keeper.conflicts import Conflicts
@@ -164,14 +163,9 @@ async def _tried(name: str, state: KeeperState, work: Callable[[], Awaitable[Non
     return True
 
 
-def main() -> None:
-    """Read the settings and work; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        asyncio.run(serve(settings))
-    except BuckyError as error:
-        sys.exit(f"keeper: {error}")
+def main() -> NoReturn:
+    """Run the process."""
+    run_process("keeper", serve)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Carry JetStream messages to functions until SIGTERM, then finish what is in flight."""
 
 import asyncio
-import os
-import sys
+from typing import NoReturn
 
 from bucky import log
 from bucky.broker.connection import connect, disconnect
-from bucky.errors import BrokerUnavailable, BuckyError
+from bucky.errors import BrokerUnavailable
 from bucky.runtime.garbage import settle
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.settings import Settings
 from jetstream_connector.calls import GatewayCaller
 from jetstream_connector.connector import Connector
@@ -60,14 +60,9 @@ async def _stopped_by_loss(ended: asyncio.Event, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def main() -> None:
-    """Read the settings and run; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        asyncio.run(run(settings))
-    except BuckyError as error:
-        sys.exit(f"jetstream_connector: {error}")
+def main() -> NoReturn:
+    """Run the process."""
+    run_process("jetstream_connector", run)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """The local OpenFaaS provider on one page: settings, functions, proxy, API, one HTTP port."""
 
-import asyncio
 import fcntl
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from bucky import log
-from bucky.errors import BuckyError, SettingsError
+from bucky.errors import SettingsError
 from bucky.runtime.garbage import settle
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.settings import Settings
 from local_provider.api import build_app
 from local_provider.durable import make_folder
@@ -22,8 +22,15 @@ from local_provider.proxy import Proxy, new_client
 _log = log.get_logger("provider")
 
 
-async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve until SIGTERM, then drain; return 1 when a fault of our own stopped us."""
+async def serve(settings: Settings) -> int:
+    """Take the folder, serve until SIGTERM, then drain; return 1 when a fault of our own stopped us."""
+    if not settings.gateway_password.get_secret_value():
+        raise SettingsError("BUCKY_GATEWAY_PASSWORD must be set: whoever may deploy can run any command as this user")
+    with _sole_use(settings.provider_dir):
+        return await _serve(settings)
+
+
+async def _serve(settings: Settings) -> int:
     stop = stop_signal()
     faults: list[BaseException] = []
 
@@ -34,7 +41,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
         stop.set()
 
     async with new_client() as client:
-        functions = Functions(settings.provider_dir, inherited_environment(environ), on_fault)
+        functions = Functions(settings.provider_dir, inherited_environment(os.environ), on_fault)
         app = build_app(
             functions,
             Proxy(functions, client),
@@ -54,20 +61,9 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> int:
     return 1 if faults else 0
 
 
-def main() -> int:
-    """Read the settings, take the folder, serve; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        if not settings.gateway_password.get_secret_value():
-            raise SettingsError(
-                "BUCKY_GATEWAY_PASSWORD must be set: whoever may deploy can run any command as this user"
-            )
-        with _sole_use(settings.provider_dir):
-            return asyncio.run(serve(settings, os.environ))
-    except BuckyError as error:
-        sys.stderr.write(f"local_provider: {error}\n")
-        return 2
+def main() -> NoReturn:
+    """Run the process."""
+    run_process("local_provider", serve)
 
 
 @contextmanager
@@ -84,4 +80,4 @@ def _sole_use(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

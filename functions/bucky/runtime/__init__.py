@@ -1,5 +1,6 @@
 """What any long-running process needs, whatever it does.
 
+process.py           settings, log, and how a process ends
 http_server.py       an ASGI application over HTTP, and the signals that end it
 connection_pool.py   an HTTP client that keeps its connections
 tls.py               whom to trust, and why a connection failed, in words

@@ -5,11 +5,12 @@ import ctypes
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 from bucky import log
-from bucky.errors import BuckyError
 from bucky.runtime.garbage import settle
 from bucky.runtime.http_server import HttpServer, stop_signal
+from bucky.runtime.process import run_process
 from bucky.serve.app import FunctionApp
 from bucky.serve.dependencies import Dependencies
 from bucky.serve.handlers import load_handler
@@ -64,14 +65,9 @@ def _name_process(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
-def main() -> None:
-    """Read the settings and serve; a sentence on stderr says why when that cannot be."""
-    try:
-        settings = Settings.load(os.environ)
-        log.configure(settings.log_level)
-        sys.exit(asyncio.run(serve(settings)))
-    except BuckyError as error:
-        sys.exit(f"bucky.serve: {error}")
+def main() -> NoReturn:
+    """Run the process."""
+    run_process("bucky.serve", serve)
 
 
 if __name__ == "__main__":
