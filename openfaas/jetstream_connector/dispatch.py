@@ -11,9 +11,9 @@ from nats.errors import Error as NatsError
 
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
+from bucky.runtime.circuit_breaker import CircuitBreaker, CircuitState
 from jetstream_connector.adaptive_limit import Pace
 from jetstream_connector.annotations import Subscription
-from jetstream_connector.breaker import Breaker, State
 from jetstream_connector.calls import Caller
 from jetstream_connector.deadletters import dead_letter
 from jetstream_connector.message import Message
@@ -30,7 +30,7 @@ from jetstream_connector.outcomes import (
     Verdict,
     decide,
 )
-from jetstream_connector.pause import Gate, Hold
+from jetstream_connector.pause import Gate, Hold, call_backoff
 from jetstream_connector.publisher import Outlet
 
 
@@ -38,7 +38,7 @@ class Health:
     """What the health page tells of one function; shared by its consumers."""
 
     def __init__(self) -> None:
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker(call_backoff())
         self.answers = 0
         self.last_error: str | None = None
 
@@ -65,7 +65,7 @@ class Dispatcher:
         self._log = get_logger("connector")
         self._policy = Policy(subscription.max_attempts, subscription.backoff, outlet.max_event_bytes)
         self._pace = Pace(subscription.batch_size, subscription.concurrency)
-        self._broker = Breaker()
+        self._broker = CircuitBreaker(call_backoff())
         self.gate = Gate()
         self.stopping = False
 
@@ -84,7 +84,7 @@ class Dispatcher:
         """Return how many messages to send: one while it is unsure that anything can be done with them."""
         now = time.monotonic()
         breakers = (self._health.breaker, self._broker, self.gate)
-        unsure = any(one.state(now) is State.HALF_OPEN for one in breakers)
+        unsure = any(one.state(now) is CircuitState.HALF_OPEN for one in breakers)
         return 1 if unsure else self._pace.batch_size
 
     async def dispatch(self, messages: Sequence[Message]) -> None:

@@ -7,10 +7,16 @@ the clock on the wall, which the health page shows.
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from jetstream_connector.breaker import Breaker, State
+from bucky.runtime.backoff import Backoff
+from bucky.runtime.circuit_breaker import CircuitBreaker, CircuitState
 
 # A function that says "in ten hours" is asked again earlier: somebody may have changed its mind.
 LONGEST_WAIT_SECONDS = 60.0
+
+
+def call_backoff() -> Backoff:
+    """Return the waits before one more event is tried, in seconds."""
+    return Backoff(first=0.5, longest=30.0)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,12 @@ class Gate:
     """One consumer's gate; every time is in seconds of one monotonic clock, but for `until`."""
 
     def __init__(self) -> None:
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker(call_backoff())
         self.reason: str | None = None
         self.until: datetime | None = None
         self.by_schedule = False
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> CircuitState:
         """Return closed (in the sense of a circuit) while all goes through."""
         return self._breaker.state(now)
 

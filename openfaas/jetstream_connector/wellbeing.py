@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from bucky.runtime.circuit_breaker import CircuitState
 from bucky.runtime.trouble import Troubles
-from jetstream_connector.breaker import State
 from jetstream_connector.consumer import Consumer
 from jetstream_connector.dispatch import Health
 
@@ -28,7 +28,7 @@ class Wellbeing:
         seen = {"broker", "gateway"}
         now = time.monotonic()
         for name, health, consumers in functions:
-            down = health.breaker.state(now) is not State.CLOSED
+            down = health.breaker.state(now) is not CircuitState.CLOSED
             self._note(name, health.last_error or "it does not answer" if down else None, _WAITS, "bucky queues")
             seen.add(name)
             for consumer in consumers:

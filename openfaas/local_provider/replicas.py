@@ -7,6 +7,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from bucky.log import get_logger
+from bucky.runtime.backoff import Backoff
 from bucky.runtime.connection_pool import CallFailed
 from local_provider.logs import FunctionLog
 from local_provider.process import HOST, Command, Replica
@@ -91,14 +92,13 @@ class ReplicaSet:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff = FIRST_BACKOFF_SECONDS
+        backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
         while True:
             started = loop.time()
             await self._run_once()
             if loop.time() - started > STEADY_SECONDS:
-                backoff = FIRST_BACKOFF_SECONDS
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _run_once(self) -> None:
         name = self._command.name

@@ -13,6 +13,7 @@ from typing import Any
 
 from bucky.errors import SettingsError
 from bucky.log import configure, get_logger
+from bucky.runtime.backoff import Backoff
 from bucky.runtime.garbage import settle
 from bucky.settings import Settings
 from edge_scp.metrics import ParentMetrics
@@ -119,7 +120,7 @@ class Child:
 
     async def keep_running(self) -> None:
         """Start it, and start it again whenever it ends, until it is stopped; raise when it never can."""
-        failures = 0
+        backoff = Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, factor=4)
         while not self._stopping:
             started = time.monotonic()
             code = await self._run()
@@ -127,8 +128,9 @@ class Child:
                 return
             if code == EXIT_CONFIG:
                 raise SettingsError(f"the {self.name} process cannot start; it says why above")
-            failures = 1 if time.monotonic() - started > _SETTLED_SECONDS else failures + 1
-            wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 4 ** (failures - 1))
+            if time.monotonic() - started > _SETTLED_SECONDS:
+                backoff.reset()
+            wait = backoff.next()
             log.error("process.ended", process=self.name, code=code, restart_in_seconds=wait)
             self.restarts += 1
             self._shared.metrics.restarted(self.name)

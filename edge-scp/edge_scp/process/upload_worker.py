@@ -29,7 +29,7 @@ from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.notifications import Arrivals
 from edge_scp.spool.slots import Trays, wanted
 from edge_scp.upload.broker_link import BrokerLink
-from edge_scp.upload.circuit_breaker import Dependency, Unavailable
+from edge_scp.upload.dependency import Dependency, Unavailable
 from edge_scp.upload.uploader import Uploader
 
 log = get_logger("edge")

@@ -26,7 +26,7 @@ from edge_scp.metrics import UploaderMetrics
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.entry import Entry
 from edge_scp.spool.record import CorruptRecord, Record, read_record, verify
-from edge_scp.upload.circuit_breaker import Dependency, Unavailable
+from edge_scp.upload.dependency import Dependency, Unavailable
 
 SOURCE = "/bucky/edge"
 # What ended within this time of the oldest shares its barrier.

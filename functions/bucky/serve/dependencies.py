@@ -6,11 +6,12 @@ from typing import Any
 
 from bucky.errors import BuckyError, Retriable
 from bucky.log import get_logger
+from bucky.runtime.backoff import Backoff
 from bucky.serve.handlers import DEPENDENCIES, Handler
 from bucky.settings import Settings
 
 CHECK_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 10.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
 
 
 class Dependencies:
@@ -28,7 +29,7 @@ class Dependencies:
 
     async def open(self) -> None:
         """Open everything, trying again while that can help; raise when it cannot."""
-        wait = 0.25
+        backoff = Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
         for name in self._names:
             while name not in self.values:
                 try:
@@ -36,8 +37,7 @@ class Dependencies:
                 except Retriable as error:
                     self._trouble = f"{name}: {error}"
                     self._log.warning("dependency.unavailable", dependency=name, reason=str(error))
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                    await asyncio.sleep(backoff.next())
         self.opened = True
 
     async def trouble(self) -> str | None:

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from jetstream_connector.breaker import State
 from starlette.responses import Response
 
 from bucky.settings import Settings
-from jetstream_connector.breaker import State
 from tests.support.connector.connector_world import Batch, ConnectorWorld, answer, names, result_of, stage, succeed
 from tests.support.waiting import until
 

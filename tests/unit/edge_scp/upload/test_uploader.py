@@ -21,8 +21,8 @@ from bucky.store.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier,
 from bucky.store.objects import MemoryObjectStore
 from edge_scp.metrics import Rate, UploaderMetrics
 from edge_scp.spool.record import Record
-from edge_scp.upload import circuit_breaker as dependency_module
-from edge_scp.upload.circuit_breaker import Dependency, Unavailable
+from edge_scp.upload import dependency as dependency_module
+from edge_scp.upload.dependency import Dependency, Unavailable
 from edge_scp.upload.uploader import Uploader
 from tests.support.edge.spool_world import SpoolWorld
 from tests.support.waiting import until

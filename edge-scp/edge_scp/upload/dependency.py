@@ -1,7 +1,6 @@
 """One system the edge depends on: is it there, and when to try again. One log line per change."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -9,6 +8,8 @@ from typing import Any, TypeVar
 from bucky.cloudevents import utc_now
 from bucky.errors import BuckyError
 from bucky.log import get_logger
+from bucky.runtime.backoff import Backoff
+from bucky.runtime.circuit_breaker import CircuitBreaker
 
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
@@ -38,6 +39,7 @@ class Dependency:
         self._prepare = prepare
         self._prepared = False
         self._failures = 0
+        self._breaker = CircuitBreaker(Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, jitter=True))
         self._probing = asyncio.Lock()
         self._refused_at: float | None = None
 
@@ -74,36 +76,30 @@ class Dependency:
             async with self._probing:
                 # Up again meanwhile: then no longer one by one.
                 if not self.ok:
-                    if self._failures:
-                        await asyncio.sleep(self._wait_seconds())
-                    return await self._attempt(work, probe=True)
-        return await self._attempt(work, probe=False)
+                    await asyncio.sleep(self._breaker.wait(time.monotonic()))
+                    return await self._attempt(work)
+        return await self._attempt(work)
 
-    async def _attempt(self, work: Callable[[], Awaitable[T]], *, probe: bool) -> T:
+    async def _attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        called_at = time.monotonic()
         try:
             if not self._prepared:
                 await self._prepare()
                 self._prepared = True
             result = await work()
         except BuckyError as error:
-            self._failed(error, probe=probe)
+            self._failed(error, called_at)
             raise Unavailable(self.name) from error
         self._succeeded()
         return result
 
-    def _wait_seconds(self) -> float:
-        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(self._failures - 1, 10))
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
-
-    def _failed(self, error: BuckyError, *, probe: bool) -> None:
+    def _failed(self, error: BuckyError, called_at: float) -> None:
         reason = f"{type(error).__name__}: {error}"
         if self._failures == 0:
             if self.error is None:
                 self.since = utc_now()
             log.warning("dependency.down", dependency=self.name, reason=reason)
-        # Calls that were under way when the first one failed say nothing new.
-        if self._failures == 0 or probe:
-            self._failures += 1
+        self._failures += self._breaker.down(called_at, time.monotonic())
         self._prepared = False
         self.error = reason
 
@@ -111,4 +107,5 @@ class Dependency:
         if not self.ok:
             log.info("dependency.up", dependency=self.name, attempts=self._failures + 1)
         self._failures = 0
+        self._breaker.answered()
         self.error = None
