@@ -1,6 +1,6 @@
 """What says, or suggests, that the pixels of an instance show text or a face (PS3.15 §E.3.1 and §E.3.2).
 
-One table: each `Kind` has a name, by which a rule's parameter `allow` lets it through, and what it is recognised by.
+One table: each `BurnedIn` has a name, by which a rule's parameter `allow` lets it through, and what tells it.
 What CTP's filter for burned-in pixels looks at is in it. Values count without their padding and their case.
 """
 
@@ -20,7 +20,7 @@ _STANDARD = "1.2.840.10008."
 _MAX_SHOWN = 64
 
 
-class Kind(NamedTuple):
+class BurnedIn(NamedTuple):
     """A kind of instance, or of attribute, that goes with text in the pixels."""
 
     name: str
@@ -31,14 +31,14 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(
+    BurnedIn(
         "ultrasound",
         # 3 and 6 are the retired ones.
         tuple(_STORAGE + part for part in ("3", "6")),
         ("US", "IVUS", "BDUS", "EC", "CD", "DD"),
         ("SequenceOfUltrasoundRegions",),
     ),
-    Kind(
+    BurnedIn(
         "secondary capture",
         (_STORAGE + "7",),
         ("SC", "OT", "DF"),
@@ -54,7 +54,7 @@ KINDS = (
             "DigitalImageFormatAcquired",
         ),
     ),
-    Kind(
+    BurnedIn(
         "visible light",
         (*(_STORAGE + part for part in ("77.1", "77.2", "81.1", "82.1", "14.1", "14.2")),),
         (
@@ -62,13 +62,13 @@ KINDS = (
             *("AS", "CP", "CS", "DM", "EPS", "FA", "FS", "LP", "VF", "VIDD"),
         ),
     ),
-    Kind(
+    BurnedIn(
         "document",
         (_STORAGE + "104", *(_PRINT + part for part in ("27", "29", "30"))),
         ("DOC", "HC"),
         ("EncapsulatedDocument", "HardcopyCreationDeviceID", "HardcopyDeviceManufacturer"),
     ),
-    Kind("standalone overlay", (_STORAGE + "8",)),
+    BurnedIn("standalone overlay", (_STORAGE + "8",)),
 )
 PRIVATE_CLASS, VIDEO, SCREEN_SAVE = "private class", "video", "screen save"
 BURNED_IN, RECOGNIZABLE, OVERLAY = "burned in annotation", "recognizable visual features", "overlay in pixels"

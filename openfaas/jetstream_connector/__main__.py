@@ -10,7 +10,7 @@ from bucky.runtime.garbage import settle
 from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.runtime.process import run_process
 from bucky.settings import Settings
-from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.calls import GatewayClient
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import GatewayDirectory, StackFileDirectory
 from jetstream_connector.metrics import Metrics
@@ -29,7 +29,7 @@ async def run(settings: Settings) -> None:
     stop = stop_signal()
     client = await connect(settings, "jetstream-connector")
     directory = directory_of(settings)
-    caller = GatewayCaller(settings.gateway_url)
+    caller = GatewayClient(settings.gateway_url)
     metrics = Metrics()
     connector = Connector(
         *(client, directory, caller, metrics, settings.connector_refresh_seconds, settings.nats_replicas),

@@ -8,7 +8,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 LONGEST_ASKED_SECONDS = 600.0
 
 
-class Pace:
+class AdaptiveLimit:
     """One consumer's batch size and concurrency, between 1 and what its annotations allow."""
 
     def __init__(self, batch_size: int, concurrency: int) -> None:

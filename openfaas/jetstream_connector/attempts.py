@@ -18,7 +18,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from bucky.errors import BrokerUnavailable
-from jetstream_connector.message import Message, Record
+from jetstream_connector.message import AttemptRecord, Message
 
 BUCKET = "connector-attempts"
 KEPT_SECONDS = 30 * 24 * 3600.0
@@ -31,7 +31,7 @@ class AttemptLedger:
         self._js = js
         self._replicas = replicas
         self._bucket: KeyValue | None = None
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, AttemptRecord] = {}
 
     async def load(self, message: Message) -> None:
         """Give a message its record; raise `BrokerUnavailable` when it cannot be known."""
@@ -63,15 +63,15 @@ class AttemptLedger:
             else:
                 self._bucket = bucket
 
-    async def _read(self, key: str) -> Record:
+    async def _read(self, key: str) -> AttemptRecord:
         try:
             entry = await (await self._open()).get(key)
         except KeyNotFoundError:
-            return Record()
+            return AttemptRecord()
         except (NatsError, TimeoutError) as error:
             self._bucket = None
             raise BrokerUnavailable("the attempts so far cannot be read") from error
-        return Record(**json.loads(entry.value or b"{}"))
+        return AttemptRecord(**json.loads(entry.value or b"{}"))
 
     async def _open(self) -> KeyValue:
         if self._bucket is None:

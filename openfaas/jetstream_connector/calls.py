@@ -9,21 +9,21 @@ from urllib.parse import quote, urlsplit
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE
 from bucky.runtime.connection_pool import Broken, KeptConnections, NotConnected, Silent
-from jetstream_connector.outcomes import Reply, Trouble
+from jetstream_connector.outcomes import CallFault, Reply
 
 # Shorter than servers keep an idle connection, so that none is closed under a request.
 IDLE_SECONDS = 2.0
 MOST_ANSWER_BYTES = 32 * 1024 * 1024
 
 
-class Caller(Protocol):
+class FunctionClient(Protocol):
     """Sends a batch to a function."""
 
     async def call(self, function: str, events: Sequence[bytes], timeout: float) -> Reply:  # noqa: ASYNC109
         """Send events, each in structured JSON, and return what came back; never raises for the network."""
 
 
-class GatewayCaller:
+class GatewayClient:
     """Calls `POST {gateway}/function/NAME`."""
 
     def __init__(self, gateway_url: str) -> None:
@@ -45,11 +45,11 @@ class GatewayCaller:
         try:
             answer = await self._server.call(head.encode(), body, silence=timeout, most_bytes=MOST_ANSWER_BYTES)
         except NotConnected as error:
-            return Reply(trouble=Trouble.UNREACHABLE, detail=str(error))
+            return Reply(trouble=CallFault.UNREACHABLE, detail=str(error))
         except Silent as error:
-            return Reply(trouble=Trouble.TIMED_OUT, detail=str(error))
+            return Reply(trouble=CallFault.TIMED_OUT, detail=str(error))
         except Broken as error:
-            return Reply(trouble=Trouble.LOST, detail=str(error))
+            return Reply(trouble=CallFault.LOST, detail=str(error))
         # Cut short it is no JSON any more, and so breaks the contract.
         return Reply(answer.status, bytes(answer.body), _retry_after(answer.header(b"retry-after")))
 

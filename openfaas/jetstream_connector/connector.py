@@ -16,13 +16,13 @@ from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
 from jetstream_connector.annotations import AnnotationError, Subscription, parse
 from jetstream_connector.attempts import AttemptLedger
-from jetstream_connector.calls import Caller
+from jetstream_connector.calls import FunctionClient
 from jetstream_connector.consumer import Consumer, Place
-from jetstream_connector.discovery import Directory, DirectoryUnavailable, Function
-from jetstream_connector.dispatch import Dispatcher, Health
+from jetstream_connector.discovery import Directory, DirectoryUnavailable, FunctionSubscription
+from jetstream_connector.dispatch import Dispatcher, FunctionHealth
 from jetstream_connector.metrics import Metrics
-from jetstream_connector.priority_scheduler import Turns
-from jetstream_connector.publisher import Outlet
+from jetstream_connector.priority_scheduler import PriorityScheduler
+from jetstream_connector.publisher import EventPublisher
 from jetstream_connector.subjects import is_wildcard, matches
 from jetstream_connector.topology import stream_of
 from jetstream_connector.wellbeing import Wellbeing
@@ -39,8 +39,8 @@ class Subscriber:
     name: str
     subscription: Subscription | None = None
     error: str | None = None
-    turns: Turns = field(default_factory=lambda: Turns(1))
-    health: Health = field(default_factory=Health)
+    scheduler: PriorityScheduler = field(default_factory=lambda: PriorityScheduler(1))
+    health: FunctionHealth = field(default_factory=FunctionHealth)
     consumers: dict[str, Consumer] = field(default_factory=dict)
 
 
@@ -51,7 +51,7 @@ class Connector:
         self,
         client: Client,
         directory: Directory,
-        caller: Caller,
+        caller: FunctionClient,
         metrics: Metrics,
         refresh_seconds: float,
         replicas: int = 1,
@@ -62,7 +62,9 @@ class Connector:
         self._js: JetStreamContext = jetstream(client)
         self._directory, self._caller, self._metrics = directory, caller, metrics
         self._refresh_seconds = refresh_seconds
-        self._outlet = Outlet(client, BatchPublisher(client), AttemptLedger(self._js, replicas), self._published)
+        self._publisher = EventPublisher(
+            client, BatchPublisher(client), AttemptLedger(self._js, replicas), self._published
+        )
         self._log = get_logger("connector")
         self._subscribers: dict[str, Subscriber] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -113,7 +115,7 @@ class Connector:
         if self._leaving:
             await asyncio.gather(*self._leaving)
         if self._client.is_connected:
-            await self._outlet.flush()
+            await self._publisher.flush()
 
     def status(self) -> dict[str, Any]:
         """Return what the health page shows."""
@@ -128,13 +130,13 @@ class Connector:
         }
 
     def _look(self) -> None:
-        broker = self._outlet.refused if self._client.is_connected else "NATS is not connected"
+        broker = self._publisher.refused if self._client.is_connected else "NATS is not connected"
         subscribers = self._subscribers.items()
         self._wellbeing.look(
             broker, self._error, ((name, one.health, one.consumers.values()) for name, one in subscribers)
         )
 
-    def _apply(self, function: Function) -> None:
+    def _apply(self, function: FunctionSubscription) -> None:
         """Take note of a function as it is deployed now."""
         subscription, error = None, None
         try:
@@ -156,7 +158,7 @@ class Connector:
         subscriber = Subscriber(function.name, subscription, error)
         self._subscribers[function.name] = subscriber
         if subscription is not None:
-            subscriber.turns = Turns(subscription.concurrency, subscription.max_in_flight)
+            subscriber.scheduler = PriorityScheduler(subscription.concurrency, subscription.max_in_flight)
             for topic, urgent in subscription.all_topics():
                 if not (subscription.partitioned and is_wildcard(topic)):
                     self._consume(subscriber, subscription, topic, urgent=urgent)
@@ -198,10 +200,10 @@ class Connector:
             self._log.error("connector.partitions", function=subscriber.name, subject=subject)
             return
         dispatcher = Dispatcher(
-            subscriber.name, subject, subscription, self._caller, self._outlet, subscriber.health, self._metrics
+            subscriber.name, subject, subscription, self._caller, self._publisher, subscriber.health, self._metrics
         )
-        lane = subject.removesuffix(f".{URGENT}") if urgent else subject
-        place = Place(subscriber.turns, lane, urgent, self._metrics)
+        group = subject.removesuffix(f".{URGENT}") if urgent else subject
+        place = Place(subscriber.scheduler, group, urgent, self._metrics)
         consumer = Consumer(self._client, self._js, subscriber.name, subject, subscription, dispatcher, place)
         subscriber.consumers[subject] = consumer
         consumer.start()
@@ -219,9 +221,9 @@ class Connector:
             for subject, consumer in subscriber.consumers.items():
                 self._metrics.pending.labels(subscriber.name, subject).set(consumer.pending or 0)
                 self._metrics.ack_pending.labels(subscriber.name, subject).set(consumer.ack_pending or 0)
-                until = consumer.dispatcher.gate.until
+                until = consumer.dispatcher.pause.until
                 self._metrics.held.labels(subscriber.name, subject).set(until.timestamp() if until else 0)
-            self._metrics.in_flight.labels(subscriber.name).set(subscriber.turns.in_flight)
+            self._metrics.in_flight.labels(subscriber.name).set(subscriber.scheduler.in_flight)
 
 
 def _shown(subscriber: Subscriber) -> dict[str, Any]:
@@ -230,13 +232,13 @@ def _shown(subscriber: Subscriber) -> dict[str, Any]:
         "error": subscriber.error,
         "breaker": subscriber.health.breaker.state(time.monotonic()).value,
         "last_error": subscriber.health.last_error,
-        "in_flight": subscriber.turns.in_flight,
+        "in_flight": subscriber.scheduler.in_flight,
         "consumers": [_shown_consumer(consumer) for consumer in subscriber.consumers.values()],
     }
 
 
 def _shown_consumer(consumer: Consumer) -> dict[str, Any]:
-    gate = consumer.dispatcher.gate
+    pause = consumer.dispatcher.pause
     return {
         "subject": consumer.subject,
         "durable": consumer.durable,
@@ -244,6 +246,6 @@ def _shown_consumer(consumer: Consumer) -> dict[str, Any]:
         "pending": consumer.pending,
         "ack_pending": consumer.ack_pending,
         "last_error": consumer.last_error,
-        "held": gate.reason,
-        "held_until": gate.until.isoformat(timespec="seconds") if gate.until else None,
+        "held": pause.reason,
+        "held_until": pause.until.isoformat(timespec="seconds") if pause.until else None,
     }

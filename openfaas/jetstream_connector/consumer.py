@@ -19,7 +19,7 @@ from jetstream_connector.annotations import Subscription
 from jetstream_connector.dispatch import Dispatcher
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
-from jetstream_connector.priority_scheduler import Turns
+from jetstream_connector.priority_scheduler import PriorityScheduler
 from jetstream_connector.pull import Pull
 from jetstream_connector.subjects import durable_name
 from jetstream_connector.topology import stream_of
@@ -37,8 +37,8 @@ LEAST_ACK_PENDING = 50_000
 class Place:
     """Where a consumer's batches get their turn, and what counts them."""
 
-    turns: Turns
-    lane: str
+    scheduler: PriorityScheduler
+    group: str
     urgent: bool
     metrics: Metrics
 
@@ -165,7 +165,7 @@ class Consumer:
     async def _process(self, fetched: Sequence[Msg]) -> None:
         try:
             came = time.monotonic()
-            async with self._place.turns.turn(self._place.lane, urgent=self.urgent):
+            async with self._place.scheduler.turn(self._place.group, urgent=self.urgent):
                 self._measure(time.monotonic() - came)
                 await self.dispatcher.dispatch([Message.read(raw) for raw in fetched])
         finally:

@@ -18,7 +18,7 @@ class DirectoryUnavailable(Retriable):
     """The list of functions cannot be read just now; the last one stays in force."""
 
 
-class Function(BaseModel):
+class FunctionSubscription(BaseModel):
     """A deployed function and its annotations."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -26,7 +26,7 @@ class Function(BaseModel):
     annotations: Mapping[str, str] | None = None
 
 
-_FUNCTIONS = TypeAdapter(list[Function])
+_FUNCTIONS = TypeAdapter(list[FunctionSubscription])
 
 
 class _Described(BaseModel):
@@ -46,7 +46,7 @@ class _Stack(BaseModel):
 class Directory(Protocol):
     """Lists the functions there are."""
 
-    async def functions(self) -> list[Function]:
+    async def functions(self) -> list[FunctionSubscription]:
         """Return all functions; raise `DirectoryUnavailable`."""
 
 
@@ -62,7 +62,7 @@ class GatewayDirectory:
             verify=trust(gateway_url),
         )
 
-    async def functions(self) -> list[Function]:
+    async def functions(self) -> list[FunctionSubscription]:
         """Return the functions that the gateway knows."""
         try:
             response = await self._client.get("/system/functions")
@@ -89,7 +89,7 @@ class StackFileDirectory:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def functions(self) -> list[Function]:
+    async def functions(self) -> list[FunctionSubscription]:
         """Return the functions that the file describes."""
         try:
             stack = _Stack.model_validate(read_yaml(self._path.read_text(encoding="utf-8")))
@@ -104,7 +104,7 @@ class StackFileDirectory:
         except OSError as error:
             raise DirectoryUnavailable(f"the stack file {self._path} cannot be read: {error.strerror}") from None
         return [
-            Function(name=name, annotations=function.annotations if function else None)
+            FunctionSubscription(name=name, annotations=function.annotations if function else None)
             for name, function in stack.functions.items()
         ]
 

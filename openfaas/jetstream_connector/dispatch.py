@@ -12,29 +12,29 @@ from nats.errors import Error as NatsError
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
 from bucky.runtime.circuit_breaker import CircuitBreaker, CircuitState
-from jetstream_connector.adaptive_limit import Pace
+from jetstream_connector.adaptive_limit import AdaptiveLimit
 from jetstream_connector.annotations import Subscription
-from jetstream_connector.calls import Caller
+from jetstream_connector.calls import FunctionClient
 from jetstream_connector.deadletters import dead_letter
 from jetstream_connector.message import Message
 from jetstream_connector.metrics import Metrics
 from jetstream_connector.outcomes import (
     Ack,
     Action,
+    BatchOutcome,
     Condition,
-    DeadLetter,
     Drop,
     Item,
     Policy,
     Retry,
-    Verdict,
+    Undeliverable,
     decide,
 )
-from jetstream_connector.pause import Gate, Hold, call_backoff
-from jetstream_connector.publisher import Outlet
+from jetstream_connector.pause import Pause, PauseRequest, call_backoff
+from jetstream_connector.publisher import EventPublisher
 
 
-class Health:
+class FunctionHealth:
     """What the health page tells of one function; shared by its consumers."""
 
     def __init__(self) -> None:
@@ -51,51 +51,51 @@ class Dispatcher:
         function: str,
         subject: str,
         subscription: Subscription,
-        caller: Caller,
-        outlet: Outlet,
-        health: Health,
+        caller: FunctionClient,
+        publisher: EventPublisher,
+        health: FunctionHealth,
         metrics: Metrics,
     ) -> None:
         self._function, self._subject = function, subject
         self._subscription = subscription
         self._caller = caller
-        self._outlet = outlet
+        self._publisher = publisher
         self._health = health
         self._metrics = metrics
         self._log = get_logger("connector")
-        self._policy = Policy(subscription.max_attempts, subscription.backoff, outlet.max_event_bytes)
-        self._pace = Pace(subscription.batch_size, subscription.concurrency)
+        self._policy = Policy(subscription.max_attempts, subscription.backoff, publisher.max_event_bytes)
+        self._limit = AdaptiveLimit(subscription.batch_size, subscription.concurrency)
         self._broker = CircuitBreaker(call_backoff())
-        self.gate = Gate()
+        self.pause = Pause()
         self.stopping = False
 
     @property
     def concurrency(self) -> int:
         """Calls that may be in flight at once, as things are."""
-        return self._pace.concurrency
+        return self._limit.concurrency
 
     def wait(self) -> float:
         """Return the seconds until something may be sent again; 0 when now."""
         now = time.monotonic()
-        waits = (self._health.breaker, self._broker, self._pace, self.gate)
+        waits = (self._health.breaker, self._broker, self._limit, self.pause)
         return max(one.wait(now) for one in waits)
 
     def batch_size(self) -> int:
         """Return how many messages to send: one while it is unsure that anything can be done with them."""
         now = time.monotonic()
-        breakers = (self._health.breaker, self._broker, self.gate)
+        breakers = (self._health.breaker, self._broker, self.pause)
         unsure = any(one.state(now) is CircuitState.HALF_OPEN for one in breakers)
-        return 1 if unsure else self._pace.batch_size
+        return 1 if unsure else self._limit.batch_size
 
     async def dispatch(self, messages: Sequence[Message]) -> None:
         """See each message to its end. The failure policy for the broker: what fails is delivered again."""
         started = time.monotonic()
         try:
             for message in messages:
-                await self._outlet.ledger.load(message)
+                await self._publisher.ledger.load(message)
             malformed = [message for message in messages if message.event is None]
             if malformed:
-                gone = DeadLetter("it is not a CloudEvent", 1)
+                gone = Undeliverable("it is not a CloudEvent", 1)
                 await self._settle(malformed, [self._unless_dead(message, gone) for message in malformed])
             for group in _groups(message for message in messages if message.event is not None):
                 await self._deliver(group)
@@ -118,11 +118,11 @@ class Dispatcher:
             await self._deliver(group[:middle])
             await self._deliver(group[middle:])
             return
-        await self._outlet.publish(verdict.events)
+        await self._publisher.publish(verdict.events)
         self._metrics.published.labels(self._function).inc(len(verdict.events))
         await self._settle(group, verdict.actions)
 
-    async def _call(self, group: Sequence[Message]) -> Verdict:
+    async def _call(self, group: Sequence[Message]) -> BatchOutcome:
         called_at = time.monotonic()
         items = [self._item(message) for message in group]
         reply = await self._caller.call(
@@ -148,7 +148,7 @@ class Dispatcher:
         return verdict
 
     def _learn(
-        self, verdict: Verdict, called_at: float, now: float, retry_after: float | None, *, answered: bool
+        self, verdict: BatchOutcome, called_at: float, now: float, retry_after: float | None, *, answered: bool
     ) -> None:
         """Tell the breaker, the pace and the health page how the function is."""
         reasons = [verdict.reason] + [getattr(action, "reason", "") for action in verdict.actions]
@@ -158,26 +158,26 @@ class Dispatcher:
         else:
             self._health.breaker.answered()
         if verdict.condition is Condition.BUSY:
-            self._pace.busy(called_at, now, retry_after)
+            self._limit.busy(called_at, now, retry_after)
         if answered:
             self._health.answers += 1
-            self._pace.answered()
+            self._limit.answered()
             self._swing(verdict, called_at, now)
         self._metrics.open.labels(self._function).set(verdict.condition is Condition.DOWN)
 
-    def _swing(self, verdict: Verdict, called_at: float, now: float) -> None:
-        """Shut the gate on what the function cannot attempt; once shut, only something that gets through opens it."""
+    def _swing(self, verdict: BatchOutcome, called_at: float, now: float) -> None:
+        """Pause what the function cannot attempt; only something that gets through ends a pause."""
         if verdict.through:
-            self.gate.open()
+            self.pause.end()
             return
-        hold = verdict.hold
-        if hold is None and self.gate.reason is not None:
-            hold = Hold(self.gate.reason)
-        if hold is None:
+        request = verdict.pause
+        if request is None and self.pause.reason is not None:
+            request = PauseRequest(self.pause.reason)
+        if request is None:
             return
-        if self.gate.reason != hold.reason:
-            self._log.warning("connector.held", function=self._function, subject=self._subject, reason=hold.reason)
-        self.gate.shut(hold, called_at, now)
+        if self.pause.reason != request.reason:
+            self._log.warning("connector.held", function=self._function, subject=self._subject, reason=request.reason)
+        self.pause.begin(request, called_at, now)
         self._metrics.holds.labels(self._function, self._subject).inc()
 
     def _item(self, message: Message) -> Item:
@@ -195,7 +195,7 @@ class Dispatcher:
         for message, action in zip(group, actions, strict=True):
             await self._carry_out(message, action)
             self._metrics.messages.labels(self._function, type(action).__name__.lower()).inc()
-        await self._outlet.flush()
+        await self._publisher.flush()
         self._broker.answered()
         if all(isinstance(action, Ack) for action in actions):
             self._health.last_error = None
@@ -204,18 +204,18 @@ class Dispatcher:
         match action:
             case Ack():
                 await message.raw.ack()
-                await self._outlet.ledger.forget(message)
+                await self._publisher.ledger.forget(message)
             case Retry():
                 await self._retry(message, action)
-            case DeadLetter(reason, attempts):
-                letter = dead_letter(self._function, message, reason, attempts, self._outlet.max_event_bytes)
-                await self._outlet.publish([letter])
+            case Undeliverable(reason, attempts):
+                letter = dead_letter(self._function, message, reason, attempts, self._publisher.max_event_bytes)
+                await self._publisher.publish([letter])
                 await message.raw.term()
-                await self._outlet.ledger.forget(message)
+                await self._publisher.ledger.forget(message)
                 self._log.error("connector.dead_letter", **self._named(message), reason=reason, attempts=attempts)
             case Drop(reason):
                 await message.raw.term()
-                await self._outlet.ledger.forget(message)
+                await self._publisher.ledger.forget(message)
                 self._log.error("connector.dead_letter_dropped", **self._named(message), reason=reason)
 
     async def _retry(self, message: Message, retry: Retry) -> None:
@@ -226,7 +226,7 @@ class Dispatcher:
         record.attempts += retry.counted
         # Failing for itself after all: it may travel with others again.
         record.alone = retry.alone or (record.alone and not retry.counted)
-        await self._outlet.ledger.save(message, durable=retry.counted or (retry.lost and item.others_fine))
+        await self._publisher.ledger.save(message, durable=retry.counted or (retry.lost and item.others_fine))
         # What may have killed the function comes back after others have had the chance to be answered.
         wait = self.wait() * (2 if retry.alone else 1)
         await message.raw.nak(delay=max(retry.delay, wait))
@@ -236,12 +236,12 @@ class Dispatcher:
         if message.raw.is_acked:
             return
         try:
-            await self._outlet.ledger.save(message, durable=False)
+            await self._publisher.ledger.save(message, durable=False)
             await message.raw.nak(delay=self.wait())
         except (BrokerUnavailable, NatsError, OSError) as error:
             self._log.warning("connector.broker", function=self._function, error=str(error))
 
-    def _unless_dead(self, message: Message, gone: DeadLetter) -> Action:
+    def _unless_dead(self, message: Message, gone: Undeliverable) -> Action:
         return Drop(gone.reason) if message.is_dead_letter else gone
 
     def _named(self, message: Message) -> dict[str, object]:
@@ -274,6 +274,6 @@ def _groups(messages: Iterable[Message]) -> list[list[Message]]:
     return [list(batch.values()) for batch in together] + alone
 
 
-def _counts(verdict: Verdict) -> dict[str, int]:
-    kinds = {"acked": Ack, "retried": Retry, "dead": DeadLetter, "dropped": Drop}
+def _counts(verdict: BatchOutcome) -> dict[str, int]:
+    kinds = {"acked": Ack, "retried": Retry, "dead": Undeliverable, "dropped": Drop}
     return {name: sum(isinstance(action, kind) for action in verdict.actions) for name, kind in kinds.items()}

@@ -11,7 +11,7 @@ from bucky.cloudevents import CloudEvent, DeadLettered
 
 
 @dataclass
-class Record:
+class AttemptRecord:
     """Failed attempts so far, whether to send it alone, and how often it was lost while others were fine."""
 
     attempts: int = 0
@@ -27,7 +27,7 @@ class Message:
 
     raw: Msg
     event: CloudEvent | None
-    record: Record = field(default_factory=Record)
+    record: AttemptRecord = field(default_factory=AttemptRecord)
 
     @classmethod
     def read(cls, raw: Msg) -> "Message":

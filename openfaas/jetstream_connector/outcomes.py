@@ -14,7 +14,7 @@ An attempt that failed for a batch of several says little about each of them: th
 one, and only a failure alone can make a dead letter.
 
 An event that the function says it did not attempt burns no attempt. When nothing of a batch got through and
-something was not attempted, the verdict has a `hold`: what the events lead to is away, closed or busy.
+something was not attempted, the verdict has a `pause`: what the events lead to is away, closed or busy.
 
 A process that dies of one event (out of memory, a crash in C) looks like infrastructure that is down. The
 difference: others are answered. An event that was sent alone and lost the connection, while others were
@@ -32,7 +32,7 @@ from enum import StrEnum
 from bucky.cloudevents import CloudEvent
 from bucky.serve.contract import BatchResult, ItemFailure
 from jetstream_connector.pause import LONGEST_WAIT_SECONDS as LONGEST_HOLD_SECONDS
-from jetstream_connector.pause import Hold
+from jetstream_connector.pause import PauseRequest
 from jetstream_connector.subjects import is_subject
 
 LOSSES_PER_ATTEMPT = 3
@@ -42,7 +42,7 @@ _REFUSED = {400, 413, 422}
 _BUSY = {429, 503}
 
 
-class Trouble(StrEnum):
+class CallFault(StrEnum):
     """Why there is no answer."""
 
     UNREACHABLE = "unreachable"
@@ -57,7 +57,7 @@ class Reply:
     status: int = 0
     body: bytes = b""
     retry_after: float | None = None
-    trouble: Trouble | None = None
+    trouble: CallFault | None = None
     detail: str = ""
 
 
@@ -102,7 +102,7 @@ class Retry:
 
 
 @dataclass(frozen=True)
-class DeadLetter:
+class Undeliverable:
     """It will not be tried again by itself."""
 
     reason: str
@@ -116,7 +116,7 @@ class Drop:
     reason: str
 
 
-Action = Ack | Retry | DeadLetter | Drop
+Action = Ack | Retry | Undeliverable | Drop
 
 
 class Condition(StrEnum):
@@ -128,7 +128,7 @@ class Condition(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BatchOutcome:
     """One action for each item, in order; or none and `split`. `events` are to be published first.
 
     `through` says that one of the items was processed, or judged for good.
@@ -139,17 +139,17 @@ class Verdict:
     events: tuple[CloudEvent, ...] = ()
     split: bool = False
     reason: str = ""
-    hold: Hold | None = None
+    pause: PauseRequest | None = None
     through: bool = False
 
 
-def decide(reply: Reply, items: Sequence[Item], policy: Policy) -> Verdict:
+def decide(reply: Reply, items: Sequence[Item], policy: Policy) -> BatchOutcome:
     """Return what becomes of each item of a batch."""
-    if reply.trouble is Trouble.UNREACHABLE:
+    if reply.trouble is CallFault.UNREACHABLE:
         return _wait(Condition.DOWN, items, f"the function cannot be reached: {reply.detail}")
-    if reply.trouble is Trouble.LOST or reply.status == 502:
+    if reply.trouble is CallFault.LOST or reply.status == 502:
         return _lost(items, policy, reply)
-    if reply.trouble is Trouble.TIMED_OUT:
+    if reply.trouble is CallFault.TIMED_OUT:
         return _failed(items, policy, f"the function did not answer in time: {reply.detail}")
     if reply.status == 200:
         return _answered(reply.body, items, policy)
@@ -162,7 +162,7 @@ def decide(reply: Reply, items: Sequence[Item], policy: Policy) -> Verdict:
     return _wait(Condition.DOWN, items, _said(reply))
 
 
-def _answered(body: bytes, items: Sequence[Item], policy: Policy) -> Verdict:
+def _answered(body: bytes, items: Sequence[Item], policy: Policy) -> BatchOutcome:
     try:
         result = BatchResult.parse(body, {item.identifier for item in items})
         for event in result.events:
@@ -174,17 +174,17 @@ def _answered(body: bytes, items: Sequence[Item], policy: Policy) -> Verdict:
     failures = {failure.item_identifier: failure for failure in result.failures}
     actions = tuple(_of_item(item, failures.get(item.identifier), policy) for item in items)
     through = len(failures) < len(items) or not all(failure.retryable for failure in failures.values())
-    hold = None if through else _hold(result.failures)
-    return Verdict(Condition.HEALTHY, actions, result.events, hold=hold, through=through)
+    pause = None if through else _pause(result.failures)
+    return BatchOutcome(Condition.HEALTHY, actions, result.events, pause=pause, through=through)
 
 
-def _hold(failures: Sequence[ItemFailure]) -> Hold | None:
+def _pause(failures: Sequence[ItemFailure]) -> PauseRequest | None:
     """Return why, and for how long, nothing can be attempted; None when everything was."""
     waiting = [failure for failure in failures if not failure.attempted]
     if not waiting:
         return None
     asked = [failure.retry_after for failure in waiting if failure.retry_after is not None]
-    return Hold(waiting[0].reason[:REASON_CHARACTERS], min(asked) if asked else None)
+    return PauseRequest(waiting[0].reason[:REASON_CHARACTERS], min(asked) if asked else None)
 
 
 def _of_item(item: Item, failure: ItemFailure | None, policy: Policy) -> Action:
@@ -202,45 +202,45 @@ def _attempt(item: Item, policy: Policy, reason: str, retry_after: float | None 
     """Count a failed attempt of an event that failed for itself."""
     attempts = item.attempts + 1
     if attempts >= policy.max_attempts and not item.is_dead_letter:
-        return DeadLetter(reason[:REASON_CHARACTERS], attempts)
+        return Undeliverable(reason[:REASON_CHARACTERS], attempts)
     wait = policy.wait(attempts) if retry_after is None else min(retry_after, LONGEST_WAIT_SECONDS)
     return Retry(wait, reason[:REASON_CHARACTERS], counted=True)
 
 
 def _hopeless(item: Item, reason: str, attempts: int) -> Action:
     reason = reason[:REASON_CHARACTERS]
-    return Drop(reason) if item.is_dead_letter else DeadLetter(reason, attempts)
+    return Drop(reason) if item.is_dead_letter else Undeliverable(reason, attempts)
 
 
-def _failed(items: Sequence[Item], policy: Policy, reason: str) -> Verdict:
+def _failed(items: Sequence[Item], policy: Policy, reason: str) -> BatchOutcome:
     if len(items) == 1:
-        return Verdict(Condition.HEALTHY, (_attempt(items[0], policy, reason),), reason=reason)
+        return BatchOutcome(Condition.HEALTHY, (_attempt(items[0], policy, reason),), reason=reason)
     actions = tuple(Retry(policy.wait(item.attempts + 1), reason, counted=True, alone=True) for item in items)
-    return Verdict(Condition.HEALTHY, actions, reason=reason)
+    return BatchOutcome(Condition.HEALTHY, actions, reason=reason)
 
 
-def _refused(items: Sequence[Item], reason: str) -> Verdict:
+def _refused(items: Sequence[Item], reason: str) -> BatchOutcome:
     if len(items) > 1:
-        return Verdict(Condition.HEALTHY, split=True, reason=reason)
+        return BatchOutcome(Condition.HEALTHY, split=True, reason=reason)
     (item,) = items
-    return Verdict(Condition.HEALTHY, (_hopeless(item, reason, item.attempts + 1),), reason=reason)
+    return BatchOutcome(Condition.HEALTHY, (_hopeless(item, reason, item.attempts + 1),), reason=reason)
 
 
-def _lost(items: Sequence[Item], policy: Policy, reply: Reply) -> Verdict:
+def _lost(items: Sequence[Item], policy: Policy, reply: Reply) -> BatchOutcome:
     reason = _said(reply) if reply.status else f"the connection was lost during the call: {reply.detail}"
     if len(items) > 1:
-        return Verdict(Condition.DOWN, tuple(Retry(0.0, reason, alone=True) for _ in items), reason=reason)
+        return BatchOutcome(Condition.DOWN, tuple(Retry(0.0, reason, alone=True) for _ in items), reason=reason)
     (item,) = items
     losses = item.losses + item.others_fine
     if losses >= LOSSES_PER_ATTEMPT * policy.max_attempts:
         gone = f"{losses} calls with this event alone were lost while others were answered: {reason}"
-        return Verdict(Condition.HEALTHY, (_hopeless(item, gone, item.attempts),), reason=gone)
+        return BatchOutcome(Condition.HEALTHY, (_hopeless(item, gone, item.attempts),), reason=gone)
     wait = policy.wait(losses) if losses else 0.0
-    return Verdict(Condition.DOWN, (Retry(wait, reason, alone=True, lost=True),), reason=reason)
+    return BatchOutcome(Condition.DOWN, (Retry(wait, reason, alone=True, lost=True),), reason=reason)
 
 
-def _wait(condition: Condition, items: Sequence[Item], reason: str) -> Verdict:
-    return Verdict(condition, tuple(Retry(0.0, reason) for _ in items), reason=reason)
+def _wait(condition: Condition, items: Sequence[Item], reason: str) -> BatchOutcome:
+    return BatchOutcome(condition, tuple(Retry(0.0, reason) for _ in items), reason=reason)
 
 
 def _check_publishable(event: CloudEvent, policy: Policy) -> None:

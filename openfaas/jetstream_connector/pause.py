@@ -20,15 +20,15 @@ def call_backoff() -> Backoff:
 
 
 @dataclass(frozen=True)
-class Hold:
+class PauseRequest:
     """The function's word that nothing of a batch got through; `retry_after` is in seconds, if it said so."""
 
     reason: str
     retry_after: float | None = None
 
 
-class Gate:
-    """One consumer's gate; every time is in seconds of one monotonic clock, but for `until`."""
+class Pause:
+    """One consumer's pause; every time is in seconds of one monotonic clock, but for `until`."""
 
     def __init__(self) -> None:
         self._breaker = CircuitBreaker(call_backoff())
@@ -44,17 +44,17 @@ class Gate:
         """Return the seconds until one event may be tried; 0 when now."""
         return self._breaker.wait(now)
 
-    def shut(self, hold: Hold, called_at: float, now: float) -> None:
+    def begin(self, request: PauseRequest, called_at: float, now: float) -> None:
         """Let nothing through for a while: as long as was said, within bounds, or a wait that doubles."""
-        asked = None if hold.retry_after is None else min(max(hold.retry_after, 0.05), LONGEST_WAIT_SECONDS)
+        asked = None if request.retry_after is None else min(max(request.retry_after, 0.05), LONGEST_WAIT_SECONDS)
         self._breaker.down(called_at, now, asked)
-        self.reason = hold.reason
-        wait = self.wait(now) if hold.retry_after is None else hold.retry_after
+        self.reason = request.reason
+        wait = self.wait(now) if request.retry_after is None else request.retry_after
         self.until = datetime.now(UTC) + timedelta(seconds=wait)
         # What is away is asked for again within a minute; what says "in ten hours" has its hours.
         self.by_schedule = wait > LONGEST_WAIT_SECONDS
 
-    def open(self) -> None:
+    def end(self) -> None:
         """Note that something got through."""
         self._breaker.answered()
         self.reason = self.until = None

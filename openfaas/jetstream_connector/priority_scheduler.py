@@ -1,8 +1,8 @@
-"""Who may call next: urgent before routine, within the limits of a lane and of the whole function.
+"""Who may call next: urgent before routine, within the limits of a group and of the whole function.
 
-A lane is what shares a limit: the routine and the urgent consumer of one subject. When both of them hold a
+A group is what shares a limit: the routine and the urgent consumer of one subject. When both of them hold a
 batch, `URGENT_IN_A_ROW` urgent ones go before a routine one, so that routine never starves. The first call
-of a lane needs no leave of the function's limit, so that a lane whose calls hang never delays another.
+of a group needs no leave of the function's limit, so that a group whose calls hang never delays another.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ URGENT_IN_A_ROW = 4
 
 
 @dataclass
-class _Lane:
+class _Group:
     in_flight: int = 0
     urgent_in_a_row: int = 0
     urgent: deque[asyncio.Future[None]] = field(default_factory=deque)
@@ -33,19 +33,19 @@ class _Lane:
         return self.routine.popleft() if self.routine else None
 
 
-class Turns:
-    """The turns of one function: so many calls at once in each lane, and so many in all."""
+class PriorityScheduler:
+    """The turns of one function: so many calls at once in each group, and so many in all."""
 
-    def __init__(self, in_lane: int, in_all: int | None = None) -> None:
-        self._in_lane, self._in_all = in_lane, in_all
-        self._lanes: dict[str, _Lane] = {}
+    def __init__(self, in_group: int, in_all: int | None = None) -> None:
+        self._in_group, self._in_all = in_group, in_all
+        self._groups: dict[str, _Group] = {}
         self.in_flight = 0
 
     @asynccontextmanager
-    async def turn(self, lane: str, *, urgent: bool) -> AsyncIterator[None]:
-        """Wait for a turn in this lane, and hold it."""
+    async def turn(self, group: str, *, urgent: bool) -> AsyncIterator[None]:
+        """Wait for a turn in this group, and hold it."""
         waiting = asyncio.get_running_loop().create_future()
-        line = self._lanes.setdefault(lane, _Lane())
+        line = self._groups.setdefault(group, _Group())
         (line.urgent if urgent else line.routine).append(waiting)
         self._grant()
         try:
@@ -59,19 +59,19 @@ class Turns:
             self._grant()
 
     def _grant(self) -> None:
-        """Give every turn there is, to the lanes with the fewest calls in flight first."""
-        lanes = [lane for lane in self._lanes.values() if lane.urgent or lane.routine]
-        while lanes:
-            lane = min(lanes, key=lambda one: one.in_flight)
-            waiting = lane.next() if self._may_call(lane) else None
+        """Give every turn there is, to the groups with the fewest calls in flight first."""
+        groups = [group for group in self._groups.values() if group.urgent or group.routine]
+        while groups:
+            group = min(groups, key=lambda one: one.in_flight)
+            waiting = group.next() if self._may_call(group) else None
             if waiting is None:
-                lanes.remove(lane)
+                groups.remove(group)
                 continue
-            lane.in_flight += 1
+            group.in_flight += 1
             self.in_flight += 1
             waiting.set_result(None)
 
-    def _may_call(self, lane: _Lane) -> bool:
-        if lane.in_flight == 0:
+    def _may_call(self, group: _Group) -> bool:
+        if group.in_flight == 0:
             return True
-        return lane.in_flight < self._in_lane and (self._in_all is None or self.in_flight < self._in_all)
+        return group.in_flight < self._in_group and (self._in_all is None or self.in_flight < self._in_all)

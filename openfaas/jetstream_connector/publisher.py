@@ -13,7 +13,7 @@ PUBLISHES_AT_ONCE = 500
 FLUSH_SECONDS = 5
 
 
-class Outlet:
+class EventPublisher:
     """Publishes events, flushes acknowledgements, and holds the records of attempts."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any
 from bucky.runtime.circuit_breaker import CircuitState
 from bucky.runtime.trouble import Troubles
 from jetstream_connector.consumer import Consumer
-from jetstream_connector.dispatch import Health
+from jetstream_connector.dispatch import FunctionHealth
 
 _WAITS = "Events wait in their streams; nothing is lost."
 
@@ -20,7 +20,10 @@ class Wellbeing:
         self._troubles = Troubles()
 
     def look(
-        self, broker: str | None, gateway: str | None, functions: Iterable[tuple[str, Health, Iterable[Consumer]]]
+        self,
+        broker: str | None,
+        gateway: str | None,
+        functions: Iterable[tuple[str, FunctionHealth, Iterable[Consumer]]],
     ) -> None:
         """Look at everything; `broker` and `gateway` are what is wrong with them, if anything is."""
         self._note("broker", broker, _WAITS, "bucky status", down=True)
@@ -42,11 +45,11 @@ class Wellbeing:
         return self._troubles.listed()
 
     def _stalled(self, consumer: Consumer, now: float) -> str | None:
-        still_since, gate = consumer.still_since, consumer.dispatcher.gate
-        if still_since is None or now - still_since < self._normal_seconds or gate.by_schedule:
+        still_since, pause = consumer.still_since, consumer.dispatcher.pause
+        if still_since is None or now - still_since < self._normal_seconds or pause.by_schedule:
             return None
         waiting = (consumer.pending or 0) + (consumer.ack_pending or 0)
-        why = gate.reason or consumer.last_error or "nothing says why"
+        why = pause.reason or consumer.last_error or "nothing says why"
         return f"its oldest event has waited for {now - still_since:.0f} s, {waiting} in all: {why}"
 
     def _note(self, part: str, reason: str | None, effect: str, command: str, *, down: bool = False) -> None:

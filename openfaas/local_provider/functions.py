@@ -27,7 +27,7 @@ from local_provider.secrets import Secret, SecretStore
 _log = get_logger("provider")
 
 
-class Function:
+class DeployedFunction:
     """One deployed function: what is wanted, and the replica sets that serve it, newest first."""
 
     def __init__(self, deployed: Deployed, log: FunctionLog) -> None:
@@ -66,13 +66,13 @@ class Functions:
         make_folder(self._logs)
         self._inherited = inherited
         self._on_fault = on_fault
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, DeployedFunction] = {}
         self._background: set[asyncio.Task[None]] = set()
 
-    def __iter__(self) -> Iterator[Function]:
+    def __iter__(self) -> Iterator[DeployedFunction]:
         return iter([self._functions[name] for name in sorted(self._functions)])
 
-    def get(self, name: str) -> Function:
+    def get(self, name: str) -> DeployedFunction:
         """Return a function; raise `NotFound` when it is not deployed."""
         if name not in self._functions:
             raise NotFound(f"there is no function {name}; `faas-cli list` shows those there are")
@@ -81,7 +81,7 @@ class Functions:
     def restore(self) -> None:
         """Start every function that was deployed before this provider was restarted."""
         for deployed in self._store.load():
-            self._run(Function(deployed, FunctionLog(deployed.deployment.service, self._logs)))
+            self._run(DeployedFunction(deployed, FunctionLog(deployed.deployment.service, self._logs)))
 
     def create(self, deployment: Deployment) -> None:
         """Deploy a new function."""
@@ -90,7 +90,7 @@ class Functions:
         self._check(deployment)
         deployed = Deployed(deployment=deployment, created_at=datetime.now(UTC))
         self._store.save(deployed)
-        self._run(Function(deployed, FunctionLog(deployment.service, self._logs)))
+        self._run(DeployedFunction(deployed, FunctionLog(deployment.service, self._logs)))
         _log.info("function deployed", function=deployment.service, image=deployment.image)
 
     def update(self, deployment: Deployment) -> None:
@@ -167,21 +167,21 @@ class Functions:
                     f"make it with `faas-cli secret create {name}`"
                 )
 
-    def _declaring(self, secret: str) -> list[Function]:
+    def _declaring(self, secret: str) -> list[DeployedFunction]:
         return [each for each in self if secret in each.deployed.deployment.secrets]
 
-    def _run(self, function: Function) -> None:
+    def _run(self, function: DeployedFunction) -> None:
         self._functions[function.deployed.deployment.service] = function
         self._roll(function)
 
-    def _roll(self, function: Function) -> None:
+    def _roll(self, function: DeployedFunction) -> None:
         deployment = function.deployed.deployment
         mounted = self._secrets.mount(deployment.service, deployment.secrets)
         replicas = ReplicaSet(command(deployment, self._inherited, mounted), function.log, self._on_fault)
         function.sets.insert(0, replicas)
         self._start(_take_over(function, replicas))
 
-    async def _retire(self, function: Function) -> None:
+    async def _retire(self, function: DeployedFunction) -> None:
         await _end(function)
         name = function.deployed.deployment.service
         if name not in self._functions:  # it may have been deployed again meanwhile
@@ -199,7 +199,7 @@ class Functions:
             self._on_fault(fault)
 
 
-async def _take_over(function: Function, newest: ReplicaSet) -> None:
+async def _take_over(function: DeployedFunction, newest: ReplicaSet) -> None:
     await newest.scale(function.deployed.replicas)
     await newest.wait_ready()
     if newest not in function.sets:  # a still newer one took over meanwhile
@@ -210,6 +210,6 @@ async def _take_over(function: Function, newest: ReplicaSet) -> None:
         await each.stop()
 
 
-async def _end(function: Function) -> None:
+async def _end(function: DeployedFunction) -> None:
     await asyncio.gather(*(each.stop() for each in function.sets))
     function.log.close()

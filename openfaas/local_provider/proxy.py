@@ -14,7 +14,7 @@ from bucky.cloudevents import BATCH_MEDIA_TYPE
 from bucky.log import get_logger
 from bucky.runtime.connection_pool import Broken, NotConnected, Silent
 from local_provider.deployments import InvalidRequest, split_name
-from local_provider.functions import Function, Functions
+from local_provider.functions import DeployedFunction, Functions
 from local_provider.metrics import INVOCATIONS, SECONDS
 from local_provider.process import IDLE_SECONDS, Replica
 
@@ -64,7 +64,7 @@ class Proxy:
         SECONDS.labels(name).observe(time.perf_counter() - started)
         return response
 
-    async def _forward(self, request: Request, function: Function, call_id: str) -> Response:
+    async def _forward(self, request: Request, function: DeployedFunction, call_id: str) -> Response:
         name = function.deployed.deployment.service
         while (replica := function.pick()) is not None:
             try:

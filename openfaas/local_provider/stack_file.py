@@ -64,7 +64,7 @@ class StackFunction(_Strict):
     readonly_root_filesystem: bool = False
 
 
-class Provider(_Strict):
+class StackProvider(_Strict):
     """Whose stack file it is, and where it is deployed to by default."""
 
     IGNORED = frozenset({"network"})
@@ -73,12 +73,12 @@ class Provider(_Strict):
     gateway: str = ""
 
 
-class Stack(_Strict):
+class StackFile(_Strict):
     """A stack file."""
 
     IGNORED = frozenset({"version", "configuration"})
 
-    provider: Provider
+    provider: StackProvider
     functions: dict[str, StackFunction] = Field(min_length=1)
 
 
@@ -89,13 +89,13 @@ class _Template(_Yaml):
     fprocess: str = ""
 
 
-def read_stack(path: Path, environ: Mapping[str, str] | None = None) -> Stack:
+def read_stack(path: Path, environ: Mapping[str, str] | None = None) -> StackFile:
     """Return a stack file with its variables filled in; raise `SettingsError` in one sentence."""
     text = _text(path)
     filled = VARIABLE.sub(lambda found: (environ or {}).get(found["name"]) or found["default"] or "", text)
     if "${" in filled:
         raise SettingsError(f"{path}: only ${{NAME}} and ${{NAME:-default}} are understood")
-    stack = _parse(Stack, filled, path)
+    stack = _parse(StackFile, filled, path)
     if stack.provider.name != "openfaas":
         raise SettingsError(f"{path}: provider.name must be openfaas")
     for name, function in stack.functions.items():

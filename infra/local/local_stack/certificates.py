@@ -25,7 +25,7 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Certificates:
+class CertificateFiles:
     """Files in PEM: the authority users may trust, the server's chain, and the server's key."""
 
     ca: Path
@@ -33,11 +33,11 @@ class Certificates:
     key: Path
 
 
-def ensure_certificates(folder: Path, names: Iterable[str] = NAMES) -> Certificates:
+def ensure_certificates(folder: Path, names: Iterable[str] = NAMES) -> CertificateFiles:
     """Return certificates for these names; make or renew what is missing, near expiry or for other names."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     ca_key_file = folder / "ca-key.pem"
-    files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
+    files = CertificateFiles(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
     wanted = tuple(dict.fromkeys(names))
     if not _authority_is_good(files.ca, ca_key_file):
         ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -130,7 +130,7 @@ def _authority_is_good(ca_file: Path, key_file: Path) -> bool:
     return ca.public_key() == key.public_key() and _lasts(ca)
 
 
-def _server_is_good(files: Certificates, names: tuple[str, ...]) -> bool:
+def _server_is_good(files: CertificateFiles, names: tuple[str, ...]) -> bool:
     try:
         cert, key, ca = _certificate(files.cert), _private_key(files.key), _certificate(files.ca)
         cert.verify_directly_issued_by(ca)

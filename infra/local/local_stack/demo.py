@@ -32,7 +32,7 @@ from local_stack.commands import (
     stop_stack,
 )
 from local_stack.demo_data import DemoFile, Expected, demo_files
-from local_stack.demo_report import Outcome, compare, digests_in_bucket, show
+from local_stack.demo_report import DemoResult, compare, digests_in_bucket, show
 from local_stack.demo_routing import DESTINATION, ensure_demo_routing
 from local_stack.destination import received
 from local_stack.layout import CannotStart, Home, Ports
@@ -70,7 +70,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _run(home: Home, console: Console) -> Outcome:
+def _run(home: Home, console: Console) -> DemoResult:
     record = home.read_record() or {}
     if "demo-destination" not in record.get("processes", {}):
         raise CannotStart("the running stack has no demo destination; stop it with `make down` and try again")

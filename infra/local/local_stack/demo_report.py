@@ -29,7 +29,7 @@ RIGHT_OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """The demo's figures; latencies are in seconds from stored at the edge to delivered; no problems, no loss."""
 
     files: int
@@ -54,7 +54,7 @@ def compare(
     in_bucket: set[str],
     at_destination: set[str],
     began: datetime,
-) -> Outcome:
+) -> DemoResult:
     """Hold what was found against what every file must have become."""
     results = {result.path: result for result in report.results}
     accepted = {file.sha256 for file in files if file.expected is Expected.ACCEPTED}
@@ -70,7 +70,7 @@ def compare(
     ):
         problems += [f"{file.source} is missing from {station}" for file in files if file.sha256 in accepted - found]
     latencies = _latencies(deliveries, began)
-    return Outcome(
+    return DemoResult(
         files=len(files),
         sent=len(sent),
         transfer_syntaxes=len({r.transfer_syntax_uid for r in report.results if r.outcome is Sent.SENT}),
@@ -106,7 +106,7 @@ def _key(row: Mapping[str, Any]) -> str:
     return object_key(*uids, row["sha256"])
 
 
-def show(outcome: Outcome, console: Console) -> None:
+def show(outcome: DemoResult, console: Console) -> None:
     """Print the table and, where there are any, the refusals and the problems."""
     table = Table("Station", "Instances", "", box=None, header_style="dim")
     table.add_row("sent", str(outcome.sent), f"in {outcome.transfer_syntaxes} transfer syntaxes, C-STORE success")

@@ -50,7 +50,7 @@ POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedRequest:
     """One C-STORE request; `number` counts them from 1."""
 
     number: int
@@ -62,7 +62,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScriptedAnswer:
     """What to do with a request: wait `delay` seconds, then store and answer, or abort the association."""
 
     status: int = status.SUCCESS
@@ -71,7 +71,7 @@ class Answer:
     abort: bool = False
 
 
-Script = Callable[[Received], Answer]
+Script = Callable[[ReceivedRequest], ScriptedAnswer]
 
 
 class _Shared(list[PresentationContext]):
@@ -97,9 +97,9 @@ class Destination:
     ) -> None:
         self.aet = aet
         self.directory = directory
-        self.script: Script = script or (lambda _received: Answer())
+        self.script: Script = script or (lambda _received: ScriptedAnswer())
         self.count = 0
-        self.requests: deque[Received] = deque(maxlen=REMEMBERED)
+        self.requests: deque[ReceivedRequest] = deque(maxlen=REMEMBERED)
         self._port = port
         self._tls = tls
         self._connections: dict[Association, socket.socket] = {}
@@ -168,7 +168,7 @@ class Destination:
         data_set = request.DataSet.getvalue() if request.DataSet else b""
         with self._counting:
             self.count += 1
-            received = Received(
+            received = ReceivedRequest(
                 self.count,
                 str(request.AffectedSOPClassUID),
                 str(request.AffectedSOPInstanceUID),
@@ -185,10 +185,10 @@ class Destination:
             try:
                 self._keep(received, data_set)
             except InvalidInstance as error:
-                answer = Answer(status.CANNOT_UNDERSTAND, str(error)[:64])
+                answer = ScriptedAnswer(status.CANNOT_UNDERSTAND, str(error)[:64])
         return _status(answer)
 
-    def _keep(self, received: Received, data_set: bytes) -> None:
+    def _keep(self, received: ReceivedRequest, data_set: bytes) -> None:
         folder = self.directory / checked_uid(received.sop_instance_uid, "Affected SOP Instance UID")
         folder.mkdir(exist_ok=True)
         final = folder / f"{hashlib.sha256(data_set).hexdigest()}.dcm"
@@ -230,7 +230,7 @@ def storage_sop_classes() -> tuple[str, ...]:
     return tuple(sorted(current | named.keys()))
 
 
-def _status(answer: Answer) -> Dataset:
+def _status(answer: ScriptedAnswer) -> Dataset:
     response = Dataset()
     response.Status = answer.status
     if answer.comment:
@@ -239,9 +239,9 @@ def _status(answer: Answer) -> Dataset:
 
 
 def _script(arguments: argparse.Namespace) -> Script:
-    def script(received: Received) -> Answer:
+    def script(received: ReceivedRequest) -> ScriptedAnswer:
         chosen = received.number % arguments.every == 0
-        return Answer(
+        return ScriptedAnswer(
             status=arguments.answer if chosen else status.SUCCESS,
             delay=arguments.delay if chosen else 0.0,
             abort=arguments.abort and chosen,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from local_stack.certificates import Certificates
+from local_stack.certificates import CertificateFiles
 from local_stack.process import Program, http_ok
 from local_stack.servers import HOST, REPOSITORY, installed
 
@@ -34,7 +34,7 @@ class Upstreams:
     console: str
 
 
-def traefik(ports: GatewayPorts, upstreams: Upstreams, certificates: Certificates, host: str = HOST) -> Program:
+def traefik(ports: GatewayPorts, upstreams: Upstreams, certificates: CertificateFiles, host: str = HOST) -> Program:
     """Return Traefik, listening on `host` and ready when its ping answers."""
     static = yaml.safe_load((TRAEFIK_FOLDER / "traefik.yaml").read_text())
     addresses = {

@@ -20,7 +20,7 @@ from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
 from bucky.settings import Listener, ListenerTls
 from edge_scp.receive.instance import Arrival
-from local_stack.certificates import Certificates, ensure_certificates
+from local_stack.certificates import CertificateFiles, ensure_certificates
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import RELEASE_RP, RELEASE_RQ, RawPeer, request
 from tests.support.edge.edge_process import ListenerAlone, listener_alone
@@ -189,19 +189,19 @@ def test_the_senders_first_choice_of_transfer_syntax_is_taken(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     """An authority, and the listener's certificate for localhost."""
     return ensure_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
-def caller(certificates: Certificates) -> ssl.SSLContext:
+def caller(certificates: CertificateFiles) -> ssl.SSLContext:
     """The TLS context of a caller whose certificate the authority signed."""
     return named_client(certificates, certificates.ca.parent)
 
 
 @pytest.fixture
-def tls_listener(tmp_path: Path, certificates: Certificates) -> Iterator[ListenerAlone]:
+def tls_listener(tmp_path: Path, certificates: CertificateFiles) -> Iterator[ListenerAlone]:
     """A listener that asks for a client certificate."""
     tls = ListenerTls(cert_file=certificates.cert, key_file=certificates.key, client_ca_file=certificates.ca)
     with listener_alone(tmp_path, Listener(port=0, tls=tls)) as alone:
@@ -209,7 +209,7 @@ def tls_listener(tmp_path: Path, certificates: Certificates) -> Iterator[Listene
 
 
 def test_tls_needs_a_client_certificate_where_a_ca_is_set(
-    tls_listener: ListenerAlone, certificates: Certificates, caller: ssl.SSLContext
+    tls_listener: ListenerAlone, certificates: CertificateFiles, caller: ssl.SSLContext
 ) -> None:
     """With a client CA, a caller without a certificate gets no association; one with it stores as usual."""
     with (
@@ -229,7 +229,7 @@ def test_tls_needs_a_client_certificate_where_a_ca_is_set(
     assert tls_listener.records()[0][0].sha256 == good.sha256
 
 
-def test_tls_before_1_2_is_refused(tmp_path: Path, certificates: Certificates) -> None:
+def test_tls_before_1_2_is_refused(tmp_path: Path, certificates: CertificateFiles) -> None:
     """The listener speaks TLS 1.2 and later only (BCP 195)."""
     tls = ListenerTls(cert_file=certificates.cert, key_file=certificates.key)
     with listener_alone(tmp_path, Listener(port=0, tls=tls)) as alone:

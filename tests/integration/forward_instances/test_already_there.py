@@ -23,7 +23,7 @@ from bucky.index import DeliveryState, Index
 from bucky.routing.destinations import FolderDestination, StowDestination
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore
-from local_stack.destination import Answer, Destination, Received
+from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from tests.support.destinations.destination_worlds import S3World
 from tests.support.destinations.stow_server import Request, StowServer, Whole
 from tests.support.dicom.sample_instances import SAMPLE
@@ -199,8 +199,8 @@ def test_a_node_that_says_duplicate(tmp_path: Path, index: Index) -> None:
     objects = MemoryObjectStore()
     lost, unknown, committing = (request(objects, number) for number in range(3))
 
-    def script(received: Received) -> Answer:
-        return Answer(abort=True) if received.number == 1 else Answer(status.DUPLICATE_SOP_INSTANCE)
+    def script(received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(abort=True) if received.number == 1 else ScriptedAnswer(status.DUPLICATE_SOP_INSTANCE)
 
     with Destination(tmp_path, script=script) as destination:
         route_to(index, destination.port)

@@ -16,7 +16,7 @@ from bucky.runtime.ports import free_port
 from bucky.serve.contract import BatchResult
 from bucky.store.objects import MemoryObjectStore, put_bytes
 from forward_instances import content
-from local_stack.destination import Answer, Destination, Received
+from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from tests.support.functions.forwarding import (
     MR,
     SENDERS,
@@ -74,7 +74,7 @@ def test_a_refused_instance_is_failed_with_its_reason_and_the_others_go(
 def test_the_peers_own_words_stay_in_the_index(tmp_path: Path, index: Index, objects: MemoryObjectStore) -> None:
     """An Error Comment may name a patient: it must not travel in events or in the reasons that get logged."""
     event = request(objects, 1)
-    with Destination(tmp_path, script=lambda _received: Answer(0xC001, "DOE^JANE is unknown")) as destination:
+    with Destination(tmp_path, script=lambda _received: ScriptedAnswer(0xC001, "DOE^JANE is unknown")) as destination:
         route_to(index, destination.port)
         result = forward([event], objects, index, SENDERS)
     assert "DOE" not in result.to_json().decode()
@@ -85,7 +85,7 @@ def test_the_peers_own_words_stay_in_the_index(tmp_path: Path, index: Index, obj
 def test_a_warning_is_delivered_and_shown(tmp_path: Path, index: Index, objects: MemoryObjectStore) -> None:
     """An instance the destination took with a warning is there; what it changed must be in view."""
     event = request(objects, 1)
-    with Destination(tmp_path, script=lambda _received: Answer(0xB000, "DOE^JANE")) as destination:
+    with Destination(tmp_path, script=lambda _received: ScriptedAnswer(0xB000, "DOE^JANE")) as destination:
         route_to(index, destination.port)
         (completed,) = forward([event], objects, index, SENDERS).events
     words = "the destination answered 0xB000, coercion of data elements"
@@ -215,8 +215,8 @@ def test_a_large_instance_goes_through_a_file(
 def test_an_abort_delays_one_instance(tmp_path: Path, index: Index, objects: MemoryObjectStore) -> None:
     """An instance that makes the destination abort is retried; those before and after it are delivered."""
 
-    def script(received: Received) -> Answer:
-        return Answer(abort=received.sop_instance_uid == "1.2.3.2")
+    def script(received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(abort=received.sop_instance_uid == "1.2.3.2")
 
     events = [request(objects, number) for number in range(5)]
     with Destination(tmp_path, script=script) as destination:

@@ -22,7 +22,7 @@ from bucky.serve.contract import BatchResult
 from bucky.store.keys import object_key
 from bucky.store.objects import MemoryObjectStore, put_bytes
 from bucky.trace import new_traceparent
-from local_stack.destination import Answer, Destination
+from local_stack.destination import Destination, ScriptedAnswer
 from tests.support.functions.forwarding import forward
 from tests.support.index.rows import received
 
@@ -157,7 +157,9 @@ def test_the_table_that_a_copy_was_changed_by_is_on_record(index: Index, ids: Pa
     """A table that changed between two attempts is seen: each names the version it looked values up in."""
     sender, first = Sender(index, ids.parent), ids.read_bytes()
     second = b"key,value\n1CT1,H-0816\nanother,H-1\n"
-    with Destination(tmp_path / "received", script=lambda one: Answer(0xA700 if one.number == 1 else 0)) as destination:
+    with Destination(
+        tmp_path / "received", script=lambda one: ScriptedAnswer(0xA700 if one.number == 1 else 0)
+    ) as destination:
         route(index, destination.port)
         event = sender.decide()
         assert [one.retryable for one in sender.send(event).failures] == [True]

@@ -14,7 +14,7 @@ from bucky.broker.connection import connect
 from bucky.cloudevents import CloudEvent
 from bucky.settings import Settings
 from jetstream_connector import consumer
-from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.calls import GatewayClient
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import GatewayDirectory
 from jetstream_connector.metrics import Metrics
@@ -253,7 +253,7 @@ async def test_two_connectors_share_the_work_and_one_takes_over(on_stage: Connec
         return answer()
 
     own = await connect(on_stage.settings, "second-connector")
-    directory, caller = GatewayDirectory(on_stage.gateway.url, "admin", ""), GatewayCaller(on_stage.gateway.url)
+    directory, caller = GatewayDirectory(on_stage.gateway.url, "admin", ""), GatewayClient(on_stage.gateway.url)
     second, stop = Connector(own, directory, caller, Metrics(), 0.1), asyncio.Event()
     running = asyncio.create_task(second.run(stop))
     on_stage.gateway.deploy(

@@ -28,7 +28,7 @@ from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore
 from jetstream_connector import outcomes, pause
-from local_stack.destination import Answer, Destination, Received
+from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from tests.support.connector.connector_world import Batch, ConnectorWorld, open_client, stage
 from tests.support.functions.forwarding import SENDERS, forward, request
 from tests.support.waiting import until
@@ -137,11 +137,11 @@ def silent_listener() -> Iterator[int]:
 async def test_dead_hanging_slow_and_poisoned_destinations_delay_no_other(here: Deliveries, tmp_path: Path) -> None:
     """Protects a healthy destination: beside four in trouble it takes at most three times as long as alone."""
 
-    def slow(_received: Received) -> Answer:
-        return Answer(delay=0.5)
+    def slow(_received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(delay=0.5)
 
-    def poisoned(received: Received) -> Answer:
-        return Answer(abort=received.sop_instance_uid.endswith(".3"))
+    def poisoned(received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(abort=received.sop_instance_uid.endswith(".3"))
 
     with (
         Destination(tmp_path / "healthy") as healthy,
@@ -220,8 +220,8 @@ async def test_deliveries_wait_for_the_hours_of_their_destination_and_urgent_one
 async def test_urgent_deliveries_overtake_a_long_routine_queue(here: Deliveries, tmp_path: Path) -> None:
     """Protects an urgent study from the thousand instances that came before it, and these from stopping."""
 
-    def unhurried(_received: Received) -> Answer:
-        return Answer(delay=0.01)
+    def unhurried(_received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(delay=0.01)
 
     with Destination(tmp_path, script=unhurried) as destination:
         here.route(pacs={"port": destination.port, "max_associations": 1})

@@ -10,7 +10,7 @@ import pytest
 
 from bucky.broker.connection import connect
 from bucky.settings import Settings
-from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.calls import GatewayClient
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import StackFileDirectory
 from jetstream_connector.metrics import Metrics
@@ -40,7 +40,7 @@ class World:
 async def world(nats_settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
     """A connector whose stack file is not there yet."""
     client, own = await open_client(nats_settings), await connect(nats_settings, "connector-under-test")
-    path, caller, stop = tmp_path / "stack.yaml", GatewayCaller("http://127.0.0.1:1"), asyncio.Event()
+    path, caller, stop = tmp_path / "stack.yaml", GatewayClient("http://127.0.0.1:1"), asyncio.Event()
     connector = Connector(own, StackFileDirectory(path), caller, Metrics(), 0.05)
     running = asyncio.create_task(connector.run(stop))
     try:

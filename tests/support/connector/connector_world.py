@@ -26,7 +26,7 @@ from bucky.runtime.http_server import HttpServer
 from bucky.runtime.ports import free_port
 from bucky.runtime.tls import trust
 from bucky.settings import Settings
-from jetstream_connector.calls import GatewayCaller
+from jetstream_connector.calls import GatewayClient
 from jetstream_connector.connector import Connector
 from jetstream_connector.discovery import GatewayDirectory
 from jetstream_connector.metrics import Metrics
@@ -229,7 +229,7 @@ async def stage(settings: Settings, *, streams: bool = True) -> AsyncIterator[Co
     await gateway.start()
     client = await open_client(settings, streams=streams)
     own = await connect(settings, "connector-under-test")
-    directory, caller = GatewayDirectory(gateway.url, "admin", ""), GatewayCaller(gateway.url)
+    directory, caller = GatewayDirectory(gateway.url, "admin", ""), GatewayClient(gateway.url)
     connector = Connector(own, directory, caller, Metrics(), 0.1)
     stop = asyncio.Event()
     running = asyncio.create_task(connector.run(stop))

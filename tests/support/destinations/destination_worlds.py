@@ -13,8 +13,8 @@ from bucky.dicom.part10 import split
 from bucky.routing.destinations import Destination, S3Destination
 from bucky.settings import Settings
 from bucky.store.objects import S3ObjectStore, put_bytes
-from local_stack.destination import Answer, Received
 from local_stack.destination import Destination as DimseNode
+from local_stack.destination import ReceivedRequest, ScriptedAnswer
 from tests.support.destinations.stow_server import StowServer
 from tests.support.functions.commitment_world import CommittingNode
 from tests.support.network.way_to_store import WayToStore
@@ -90,10 +90,10 @@ class DimseWorld:
     def _start(self, port: int) -> DimseNode:
         return DimseNode(self._folder, port=port, script=self._script).__enter__()
 
-    def _script(self, received: Received) -> Answer:
+    def _script(self, received: ReceivedRequest) -> ScriptedAnswer:
         if received.sop_instance_uid in self._refused:
-            return Answer(0xA900)
-        return Answer(0xA700 if received.sop_instance_uid in self._hindered else 0x0000)
+            return ScriptedAnswer(0xA900)
+        return ScriptedAnswer(0xA700 if received.sop_instance_uid in self._hindered else 0x0000)
 
 
 class CommittingWorld(DimseWorld):

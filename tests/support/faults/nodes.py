@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from bucky.dimse import status
-from local_stack.destination import Answer, Destination, Received
+from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from local_stack.servers import built
 from tests.support.dicom.sample_instances import Sample
 from tests.support.faults.node import AET, OTHER_CLASS, Fault, Held, Node, by_proxy, held_in, third
@@ -200,7 +200,7 @@ class Scripted(Node):
 
     def inject(self, fault: Fault, sent: Sequence[Sample]) -> str:
         """Give it a script."""
-        script: Callable[[Received], Answer]
+        script: Callable[[ReceivedRequest], ScriptedAnswer]
         match fault:
             case Fault.REFUSES_ASSOCIATION | Fault.REFUSES_CLASS:
                 self._restart(fault)
@@ -210,17 +210,17 @@ class Scripted(Node):
             case Fault.CRAWLS:
                 return by_proxy(self.proxy, fault, sent)
             case Fault.WARNS:
-                script = _always(Answer(0xB007))
+                script = _always(ScriptedAnswer(0xB007))
             case Fault.ABORTS:
-                script = _always(Answer(abort=True))
+                script = _always(ScriptedAnswer(abort=True))
             case Fault.HANGS:
-                script = _always(Answer(delay=600))
+                script = _always(ScriptedAnswer(delay=600))
             case Fault.FAILS_THIRD:
                 fails = third(sent)
 
-                def script(received: Received) -> Answer:
+                def script(received: ReceivedRequest) -> ScriptedAnswer:
                     failing = received.sop_instance_uid in fails
-                    return Answer(status.DATA_SET_MISMATCH if failing else status.SUCCESS)
+                    return ScriptedAnswer(status.DATA_SET_MISMATCH if failing else status.SUCCESS)
 
         self._scp.script = script
         return "script"
@@ -241,5 +241,5 @@ def skip_unless_alone() -> None:
         pytest.skip("this system lets nobody make a network namespace")
 
 
-def _always(answer: Answer) -> Callable[[Received], Answer]:
+def _always(answer: ScriptedAnswer) -> Callable[[ReceivedRequest], ScriptedAnswer]:
     return lambda _received: answer

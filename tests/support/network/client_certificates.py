@@ -9,15 +9,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from local_stack.certificates import Certificates
+from local_stack.certificates import CertificateFiles
 
 
-def client(certificates: Certificates) -> ssl.SSLContext:
+def client(certificates: CertificateFiles) -> ssl.SSLContext:
     """Return the context of a caller that trusts the authority and names itself to nobody."""
     return ssl.create_default_context(cafile=str(certificates.ca))
 
 
-def named_client(certificates: Certificates, folder: Path) -> ssl.SSLContext:
+def named_client(certificates: CertificateFiles, folder: Path) -> ssl.SSLContext:
     """Return the context of a caller whose certificate the authority signed."""
     authority = x509.load_pem_x509_certificate(certificates.ca.read_bytes())
     signer = serialization.load_pem_private_key(certificates.ca.with_name("ca-key.pem").read_bytes(), None)
@@ -43,7 +43,7 @@ def named_client(certificates: Certificates, folder: Path) -> ssl.SSLContext:
     return context
 
 
-def asking_server(certificates: Certificates) -> ssl.SSLContext:
+def asking_server(certificates: CertificateFiles) -> ssl.SSLContext:
     """Return the context of a listener that takes callers with a certificate of the authority only."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
     context.load_cert_chain(certificates.cert, certificates.key)

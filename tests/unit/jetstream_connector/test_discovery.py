@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bucky.text.documents import MOST_BYTES
-from jetstream_connector.discovery import DirectoryUnavailable, Function, StackFileDirectory
+from jetstream_connector.discovery import DirectoryUnavailable, FunctionSubscription, StackFileDirectory
 from local_provider.stack_file import deployments
 from local_stack.servers import REPOSITORY
 
@@ -23,9 +23,9 @@ async def test_functions_and_their_annotations_are_read(tmp_path: Path) -> None:
     path = tmp_path / "stack.yaml"
     path.write_text(GOOD)
     assert await StackFileDirectory(path).functions() == [
-        Function(name="one", annotations={"topic": "orders.paid", "jetstream.batch-size": "7"}),
-        Function(name="two"),
-        Function(name="three"),
+        FunctionSubscription(name="one", annotations={"topic": "orders.paid", "jetstream.batch-size": "7"}),
+        FunctionSubscription(name="two"),
+        FunctionSubscription(name="three"),
     ]
 
 

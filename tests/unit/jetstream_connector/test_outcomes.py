@@ -8,18 +8,18 @@ import pytest
 from jetstream_connector.outcomes import (
     LOSSES_PER_ATTEMPT,
     Ack,
+    BatchOutcome,
+    CallFault,
     Condition,
-    DeadLetter,
     Drop,
     Item,
     Policy,
     Reply,
     Retry,
-    Trouble,
-    Verdict,
+    Undeliverable,
     decide,
 )
-from jetstream_connector.pause import Hold
+from jetstream_connector.pause import PauseRequest
 
 POLICY = Policy(max_attempts=3, backoff=(1.0, 5.0), max_event_bytes=10_000)
 TWO = (Item("a"), Item("b", attempts=1))
@@ -35,7 +35,7 @@ def failure(identifier: str, retryable: bool, **extra: Any) -> dict[str, Any]:
     return {"itemIdentifier": identifier, "retryable": retryable, "reason": "why", **extra}
 
 
-def retries(verdict: Verdict) -> list[Retry]:
+def retries(verdict: BatchOutcome) -> list[Retry]:
     """Return the actions, all of which are retries."""
     assert all(isinstance(action, Retry) for action in verdict.actions)
     return [action for action in verdict.actions if isinstance(action, Retry)]
@@ -68,8 +68,8 @@ def test_each_item_of_a_kept_contract_has_its_own_action() -> None:
         Retry(1.0, "why", counted=True),
         Retry(5.0, "why", counted=True),
         Retry(99.0, "why", counted=True),
-        DeadLetter("why", 3),
-        DeadLetter("why", 1),
+        Undeliverable("why", 3),
+        Undeliverable("why", 1),
     )
 
 
@@ -101,7 +101,7 @@ EVENT = {"specversion": "1.0", "id": "1", "source": "/f", "type": "made"}
         Reply(500),
         Reply(504),
         Reply(507),
-        Reply(trouble=Trouble.TIMED_OUT),
+        Reply(trouble=CallFault.TIMED_OUT),
     ],
 )
 def test_a_failed_call_costs_each_an_attempt_but_only_a_lone_event_can_die_of_it(reply: Reply) -> None:
@@ -115,7 +115,7 @@ def test_a_failed_call_costs_each_an_attempt_but_only_a_lone_event_can_die_of_it
     (lone,) = retries(decide(reply, (Item("a"),), POLICY))
     assert (lone.counted, lone.delay) == (True, 1.0)
     (last,) = decide(reply, (Item("a", attempts=2),), POLICY).actions
-    assert isinstance(last, DeadLetter)
+    assert isinstance(last, Undeliverable)
     assert last.attempts == 3
 
 
@@ -123,11 +123,11 @@ def test_a_failed_call_costs_each_an_attempt_but_only_a_lone_event_can_die_of_it
 def test_a_refused_batch_is_split_and_a_lone_offender_is_a_dead_letter(status: int) -> None:
     """Protects the rest of a batch, and names the reason that the function gave."""
     reply = Reply(status, b'{"error": "no good"}')
-    assert decide(reply, TWO, POLICY) == Verdict(
+    assert decide(reply, TWO, POLICY) == BatchOutcome(
         Condition.HEALTHY, split=True, reason=f"the function answered {status}: no good"
     )
     (action,) = decide(reply, TWO[:1], POLICY).actions
-    assert action == DeadLetter(f"the function answered {status}: no good", 1)
+    assert action == Undeliverable(f"the function answered {status}: no good", 1)
 
 
 @pytest.mark.parametrize("body", [b"PatientName Doe^John", b'["Doe"]', b'{"error": {"name": "Doe"}}', b"\xff"])
@@ -148,7 +148,8 @@ def test_a_busy_function_costs_no_attempt(status: int) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(trouble=Trouble.UNREACHABLE)] + [Reply(status) for status in (301, 401, 403, 404, 405, 408, 409, 415, 100)],
+    [Reply(trouble=CallFault.UNREACHABLE)]
+    + [Reply(status) for status in (301, 401, 403, 404, 405, 408, 409, 415, 100)],
 )
 def test_what_cannot_be_reached_costs_no_attempt(reply: Reply) -> None:
     """Protects events from infrastructure: a missing function or gateway never makes a dead letter."""
@@ -158,7 +159,7 @@ def test_what_cannot_be_reached_costs_no_attempt(reply: Reply) -> None:
         assert not any(retry.counted for retry in retries(verdict))
 
 
-LOST = [Reply(502), Reply(trouble=Trouble.LOST)]
+LOST = [Reply(502), Reply(trouble=CallFault.LOST)]
 
 
 @pytest.mark.parametrize("reply", LOST)
@@ -179,7 +180,7 @@ def test_an_event_that_alone_kills_its_function_again_and_again_is_a_dead_letter
     nobody_answered = decide(reply, (Item("a", losses=enough - 1, others_fine=False),), POLICY)
     now = decide(reply, (Item("a", losses=enough - 1, others_fine=True),), POLICY)
     assert (not_yet.condition, nobody_answered.condition) == (Condition.DOWN, Condition.DOWN)
-    assert isinstance(now.actions[0], DeadLetter)
+    assert isinstance(now.actions[0], Undeliverable)
 
 
 def test_a_dead_letter_never_makes_another() -> None:
@@ -187,7 +188,7 @@ def test_a_dead_letter_never_makes_another() -> None:
     item = Item("a", attempts=1_000, losses=1_000, others_fine=True, is_dead_letter=True)
     assert decide(Reply(422), (item,), POLICY).actions == (Drop("the function answered 422"),)
     assert decide(answer(failure("a", False)), (item,), POLICY).actions == (Drop("why"),)
-    for reply in (Reply(500), answer(failure("a", True)), Reply(trouble=Trouble.TIMED_OUT)):
+    for reply in (Reply(500), answer(failure("a", True)), Reply(trouble=CallFault.TIMED_OUT)):
         (retry,) = retries(decide(reply, (item,), POLICY))
         assert retry.delay == 5.0
     assert isinstance(decide(Reply(502), (item,), POLICY).actions[0], Drop)
@@ -202,7 +203,7 @@ def test_the_events_of_an_answer_come_with_its_verdict() -> None:
 def test_every_status_gives_every_item_one_action_or_a_split() -> None:
     """Protects against a message that is forgotten: no answer leaves one without an action."""
     replies = [Reply(status, body) for status in range(100, 600) for body in (b"", b"{}", b"[1]")]
-    for reply in [*replies, *(Reply(trouble=trouble) for trouble in Trouble)]:
+    for reply in [*replies, *(Reply(trouble=trouble) for trouble in CallFault)]:
         for count in (1, 2, 5):
             verdict = decide(reply, tuple(Item(str(number)) for number in range(count)), POLICY)
             assert len(verdict.actions) == (0 if verdict.split else count)
@@ -219,21 +220,21 @@ def test_what_was_not_attempted_burns_no_attempt() -> None:
         POLICY,
     )
     assert verdict.actions == (Ack(), Retry(1.0, "why"), Retry(7.0, "why"))
-    assert (verdict.hold, verdict.through) == (None, True)
+    assert (verdict.pause, verdict.through) == (None, True)
 
 
 def test_a_batch_of_which_nothing_got_through_is_a_hold() -> None:
     """Protects a subject from being tried again and again while its destination is away, with the shortest wait."""
     waits = [failure(name, True, attempted=False, retryAfter=wait) for name, wait in (("a", 90), ("b", 30))]
     verdict = decide(answer(*waits), TWO, POLICY)
-    assert (verdict.hold, verdict.through) == (Hold("why", 30.0), False)
+    assert (verdict.pause, verdict.through) == (PauseRequest("why", 30.0), False)
     lost_one = decide(answer(failure("a", True), failure("b", True, attempted=False)), TWO, POLICY)
-    assert lost_one.hold == Hold("why", None)
+    assert lost_one.pause == PauseRequest("why", None)
     assert [action.counted for action in retries(lost_one)] == [True, False]
 
 
 def test_attempts_that_failed_are_no_hold_and_a_refusal_gets_through() -> None:
     """Protects the difference between events that fail for themselves and a destination that is away."""
-    assert decide(answer(failure("a", True), failure("b", True)), TWO, POLICY).hold is None
+    assert decide(answer(failure("a", True), failure("b", True)), TWO, POLICY).pause is None
     refused = decide(answer(failure("a", False), failure("b", True, attempted=False)), TWO, POLICY)
-    assert (refused.hold, refused.through) == (None, True)
+    assert (refused.pause, refused.through) == (None, True)

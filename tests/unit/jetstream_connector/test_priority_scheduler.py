@@ -1,28 +1,28 @@
-"""Who may call next: the limits of a lane and of the function, and urgent before routine."""
+"""Who may call next: the limits of a group and of the function, and urgent before routine."""
 
 import asyncio
 from contextlib import AsyncExitStack
 
-from jetstream_connector.priority_scheduler import URGENT_IN_A_ROW, Turns
+from jetstream_connector.priority_scheduler import URGENT_IN_A_ROW, PriorityScheduler
 
 
 class Order:
     """Takes turns in the background and notes the order in which they were granted."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
+    def __init__(self, scheduler: PriorityScheduler) -> None:
+        self.scheduler = turns
         self.granted: list[str] = []
         self._release: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def ask(self, name: str, lane: str, *, urgent: bool = False) -> None:
+    async def ask(self, name: str, group: str, *, urgent: bool = False) -> None:
         """Ask for a turn, and hold it until told otherwise."""
         self._release[name] = asyncio.Event()
-        self._tasks[name] = asyncio.create_task(self._hold(name, lane, urgent))
+        self._tasks[name] = asyncio.create_task(self._hold(name, group, urgent))
         await asyncio.sleep(0)
 
-    async def _hold(self, name: str, lane: str, urgent: bool) -> None:
-        async with self.turns.turn(lane, urgent=urgent):
+    async def _pause(self, name: str, group: str, urgent: bool) -> None:
+        async with self.scheduler.turn(group, urgent=urgent):
             self.granted.append(name)
             await self._release[name].wait()
 
@@ -41,7 +41,7 @@ class Order:
 
 async def test_a_lane_has_so_many_turns_at_once() -> None:
     """Protects a destination from more calls at once than it was given."""
-    order = Order(Turns(in_lane=2))
+    order = Order(PriorityScheduler(in_group=2))
     for name in ("a", "b", "c"):
         await order.ask(name, "pacs")
     assert order.granted == ["a", "b"]
@@ -50,8 +50,8 @@ async def test_a_lane_has_so_many_turns_at_once() -> None:
 
 
 async def test_urgent_goes_before_routine_and_routine_does_not_starve() -> None:
-    """Protects both: nine urgent and two routine batches of one lane, one call at a time."""
-    order = Order(Turns(in_lane=1))
+    """Protects both: nine urgent and two routine batches of one group, one call at a time."""
+    order = Order(PriorityScheduler(in_group=1))
     await order.ask("first", "pacs")
     for name in ("r1", "r2"):
         await order.ask(name, "pacs")
@@ -65,7 +65,7 @@ async def test_urgent_goes_before_routine_and_routine_does_not_starve() -> None:
 
 async def test_urgent_alone_never_waits_for_a_routine_that_is_not_there() -> None:
     """Protects an urgent flood from pauses in favour of nobody."""
-    order = Order(Turns(in_lane=1))
+    order = Order(PriorityScheduler(in_group=1))
     for number in range(12):
         await order.ask(f"u{number}", "pacs", urgent=True)
         await order.end(f"u{number}")
@@ -74,7 +74,7 @@ async def test_urgent_alone_never_waits_for_a_routine_that_is_not_there() -> Non
 
 async def test_the_functions_limit_leaves_every_lane_its_first_call() -> None:
     """Protects a healthy destination from stuck ones, which hold all the turns there are for the function."""
-    order = Order(Turns(in_lane=3, in_all=2))
+    order = Order(PriorityScheduler(in_group=3, in_all=2))
     for name in ("s1", "s2", "s3"):
         await order.ask(name, "stuck")
     assert order.granted == ["s1", "s2"]
@@ -83,30 +83,30 @@ async def test_the_functions_limit_leaves_every_lane_its_first_call() -> None:
     assert order.granted == ["s1", "s2", "f1"]
     await order.end("f1")
     assert order.granted == ["s1", "s2", "f1", "f2"]
-    assert order.turns.in_flight == 3
+    assert order.scheduler.in_flight == 3
     for name in ("f2", "s1", "s2", "s3"):
         await order.end(name)
-    assert order.turns.in_flight == 0
+    assert order.scheduler.in_flight == 0
 
 
 async def test_who_is_cancelled_gives_back_its_turn_or_its_place() -> None:
     """Protects the count of turns from a consumer that is stopped while it waits or calls."""
-    order = Order(Turns(in_lane=1))
+    order = Order(PriorityScheduler(in_group=1))
     for name in ("holds", "waits", "next"):
         await order.ask(name, "pacs")
     await order.cancel("waits")
     await order.cancel("holds")
     assert order.granted == ["holds", "next"]
     await order.end("next")
-    assert order.turns.in_flight == 0
+    assert order.scheduler.in_flight == 0
 
 
 async def test_who_is_cancelled_at_the_moment_of_its_turn_gives_it_back() -> None:
-    """Protects the last turn of a lane from being lost between its grant and its use."""
-    turns = Turns(in_lane=1)
+    """Protects the last turn of a group from being lost between its grant and its use."""
+    scheduler = PriorityScheduler(in_group=1)
     async with AsyncExitStack() as held:
-        await held.enter_async_context(turns.turn("pacs", urgent=False))
-        order = Order(turns)
+        await held.enter_async_context(scheduler.turn("pacs", urgent=False))
+        order = Order(scheduler)
         await order.ask("unlucky", "pacs")
     await order.cancel("unlucky")
-    assert (order.granted, turns.in_flight) == ([], 0)
+    assert (order.granted, scheduler.in_flight) == ([], 0)

@@ -12,10 +12,10 @@ import pytest
 from cryptography import x509
 
 from local_stack import certificates
-from local_stack.certificates import Certificates, ensure_certificates
+from local_stack.certificates import CertificateFiles, ensure_certificates
 
 
-def handshake(files: Certificates, ca: Path, name: str) -> str | None:
+def handshake(files: CertificateFiles, ca: Path, name: str) -> str | None:
     """Speak TLS between a server with these files and a client that trusts `ca`; return the TLS version."""
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(files.cert, files.key)

@@ -15,7 +15,7 @@ from bucky.dicom.part10 import FileMeta, file_header
 from bucky.dimse import Peer
 from bucky.runtime.ports import free_port
 from local_stack.demo_data import Expected, demo_files
-from local_stack.destination import Answer, Destination
+from local_stack.destination import Destination, ScriptedAnswer
 from tests.support.services.command_line import bucky
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -72,7 +72,7 @@ def test_folders_are_searched_in_order_and_other_files_skipped(tmp_path: Path) -
 
 def test_a_refusal_is_not_a_failure_of_the_way(tmp_path: Path) -> None:
     """Whether the destination said no, or never answered, are different things to the user."""
-    with Destination(tmp_path, script=lambda _received: Answer(0xC000, "no room for this")) as destination:
+    with Destination(tmp_path, script=lambda _received: ScriptedAnswer(0xC000, "no room for this")) as destination:
         refused = send([TEST_FILES / "CT_small.dcm"], peer_of(destination)).results[0]
     assert (refused.outcome, refused.status, refused.comment) == (Sent.REFUSED, 0xC000, "no room for this")
     assert refused.reason == "the destination answered 0xC000, cannot understand"

@@ -17,7 +17,7 @@ from bucky.dimse.association_items import item
 from bucky.dimse.batch import contexts_for
 from bucky.errors import NotFound, StoreUnavailable
 from bucky.runtime.ports import free_port
-from local_stack.destination import Answer, Destination, Received
+from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from tests.support.dimse.dimse_proxy import DimseProxy
 from tests.support.dimse.raw_peer import elements, us, values
 
@@ -83,8 +83,8 @@ def test_only_what_the_peer_did_not_accept_is_refused(tmp_path: Path) -> None:
 def test_the_answer_of_the_peer_decides(tmp_path: Path, status: int, outcome: Outcome, words: str) -> None:
     """Each instance ends as its own answer says, with the answer in words and the peer's comment apart."""
 
-    def script(received: Received) -> Answer:
-        return Answer(status, "because of DOE^JANE") if received.number == 2 else Answer()
+    def script(received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(status, "because of DOE^JANE") if received.number == 2 else ScriptedAnswer()
 
     with Destination(tmp_path, script=script) as destination:
         results = store_all(peer_of(destination), [instance(1), instance(2), instance(3)])
@@ -96,8 +96,8 @@ def test_the_answer_of_the_peer_decides(tmp_path: Path, status: int, outcome: Ou
 def test_an_abort_costs_one_instance_its_turn_and_no_other(tmp_path: Path) -> None:
     """What was answered stays answered, what made the peer abort waits, and what comes after still goes."""
 
-    def script(received: Received) -> Answer:
-        return Answer(abort=received.sop_instance_uid == "1.2.3.3")
+    def script(received: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(abort=received.sop_instance_uid == "1.2.3.3")
 
     with Destination(tmp_path, script=script) as destination:
         results = store_all(peer_of(destination), [instance(number) for number in range(6)])
@@ -108,7 +108,7 @@ def test_an_abort_costs_one_instance_its_turn_and_no_other(tmp_path: Path) -> No
 
 def test_a_peer_that_always_aborts_is_left_alone_after_three(tmp_path: Path) -> None:
     """A peer in trouble must not be called once per instance of a batch."""
-    with Destination(tmp_path, script=lambda _received: Answer(abort=True)) as destination:
+    with Destination(tmp_path, script=lambda _received: ScriptedAnswer(abort=True)) as destination:
         results = store_all(peer_of(destination), [instance(number) for number in range(50)])
     assert {result.outcome for result in results} == {Outcome.UNAVAILABLE}
     assert destination.count == 3
@@ -156,7 +156,7 @@ def test_a_peer_that_never_answers_is_given_up_in_time() -> None:
 
 def test_a_peer_slow_to_store_is_given_up_in_time(tmp_path: Path) -> None:
     """A PACS that takes an instance and never answers for it must not hold a sender for ever."""
-    with Destination(tmp_path, script=lambda _received: Answer(delay=20)) as destination:
+    with Destination(tmp_path, script=lambda _received: ScriptedAnswer(delay=20)) as destination:
         results = store_all(peer_of(destination, timeout=0.5), [instance(1)])
     assert results[0].outcome is Outcome.UNAVAILABLE
     assert "did not answer within 0.5 s" in results[0].reason

@@ -13,7 +13,7 @@ from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
 from bucky.settings import Listener, ListenerTls
 from edge_scp.association.tls import server_context
-from local_stack.certificates import Certificates, ensure_certificates
+from local_stack.certificates import CertificateFiles, ensure_certificates
 from local_stack.servers import built
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import RawPeer, request, store
@@ -26,12 +26,12 @@ CT_FILE = Path(pydicom.data.__file__).parent / "test_files" / "CT_small.dcm"
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     """An authority, and the listener's certificate for localhost."""
     return ensure_certificates(tmp_path_factory.mktemp("tls"))
 
 
-def tls_of(certificates: Certificates, *, mutual: bool = False) -> Listener:
+def tls_of(certificates: CertificateFiles, *, mutual: bool = False) -> Listener:
     """Return a listener with these certificates."""
     ca = certificates.ca if mutual else None
     return Listener(port=0, tls=ListenerTls(cert_file=certificates.cert, key_file=certificates.key, client_ca_file=ca))
@@ -55,7 +55,7 @@ def alert(upper: UpperLayerWorld, context: ssl.SSLContext) -> str:
     return str(told.value.reason)
 
 
-def test_instances_over_tls(certificates: Certificates) -> None:
+def test_instances_over_tls(certificates: CertificateFiles) -> None:
     """A large instance over TLS arrives whole, and the association is released."""
     data_set = bytes(range(256)) * 20_000
     with stage(tls_of(certificates)) as upper:
@@ -73,7 +73,7 @@ def test_instances_over_tls(certificates: Certificates) -> None:
         assert result.outcome is Outcome.STORED
 
 
-def test_a_client_certificate_is_asked_for_where_a_ca_is_set(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_client_certificate_is_asked_for_where_a_ca_is_set(certificates: CertificateFiles, tmp_path: Path) -> None:
     """With a client CA, whoever cannot name itself is told so and gets no association; who can, does."""
     stranger = client(certificates)
     named_client(ensure_certificates(tmp_path / "foreign"), tmp_path)
@@ -90,7 +90,9 @@ def test_a_client_certificate_is_asked_for_where_a_ca_is_set(certificates: Certi
 
 
 @pytest.mark.parametrize("cipher", ["AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES256-SHA"])
-def test_ciphers_without_forward_secrecy_or_authentication_are_refused(certificates: Certificates, cipher: str) -> None:
+def test_ciphers_without_forward_secrecy_or_authentication_are_refused(
+    certificates: CertificateFiles, cipher: str
+) -> None:
     """RSA key exchange and CBC suites are not in the profile (RFC 9325 §4)."""
     weak = client(certificates)
     weak.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -99,7 +101,7 @@ def test_ciphers_without_forward_secrecy_or_authentication_are_refused(certifica
         assert "ALERT_HANDSHAKE_FAILURE" in alert(upper, weak)
 
 
-def test_tls_1_2_is_accepted_and_1_1_is_not(certificates: Certificates) -> None:
+def test_tls_1_2_is_accepted_and_1_1_is_not(certificates: CertificateFiles) -> None:
     """The profile begins at TLS 1.2 (PS3.15 §B.9)."""
     still, old = client(certificates), client(certificates)
     still.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -118,7 +120,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -> None
     """New files are used from the next handshake on; while they do not match, the old certificate is."""
     old = ensure_certificates(tmp_path / "old")
     new = ensure_certificates(tmp_path / "new")
-    used = Certificates(ca=old.ca, cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    used = CertificateFiles(ca=old.ca, cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
     shutil.copy(old.cert, used.cert)
     shutil.copy(old.key, used.key)
     with stage(tls_of(used)) as upper:
@@ -131,7 +133,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -> None
             talk_over(upper, client(old))
 
 
-def test_a_stalled_handshake_delays_nobody_and_is_given_up(certificates: Certificates) -> None:
+def test_a_stalled_handshake_delays_nobody_and_is_given_up(certificates: CertificateFiles) -> None:
     """Whoever opens a connection and never shakes hands is dropped after ARTIM; others are served meanwhile."""
     with stage(tls_of(certificates), artim_seconds=4) as upper:
         with socket.create_connection(("127.0.0.1", upper.port), timeout=60) as silent:
@@ -142,7 +144,7 @@ def test_a_stalled_handshake_delays_nobody_and_is_given_up(certificates: Certifi
     assert upper.outcomes.counts == {"failed": 2}
 
 
-def test_a_certificate_that_is_not_there_names_the_setting(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_there_names_the_setting(certificates: CertificateFiles, tmp_path: Path) -> None:
     """A wrong path is one sentence at start."""
     with pytest.raises(SettingsError, match="BUCKY_EDGE_LISTENERS"):
         server_context(ListenerTls(cert_file=tmp_path / "none.pem", key_file=certificates.key))
@@ -152,7 +154,7 @@ def test_a_certificate_that_is_not_there_names_the_setting(certificates: Certifi
 @pytest.mark.parametrize(
     "profile", ["+py", "+px", "+pz"], ids=["non-downgrading BCP 195", "BCP 195", "extended BCP 195"]
 )
-def test_dcmtk_over_tls(certificates: Certificates, profile: str) -> None:
+def test_dcmtk_over_tls(certificates: CertificateFiles, profile: str) -> None:
     """storescu stores with each of DCMTK's BCP 195 profiles."""
     path = built("storescu")
     assert path is not None
