@@ -150,7 +150,7 @@ class Dispatcher:
     def _learn(
         self, verdict: BatchOutcome, called_at: float, now: float, retry_after: float | None, *, answered: bool
     ) -> None:
-        """Tell the breaker, the pace and the health page how the function is."""
+        """Tell the circuit breaker, the limit and the health page how the function is."""
         reasons = [verdict.reason] + [getattr(action, "reason", "") for action in verdict.actions]
         self._health.last_error = next((reason for reason in reasons if reason), self._health.last_error)
         if verdict.condition is Condition.DOWN:
@@ -162,10 +162,10 @@ class Dispatcher:
         if answered:
             self._health.answers += 1
             self._limit.answered()
-            self._swing(verdict, called_at, now)
+            self._pause_or_go_on(verdict, called_at, now)
         self._metrics.open.labels(self._function).set(verdict.condition is Condition.DOWN)
 
-    def _swing(self, verdict: BatchOutcome, called_at: float, now: float) -> None:
+    def _pause_or_go_on(self, verdict: BatchOutcome, called_at: float, now: float) -> None:
         """Pause what the function cannot attempt; only something that gets through ends a pause."""
         if verdict.through:
             self.pause.end()

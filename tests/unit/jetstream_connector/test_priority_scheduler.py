@@ -10,7 +10,7 @@ class Order:
     """Takes turns in the background and notes the order in which they were granted."""
 
     def __init__(self, scheduler: PriorityScheduler) -> None:
-        self.scheduler = turns
+        self.scheduler = scheduler
         self.granted: list[str] = []
         self._release: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
