@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from bucky.dicom.elements import StreamSource
 from bucky.dicom.foreign_file import ForeignFile, read_foreign_file
 from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
 from bucky.dicom.patients import patient_count
+from bucky.dicom.source import StreamSource
 from bucky.routing.attributes import Step, attribute_path, attribute_values
 from bucky.routing.evaluation import Facts, SeriesFacts, StudyFacts
 

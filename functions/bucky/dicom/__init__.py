@@ -2,7 +2,8 @@
 
 uids.py                   what a UID is
 value_representations.py  which VRs there are, and which have long lengths
-elements.py               a walk over a data set's elements up to the pixels, from any source of bytes
+source.py                 where the bytes come from
+elements.py               a walk over a data set's elements up to the pixels; element.py is what it finds
 identity.py               the UIDs that name an instance, while it arrives; identity_walk.py finds them
 part10.py                 files: the preamble and file meta information around a data set
 foreign_file.py           files that others wrote

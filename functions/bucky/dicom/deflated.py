@@ -4,7 +4,7 @@ import tempfile
 import zlib
 from typing import BinaryIO, cast
 
-from bucky.dicom.elements import MalformedDataSet
+from bucky.dicom.source import MalformedDataSet
 
 _CHUNK_BYTES = 1024 * 1024
 

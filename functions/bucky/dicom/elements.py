@@ -5,14 +5,14 @@ knows where every element ends, keeps what is small, skips what is bulky and sto
 uses no recursion, and its work is bounded whatever the bytes say.
 """
 
-import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple
 
+from bucky.dicom.element import Element, Pixels, Span
 from bucky.dicom.pixel_length import PIXEL_DATA, PIXEL_TAGS
+from bucky.dicom.source import MalformedDataSet, Source
 from bucky.dicom.value_representations import KNOWN_VRS, LONG_VRS, is_long, lacks_vr, looks_implicit
-from bucky.errors import InvalidInstance
 
 MAX_VALUE_BYTES = 64 * 1024
 MAX_SEQUENCE_BYTES = 1024 * 1024
@@ -28,75 +28,6 @@ _WINDOW_BYTES = 64 * 1024
 _HEAD_BYTES = 12
 _FRAGMENTS_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _PIXELS = 0x7FE00000  # everything from here on is pixels, or padding and signatures after them
-
-
-class MalformedDataSet(InvalidInstance):
-    """The bytes do not follow PS3.5, or end too early; what came before can be used."""
-
-
-class Source(Protocol):
-    """Bytes that can be asked for by position."""
-
-    def at(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; fewer only at the end."""
-
-    def at_hand(self, offset: int) -> bytes:
-        """Return the bytes from `offset` that need not be fetched, as many as there are; perhaps none."""
-
-    def size(self) -> int | None:
-        """Return how many bytes there are, or None when that is not known yet."""
-
-
-class StreamSource:
-    """The bytes of a stream that can be rewound."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        here = stream.tell()
-        self._size = stream.seek(0, os.SEEK_END)
-        stream.seek(here)
-
-    def at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the stream."""
-        self._stream.seek(offset)
-        return self._stream.read(length)
-
-    def at_hand(self, offset: int) -> bytes:
-        """Return the next bytes, some of them."""
-        return self.at(offset, _WINDOW_BYTES)
-
-    def size(self) -> int:
-        """Return how many bytes there are."""
-        return self._size
-
-
-class Element(NamedTuple):
-    """One top-level data element; `value` is undecoded, and for a sequence its items. A VR not known is UN here."""
-
-    tag: int
-    vr: str | None
-    value: bytes
-    implicit: bool
-
-
-class Span(NamedTuple):
-    """Where one top-level data element stands: from `start` to `end`, its value within that."""
-
-    tag: int
-    vr: str | None
-    start: int
-    value_at: int
-    value_end: int
-    end: int
-    implicit: bool
-
-
-class Pixels(NamedTuple):
-    """Where the value of the pixels begins, and how many bytes it has; None when it is in fragments."""
-
-    tag: int
-    value_at: int
-    length: int | None
 
 
 class _Head(NamedTuple):

@@ -9,10 +9,12 @@ from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from bucky.dicom.elements import Element, MalformedDataSet, Source, Walk
+from bucky.dicom.element import Element
+from bucky.dicom.elements import Walk
 from bucky.dicom.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
 from bucky.dicom.json_model import quietly
 from bucky.dicom.pixel_length import too_few, without_pixels
+from bucky.dicom.source import MalformedDataSet, Source
 
 INFLATED_AT_ONCE_BYTES = 64 * 1024
 MAX_INFLATED_BYTES = 16 * 1024 * 1024

@@ -10,8 +10,8 @@ from typing import NamedTuple, NoReturn
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from bucky.dicom.element_vr import dictionary_vr
-from bucky.dicom.elements import MalformedDataSet, Source
 from bucky.dicom.pixel_length import named
+from bucky.dicom.source import MalformedDataSet, Source
 
 MAX_ELEMENTS = 500_000
 MAX_DEPTH = 48

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from pydicom.uid import UID
 
-from bucky.dicom.elements import MalformedDataSet, Source
 from bucky.dicom.header import encoding_of
 from bucky.dicom.pixel_length import PIXEL_DATA, PIXEL_TAGS, frames, named, too_few, unsaid, without_pixels
+from bucky.dicom.source import MalformedDataSet, Source
 from bucky.dicom.structure import Node, Nodes, Structure
 
 _VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG-2, MPEG-4 and HEVC: frames share fragments

@@ -11,10 +11,12 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
 from bucky.dicom.deflated import inflated
-from bucky.dicom.elements import MAX_VALUE_BYTES, Element, MalformedDataSet, Span, StreamSource, Walk
+from bucky.dicom.element import Element, Span
+from bucky.dicom.elements import MAX_VALUE_BYTES, Walk
 from bucky.dicom.header import data_set_of, encoding_of
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.json_model import UNDECODABLE, quietly
+from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.whole import whole
 from bucky.errors import Permanent
 from bucky.morph.change import Change, Changing

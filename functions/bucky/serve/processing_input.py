@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bucky.cloudevents import CloudEvent
 from bucky.dicom.deflated import inflated
-from bucky.dicom.elements import MalformedDataSet, StreamSource
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.part10 import split
+from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.whole import whole
 from bucky.errors import Permanent, StoreUnavailable
 from bucky.events import Instance, Unit

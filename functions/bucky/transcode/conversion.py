@@ -6,8 +6,8 @@ from typing import BinaryIO
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from bucky.dicom.deflated import inflated
-from bucky.dicom.elements import MalformedDataSet, StreamSource
 from bucky.dicom.pixel_length import PIXEL_DATA, unsaid
+from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.structure import Node
 from bucky.dicom.whole import WholeDataSet, whole
 from bucky.transcode import ALTERNATIVES, CannotTranscode

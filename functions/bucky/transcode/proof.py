@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy
 
-from bucky.dicom.elements import MalformedDataSet, Source
 from bucky.dicom.pixel_length import PIXEL_DATA, named
+from bucky.dicom.source import MalformedDataSet, Source
 from bucky.dicom.structure import Node, Nodes, Structure, belongs
 from bucky.dicom.whole import WholeDataSet, whole
 from bucky.transcode import CannotTranscode

@@ -8,9 +8,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from bucky.dicom.character_sets import named
-from bucky.dicom.elements import StreamSource
 from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
+from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
 from bucky.morph.splice import Wanted, morphed
 from bucky.routing.changes import Action

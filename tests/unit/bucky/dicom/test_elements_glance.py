@@ -8,10 +8,12 @@ from random import Random
 import pydicom
 import pytest
 
-from bucky.dicom.elements import Element, MalformedDataSet, Source, StreamSource, Walk
+from bucky.dicom.element import Element
+from bucky.dicom.elements import Walk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.part10 import split
+from bucky.dicom.source import MalformedDataSet, Source, StreamSource
 from bucky.errors import InvalidInstance
 
 DATA = Path(pydicom.__file__).parent / "data"

@@ -8,9 +8,9 @@ import pytest
 from pydantic import TypeAdapter
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from bucky.dicom.elements import StreamSource
 from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
+from bucky.dicom.source import StreamSource
 from bucky.index.attributes import series_attributes, study_attributes
 from bucky.morph.splice import Wanted, morphed
 from bucky.routing.changes import Action

@@ -10,8 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from bucky.dicom.elements import MalformedDataSet, StreamSource
 from bucky.dicom.part10 import FileMeta, file_header, split
+from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.whole import whole
 from bucky.store.headers import read_header
 from bucky.store.objects import MemoryObjectStore, put_bytes

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bucky.dicom.elements import StreamSource
 from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
+from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
 from bucky.morph.splice import Wanted, morphed
 from bucky.routing.changes import Action

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from bucky.dicom.elements import MalformedDataSet, StreamSource, Walk
+from bucky.dicom.elements import Walk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import Identity, IdentityReader, read_identity
+from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.value_representations import LONG_VRS, SHORT_VRS, is_long
 from bucky.errors import InvalidInstance
 

@@ -18,9 +18,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from bucky.dicom.elements import StreamSource, Walk
+from bucky.dicom.elements import Walk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import DEFLATED
+from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
 from bucky.morph.original import Modification
 from bucky.morph.splice import Morphed, Wanted, morphed

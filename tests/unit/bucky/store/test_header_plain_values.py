@@ -16,10 +16,11 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom import json_model
 from bucky.dicom.coded_sets import SETS
-from bucky.dicom.elements import StreamSource, Walk
+from bucky.dicom.elements import Walk
 from bucky.dicom.json_model import Attributes, attributes
 from bucky.dicom.part10 import split
 from bucky.dicom.plain_values import _DECODERS, plain_values
+from bucky.dicom.source import StreamSource
 from bucky.errors import InvalidInstance
 from bucky.store.headers import read_header
 from bucky.store.objects import MemoryObjectStore, put_bytes
