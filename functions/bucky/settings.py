@@ -5,48 +5,19 @@ also stand in the file `$BUCKY_SECRETS_DIR/store-secret-key`, as OpenFaaS and Ku
 variable wins. `docs/reference/settings.md` is made from this file (`bucky settings --markdown`).
 """
 
-import json
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from bucky.errors import SettingsError
-from bucky.text.allow_entry import Network, valid_allow_entry
+from bucky.text.allow_entry import valid_allow_entry
 from bucky.text.documents import InvalidDocument, read_json
+from bucky.text.listeners import Listener
 
 PREFIX = "BUCKY_"
 HOME_NAME = "{home}"
-LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
-
-
-class ListenerTls(BaseModel):
-    """TLS on a listener (PS3.15 Annex B); with `client_ca_file`, callers must present a certificate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    cert_file: Path
-    key_file: Path
-    client_ca_file: Path | None = None
-
-
-class Listener(BaseModel):
-    """One DICOM port: who it is, and who may call it. `*` allows any calling AE title."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    aet: str = Field(default="BUCKY", pattern=r"^[^\\\x00-\x1f]{1,16}$")
-    host: str = "127.0.0.1"
-    port: int = Field(default=11112, ge=0, le=65535)
-    allow_aets: tuple[str, ...] = ("*",)
-    allow_networks: tuple[Network, ...] = LOOPBACK
-    tls: ListenerTls | None = None
-    name: str = Field(default="", max_length=64)
-
-    @property
-    def label(self) -> str:
-        """Return what rules and events call it: its name, or its AE title and port."""
-        return self.name or f"{self.aet}:{self.port}"
 
 
 class Settings(BaseModel):
@@ -307,22 +278,6 @@ def in_home(value: str, home: str | Path) -> str:
 def secret_file_name(field: str) -> str:
     """Return the file, and OpenFaaS secret, that holds a secret field."""
     return field.replace("_", "-")
-
-
-def markdown_table() -> str:
-    """Return the reference table of all settings."""
-    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = Settings.model_validate({}).model_dump(mode="json")[name]
-        if field.annotation is SecretStr:
-            shown = f"secret, or file `{secret_file_name(name)}`"
-        elif default in ("", None, []):
-            shown = "—"
-        else:
-            shown = f"`{default if isinstance(default, str) else json.dumps(default)}`"
-        description = (field.description or "").replace("|", r"\|")
-        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {description} |")
-    return "\n".join(rows) + "\n"
 
 
 def _is_structured(model: type[BaseModel], field: str) -> bool:

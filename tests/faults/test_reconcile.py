@@ -19,7 +19,8 @@ from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.events import DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Routed
-from bucky.index.schema import arrivals, deliveries, instances, routings, series
+from bucky.index.delivery_schema import deliveries, routings
+from bucky.index.schema import arrivals, instances, series
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from keeper.commands import _verdict

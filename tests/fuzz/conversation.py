@@ -3,7 +3,8 @@
 import struct
 from collections.abc import Callable
 
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.association.limits import Limits
 from edge_scp.association.negotiation import Negotiator
 from edge_scp.association.service_user import Association, Service

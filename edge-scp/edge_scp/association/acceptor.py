@@ -9,7 +9,7 @@ from enum import Enum
 from functools import partial
 from typing import Protocol, cast
 
-from bucky.settings import Listener
+from bucky.text.listeners import Listener
 from edge_scp.association.admission import Rejection
 from edge_scp.association.connection import Connection, receive_buffer
 from edge_scp.association.limits import Limits

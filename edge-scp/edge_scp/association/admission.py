@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-from bucky.settings import Listener
+from bucky.text.listeners import Listener
 
 ANY = "*"
 

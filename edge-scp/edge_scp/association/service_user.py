@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bucky.log import get_logger
-from bucky.settings import Listener
+from bucky.text.listeners import Listener
 from bucky.trace import new_traceparent
 from edge_scp.association.admission import CALLING_AET_UNKNOWN, Rejection, refusal
 from edge_scp.association.boundaries import Phase, Ride, Unfinished

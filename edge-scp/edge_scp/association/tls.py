@@ -9,7 +9,7 @@ from typing import Any
 
 from bucky.errors import SettingsError
 from bucky.log import get_logger
-from bucky.settings import ListenerTls
+from bucky.text.listeners import ListenerTls
 
 log = get_logger("edge")
 

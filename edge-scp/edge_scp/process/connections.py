@@ -11,7 +11,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.association.admission import network_allowed
 
 # Connections past a limit still get an A-ASSOCIATE-RJ that says why, up to this many on each listener.

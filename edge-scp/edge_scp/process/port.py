@@ -7,7 +7,8 @@ from typing import Protocol
 
 from bucky.errors import SettingsError
 from bucky.log import get_logger
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.process.connections import Connections, Verdict
 
 log = get_logger("edge")

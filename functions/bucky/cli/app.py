@@ -16,11 +16,12 @@ from bucky.cli.dead_letters import dead_letters
 from bucky.cli.routing import destinations, routing
 from bucky.cli.rules import rules
 from bucky.cli.send import send_command
+from bucky.cli.settings_page import markdown_table
 from bucky.cli.timeline import timeline
 from bucky.cli.views import deliveries, quarantine, queues, status, studies
 from bucky.errors import BuckyError
 from bucky.log import configure
-from bucky.settings import Settings, markdown_table
+from bucky.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -4,26 +4,28 @@ Everything about instances can be rebuilt from the objects. Open it with `Index.
 """
 
 from bucky.index.api import Index
-from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
-from bucky.index.rows import (
+from bucky.index.delivery_rows import (
     AttemptOutcome,
     Backlog,
-    Counts,
-    Declaration,
     DeliveryAttempt,
     DeliveryCount,
     DeliveryRow,
     DeliveryState,
+    Reference,
+    Settlement,
+)
+from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
+from bucky.index.rows import (
+    Counts,
+    Declaration,
     IndexedInstance,
     InstanceRow,
     KnownInstance,
     Noticed,
     PatientRow,
-    Reference,
     Routed,
     RoutingVersion,
     SeriesRow,
-    Settlement,
     StudyQuery,
     StudyRow,
     TimelineStep,

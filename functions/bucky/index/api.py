@@ -29,25 +29,27 @@ from bucky.index import (
     timeline,
 )
 from bucky.index.database import Database
-from bucky.index.rebuild import Rebuilt, StudyPart
-from bucky.index.rows import (
-    Arrival,
+from bucky.index.delivery_rows import (
     Backlog,
-    Counts,
-    Declaration,
     DeliveryAttempt,
     DeliveryCount,
     DeliveryRow,
     DeliveryState,
+    Reference,
+    Settlement,
+)
+from bucky.index.rebuild import Rebuilt, StudyPart
+from bucky.index.rows import (
+    Arrival,
+    Counts,
+    Declaration,
     IndexedInstance,
     InstanceRow,
     KnownInstance,
     Noticed,
-    Reference,
     Routed,
     RoutingVersion,
     SeriesRow,
-    Settlement,
     StudyQuery,
     StudyRow,
     TimelineStep,

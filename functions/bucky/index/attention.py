@@ -7,8 +7,10 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, Subquery, exists, func, select
 
-from bucky.index.rows import Backlog, DeliveryState, Noticed
-from bucky.index.schema import deliveries, delivery_members, instances, routings
+from bucky.index.delivery_rows import Backlog, DeliveryState
+from bucky.index.delivery_schema import deliveries, delivery_members, routings
+from bucky.index.rows import Noticed
+from bucky.index.schema import instances
 
 NOT_DELIVERED = tuple(state for state in DeliveryState if state is not DeliveryState.DELIVERED)
 MOST_COUNTED = 10_000

@@ -13,8 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from bucky.index import delivery_steps
 from bucky.index.deliveries import PENDING, as_row, move
-from bucky.index.rows import DeliveryRow, DeliveryState, Reference, Settlement
-from bucky.index.schema import deliveries, instances
+from bucky.index.delivery_rows import DeliveryRow, DeliveryState, Reference, Settlement
+from bucky.index.delivery_schema import deliveries
+from bucky.index.schema import instances
 
 UNCOMMITTED = frozenset({DeliveryState.UNCOMMITTED})
 COMMITTED = "the destination committed to keeping it"

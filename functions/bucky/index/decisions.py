@@ -14,9 +14,10 @@ from bucky.index.counting import recount
 from bucky.index.database import insert_into
 from bucky.index.decisions_in_force import COLUMNS, enforce, locked, of_instance
 from bucky.index.deliveries import PENDING
+from bucky.index.delivery_schema import deliveries
 from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow
-from bucky.index.schema import decisions, deliveries, instances, series, studies
+from bucky.index.schema import decisions, instances, series, studies
 from bucky.routing.corrections import Decision, Verdict
 
 SET_ASIDE = "other bytes of this instance were accepted in its place (`bucky conflicts`): it was not sent"

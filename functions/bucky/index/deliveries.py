@@ -22,8 +22,9 @@ from bucky.errors import NotFound
 from bucky.events import DeliveryRequested, InstanceStored
 from bucky.index import delivery_steps, processing, routings
 from bucky.index.database import insert_into
-from bucky.index.rows import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState, Routed
-from bucky.index.schema import deliveries, delivery_members
+from bucky.index.delivery_rows import AttemptOutcome, DeliveryAttempt, DeliveryCount, DeliveryRow, DeliveryState
+from bucky.index.delivery_schema import deliveries, delivery_members
+from bucky.index.rows import Routed
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
 # Nothing follows it, and nothing but a success follows `failed` or `dead_letter`, unless it is redriven.

@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select, update
 
 from bucky.index.database import insert_into
-from bucky.index.rows import DeliveryState
-from bucky.index.schema import deliveries, delivery_steps
+from bucky.index.delivery_rows import DeliveryState
+from bucky.index.delivery_schema import deliveries, delivery_steps
 
 REDRIVEN = "redriven"
 

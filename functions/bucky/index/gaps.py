@@ -7,9 +7,11 @@ from sqlalchemy import Connection, case, func, select
 
 from bucky.index import rebuild
 from bucky.index.counting import recount as recount_study
+from bucky.index.delivery_rows import DeliveryRow, DeliveryState
+from bucky.index.delivery_schema import deliveries, routings
 from bucky.index.instances import upsert
-from bucky.index.rows import DeliveryRow, DeliveryState, IndexedInstance, KnownInstance
-from bucky.index.schema import deliveries, instances, routings, series, studies
+from bucky.index.rows import IndexedInstance, KnownInstance
+from bucky.index.schema import instances, series, studies
 
 UNSETTLED = (DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.FAILED)
 

@@ -6,9 +6,10 @@ from sqlalchemy import Connection, select
 
 from bucky.events import InstanceStored
 from bucky.index.database import insert_into
+from bucky.index.delivery_schema import deliveries, delivery_members, delivery_results
 from bucky.index.instances import LISTED
 from bucky.index.rows import InstanceRow
-from bucky.index.schema import deliveries, delivery_members, delivery_results, instances
+from bucky.index.schema import instances
 
 _AT_ONCE = 5000
 

@@ -17,9 +17,10 @@ from bucky.index import patients
 from bucky.index.attributes import series_attributes, study_attributes
 from bucky.index.counting import NO_COUNTS, recount
 from bucky.index.database import insert_into
+from bucky.index.delivery_schema import routings
 from bucky.index.instances import FROM_OBJECT, insert, instance_row
 from bucky.index.rows import IndexedInstance
-from bucky.index.schema import arrivals, instances, reindexed_studies, reindexings, routings, series, studies
+from bucky.index.schema import arrivals, instances, reindexed_studies, reindexings, series, studies
 
 # What a row must say as its object does; anything else the bucket does not know, and it is kept.
 _COMPARED = (*FROM_OBJECT, "instance_number", "rows", "columns", "number_of_frames", "header", "header_error")

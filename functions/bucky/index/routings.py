@@ -6,8 +6,9 @@ from datetime import datetime
 from sqlalchemy import Connection, select
 
 from bucky.index.database import insert_into
+from bucky.index.delivery_schema import routings
 from bucky.index.rows import InstanceRow, Routed
-from bucky.index.schema import instances, routings
+from bucky.index.schema import instances
 
 
 def record(connection: Connection, routed: Sequence[Routed], now: datetime) -> None:

@@ -23,17 +23,10 @@ from sqlalchemy import (
 )
 
 from bucky.errors import NotFound
-from bucky.index.rows import DeliveryState, TimelineStep
-from bucky.index.schema import (
-    decisions,
-    deliveries,
-    delivery_members,
-    delivery_steps,
-    instances,
-    revisions,
-    routings,
-    studies,
-)
+from bucky.index.delivery_rows import DeliveryState
+from bucky.index.delivery_schema import deliveries, delivery_members, delivery_steps, routings
+from bucky.index.rows import TimelineStep
+from bucky.index.schema import decisions, instances, revisions, studies
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # The columns of a step, with their types, in the order of the union.

@@ -4,5 +4,6 @@ documents.py     YAML and JSON: one meaning for each document, errors with their
 names.py         what names of rules and destinations look like
 patterns.py      regular expressions that end in time (RE2)
 allow_entry.py   an entry of `BUCKY_DESTINATION_ALLOW`
+listeners.py     what `BUCKY_EDGE_LISTENERS` says
 wording.py       counted words
 """

@@ -18,7 +18,7 @@ from pynetdicom.presentation import build_context
 
 from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
-from bucky.settings import Listener, ListenerTls
+from bucky.text.listeners import Listener, ListenerTls
 from edge_scp.receive.instance import Arrival
 from local_stack.certificates import CertificateFiles, ensure_certificates
 from tests.support.dicom.sample_instances import samples

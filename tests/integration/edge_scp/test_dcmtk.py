@@ -7,7 +7,7 @@ import pydicom
 import pydicom.data
 import pytest
 
-from bucky.settings import Listener, ListenerTls
+from bucky.text.listeners import Listener, ListenerTls
 from local_stack.certificates import ensure_certificates
 from local_stack.servers import built
 from tests.support.edge.edge_process import ListenerAlone, listener_alone

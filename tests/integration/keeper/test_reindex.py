@@ -15,7 +15,8 @@ from sqlalchemy import delete, update
 from bucky.cloudevents import CloudEvent
 from bucky.deciding.correcting import carry_out
 from bucky.index import Counts, Index, Routed
-from bucky.index.schema import arrivals, deliveries, instances, reindexed_studies, routings, series, studies
+from bucky.index.delivery_schema import deliveries, routings
+from bucky.index.schema import arrivals, instances, reindexed_studies, series, studies
 from bucky.routing.corrections import Verdict
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore, ObjectStore, S3ObjectStore, put_bytes

@@ -22,7 +22,8 @@ from bucky.broker.connection import jetstream
 from bucky.cloudevents import CloudEvent
 from bucky.dimse import Peer
 from bucky.runtime.ports import free_port
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.association.acceptor import Standing
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.process.connections import Verdict

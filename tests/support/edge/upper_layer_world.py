@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.association.acceptor import Acceptor
 from edge_scp.association.admission import Rejection
 from edge_scp.association.limits import Limits

@@ -13,7 +13,8 @@ from bucky.dicom.json_model import quietly
 from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.events import InstanceStored
 from bucky.index import Index
-from bucky.index.schema import instances, metadata, series, studies
+from bucky.index.column_types import metadata
+from bucky.index.schema import instances, series, studies
 from bucky.log import get_logger
 from bucky.serve.handlers import Context
 from bucky.store.keys import object_key

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from bucky.cli.settings_page import markdown_table
 from bucky.errors import SettingsError
-from bucky.settings import Settings, markdown_table
+from bucky.settings import Settings
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from bucky.index.schema import metadata
+from bucky.index.column_types import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
 with context.begin_transaction():

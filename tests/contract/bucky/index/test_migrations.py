@@ -17,8 +17,8 @@ from sqlalchemy import Connection, create_engine, text
 from bucky.cloudevents import utc_now
 from bucky.errors import IndexUnavailable, SettingsError
 from bucky.index import Counts, Index, StudyQuery, migrate
+from bucky.index.column_types import metadata
 from bucky.index.database import Database
-from bucky.index.schema import metadata
 from bucky.runtime.ports import free_port
 from tests.support.index.rows import digest, header, indexed
 

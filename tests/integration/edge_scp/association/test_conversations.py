@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from bucky.settings import Listener
+from bucky.text.listeners import Listener
 from edge_scp.association.admission import TOO_MANY_ASSOCIATIONS
 from edge_scp.association.sink import Answer
 from edge_scp.association.statuses import Status

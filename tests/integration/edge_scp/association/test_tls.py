@@ -11,7 +11,7 @@ import pytest
 
 from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
-from bucky.settings import Listener, ListenerTls
+from bucky.text.listeners import Listener, ListenerTls
 from edge_scp.association.tls import server_context
 from local_stack.certificates import CertificateFiles, ensure_certificates
 from local_stack.servers import built

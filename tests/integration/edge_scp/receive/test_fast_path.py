@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bucky.dicom.identity import read_identity
 from bucky.dimse.messages import MAX_RECEIVED
 from bucky.errors import InvalidInstance
-from bucky.settings import Listener
+from bucky.text.listeners import Listener
 from edge_scp.receive import fast_path
 from edge_scp.receive.instance import Arrival
 from tests.support.dimse.raw_peer import ABORT, CT, EXPLICIT, IMPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, request, values

@@ -4,7 +4,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.association.admission import (
     CALLED_AET_UNKNOWN,
     CALLING_AET_UNKNOWN,

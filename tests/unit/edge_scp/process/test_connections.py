@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucky.settings import Listener, Settings
+from bucky.settings import Settings
+from bucky.text.listeners import Listener
 from edge_scp.process.connections import Admission, Connections, Verdict
 
 
