@@ -26,17 +26,14 @@ Ids are deterministic, so publishing the same fact twice is one message (`Nats-M
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from bucky.cloudevents import URGENT, CloudEvent, DeadLettered, Payload, Priority
 from bucky.errors import Permanent
-
-Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-Uid = Field(pattern=r"^[0-9.]{1,64}$")
-DestinationName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+from bucky.text.identifiers import DestinationName, Sha256, Uid, Unit
 
 
 class Instance(Payload):
@@ -53,7 +50,6 @@ class Instance(Payload):
     key: str
 
     def event_id(self) -> str:
-        """Return the digest: an instance is stored, and indexed, once."""
         return self.sha256
 
 
@@ -112,7 +108,6 @@ class Delivery(Payload):
     instance: ReceivedInstance
 
     def event_id(self) -> str:
-        """Return the delivery's id."""
         return self.delivery_id
 
     def partition_key(self) -> str | None:
@@ -128,7 +123,6 @@ class DeliveryRequested(Delivery):
     morph_sha256: str | None = None
 
     def urgency(self) -> str | None:
-        """Return `urgent` when the rule said so."""
         return URGENT if self.priority == URGENT else None
 
 
@@ -160,7 +154,6 @@ class CommitmentRequested(Payload):
     destination: str = DestinationName
 
     def event_id(self) -> str:
-        """Return the transaction: it is asked for once."""
         return self.transaction_uid
 
     def partition_key(self) -> str | None:
@@ -190,12 +183,9 @@ class CommitmentReported(Payload):
 
     def event_id(self) -> str:
         """Return a hash of what was told, and by whom: told twice, it is one event."""
-        told = (self.transaction_uid, *self.committed, *(f"{one.sop_instance_uid}={one.reason}" for one in self.failed))
-        parts = (*told, self.calling_aet, self.called_aet, self.source_address)
+        failed = (f"{one.sop_instance_uid}={one.reason}" for one in self.failed)
+        parts = (self.transaction_uid, *self.committed, *failed, self.calling_aet, self.called_aet, self.source_address)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-Unit = Literal["instance", "series", "study"]
 
 
 class ProcessingRequested(DeliveryRequested):
@@ -284,40 +274,18 @@ class SeriesStable(Stable):
     modality: str | None
 
     def series_uid(self) -> str:
-        """Return the series' UID."""
         return self.series_instance_uid
 
 
-def delivery_id(sha256: str, destination: str, rule_version: int, morph_sha256: str | None = None) -> str:
-    """Return the deterministic id of a delivery (SHA-256, hexadecimal); other changes make it another delivery."""
-    parts = [sha256, destination, str(rule_version), *([morph_sha256] if morph_sha256 else [])]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def unit_sha256(digests: Iterable[str]) -> str:
-    """Return the digest of a set of instances: that of the only one, or of all their digests in order."""
-    ordered = sorted(set(digests))
-    return ordered[0] if len(ordered) == 1 else hashlib.sha256("\n".join(ordered).encode()).hexdigest()
-
+_OF_INSTANCES = (InstanceStored, InstanceIndexed, InstanceConflicted)
+_OF_DELIVERIES = (DeliveryRequested, DeliveryCompleted, DeliveryFailed)
+_OF_PROCESSING = (ProcessingRequested, ProcessingCompleted, ProcessingFailed)
+_OF_COMMITMENTS = (CommitmentRequested, CommitmentReported)
+_OF_STUDIES = (SeriesStable, StudyStable)
 
 PAYLOADS: Mapping[str, type[Payload]] = {
     payload.TYPE: payload
-    for payload in (
-        InstanceStored,
-        InstanceIndexed,
-        InstanceConflicted,
-        DeliveryRequested,
-        DeliveryCompleted,
-        DeliveryFailed,
-        CommitmentRequested,
-        CommitmentReported,
-        ProcessingRequested,
-        ProcessingCompleted,
-        ProcessingFailed,
-        SeriesStable,
-        StudyStable,
-        DeadLettered,
-    )
+    for payload in (*_OF_INSTANCES, *_OF_DELIVERIES, *_OF_PROCESSING, *_OF_COMMITMENTS, *_OF_STUDIES, DeadLettered)
 }
 
 

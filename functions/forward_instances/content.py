@@ -11,7 +11,7 @@ from typing import BinaryIO
 from bucky.dicom.part10 import sha256_of, split
 from bucky.dimse.outgoing import Opener, Outgoing
 from bucky.errors import Permanent
-from bucky.events import DeliveryRequested, Instance, delivery_id
+from bucky.events import DeliveryRequested, Instance
 from bucky.index import Index
 from bucky.morph.original import Modification
 from bucky.morph.splice import Wanted, morphed
@@ -19,6 +19,7 @@ from bucky.routing.crosswalk import Crosswalks
 from bucky.routing.document import Routing
 from bucky.store.local_cache import NearbyFirst
 from bucky.store.objects import ObjectStore
+from bucky.text.identifiers import delivery_id
 
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 4096

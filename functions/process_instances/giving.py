@@ -6,13 +6,14 @@ from typing import Any, Self
 
 from bucky.cloudevents import CloudEvent
 from bucky.errors import NotFound, Permanent
-from bucky.events import Instance, Processing, ProcessingRequested, ReceivedInstance, delivery_id, unit_sha256
+from bucky.events import Instance, Processing, ProcessingRequested, ReceivedInstance
 from bucky.index import Index
 from bucky.routing.provenance import MOST, in_words, together
 from bucky.routing.rules import Process
 from bucky.serve.handlers import Context
 from bucky.serve.processing_input import EVENT_TYPE
 from bucky.store.objects import ObjectStore
+from bucky.text.identifiers import delivery_id, unit_sha256
 from bucky.trace import child_of
 
 MOST_INSTANCES = 10_000

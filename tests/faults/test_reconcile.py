@@ -17,12 +17,13 @@ from sqlalchemy import delete, update
 from bucky.broker.connection import connect, jetstream
 from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
-from bucky.events import DeliveryRequested, InstanceIndexed, InstanceStored, delivery_id, payload_of
+from bucky.events import DeliveryRequested, InstanceIndexed, InstanceStored, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, Routed
 from bucky.index.delivery_schema import deliveries, routings
 from bucky.index.schema import arrivals, instances, series
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore, S3ObjectStore, put_bytes
+from bucky.text.identifiers import delivery_id
 from keeper.commands import _verdict
 from keeper.findings import Did, Kind, Report
 from keeper.readers import DirectReader

@@ -17,8 +17,9 @@ import orjson
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bucky.errors import Permanent
-from bucky.events import InstanceStored, Sha256, Uid
+from bucky.events import InstanceStored
 from bucky.store.keys import object_key
+from bucky.text.identifiers import Sha256, Uid
 
 MAGIC = b"BUCKYSP1"
 _TRAILER = struct.Struct("<II8s")

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bucky.deciding.requests import ParentsInIndex, facts_of, requests_of
-from bucky.events import DeliveryRequested, ProcessingRequested, Unit, delivery_id, unit_sha256
+from bucky.events import DeliveryRequested, ProcessingRequested
 from bucky.index import Index, RoutingVersion
 from bucky.routing.rules import Trigger
+from bucky.text.identifiers import Unit, delivery_id, unit_sha256
 
 _UNITS: dict[Trigger, Unit] = {"series": "series", "study_stable": "study"}
 _READ_AT_ONCE = 500

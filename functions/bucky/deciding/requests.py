@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance, delivery_id
+from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance
 from bucky.index import DeliveryRow, DeliveryState, Index, RoutingVersion
 from bucky.routing.evaluation import Decision, Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
 from bucky.routing.rules import Process, Trigger
+from bucky.text.identifiers import delivery_id
 
 ON_THE_WAY = frozenset(
     {DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.UNCOMMITTED, DeliveryState.DELIVERED}

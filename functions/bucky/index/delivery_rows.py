@@ -5,7 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from bucky.cloudevents import Priority, utc_now
-from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance, Unit
+from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance
+from bucky.text.identifiers import Unit
 
 
 class DeliveryState(StrEnum):

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from bucky.events import Sha256, Uid
+from bucky.text.identifiers import Sha256, Uid
 
 
 class Verdict(StrEnum):

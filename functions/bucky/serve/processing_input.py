@@ -27,8 +27,9 @@ from bucky.dicom.part10 import split
 from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.whole import whole
 from bucky.errors import Permanent, StoreUnavailable
-from bucky.events import Instance, Unit
+from bucky.events import Instance
 from bucky.runtime.tls import trust
+from bucky.text.identifiers import Unit
 
 EVENT_TYPE = "dicom.processing.begun"
 IN_MEMORY_BYTES = 8 * 1024 * 1024

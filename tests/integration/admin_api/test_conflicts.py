@@ -13,7 +13,7 @@ from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
 from bucky.dicom.part10 import FileMeta, split
 from bucky.errors import BrokerUnavailable
-from bucky.events import DeliveryRequested, InstanceIndexed, delivery_id
+from bucky.events import DeliveryRequested, InstanceIndexed
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
 from bucky.log import get_logger
 from bucky.routing.corrections import Verdict
@@ -22,6 +22,7 @@ from bucky.routing.document import Routing
 from bucky.routing.rules import Rule
 from bucky.serve.handlers import Context
 from bucky.settings import Settings
+from bucky.text.identifiers import delivery_id
 from keeper.bucket_studies import read_decisions
 from keeper.conflicts import Conflicts
 from route_instance.handler import handle_batch as route

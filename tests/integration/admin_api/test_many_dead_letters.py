@@ -15,9 +15,10 @@ from bucky.broker.batch_publisher import BatchPublisher
 from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
-from bucky.events import DeliveryRequested, delivery_id
+from bucky.events import DeliveryRequested
 from bucky.index import DeliveryState
 from bucky.settings import Settings
+from bucky.text.identifiers import delivery_id
 from tests.support.services.admin_world import AdminWorld, requested, world
 from tests.support.soak import SOAK
 

@@ -11,11 +11,11 @@ from pydicom.data import get_testdata_file
 
 from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.events import delivery_id
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, IndexedInstance
 from bucky.routing.document import Routing
 from bucky.settings import Settings
 from bucky.store.objects import put_bytes
+from bucky.text.identifiers import delivery_id
 from tests.support.services.admin_world import PATIENT, AdminWorld, indexed, received, world
 
 pytestmark = pytest.mark.index

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from bucky.cloudevents import CloudEvent
 from bucky.deciding.requests import facts_of, requests_of
 from bucky.dicom.part10 import FileMeta, file_header, split
-from bucky.events import DeliveryCompleted, delivery_id, payload_of
+from bucky.events import DeliveryCompleted, payload_of
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.routing.crosswalk import Crosswalks
@@ -21,6 +21,7 @@ from bucky.routing.document import Routing
 from bucky.serve.contract import BatchResult
 from bucky.store.keys import object_key
 from bucky.store.objects import MemoryObjectStore, put_bytes
+from bucky.text.identifiers import delivery_id
 from bucky.trace import new_traceparent
 from local_stack.destination import Destination, ScriptedAnswer
 from tests.support.functions.forwarding import forward

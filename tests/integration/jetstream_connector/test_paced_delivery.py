@@ -21,12 +21,13 @@ from starlette.responses import Response
 from bucky.broker.connection import jetstream
 from bucky.broker.streams import ensure_streams
 from bucky.cloudevents import CloudEvent
-from bucky.events import DeliveryRequested, delivery_id
+from bucky.events import DeliveryRequested
 from bucky.index import DeliveryState, Index
 from bucky.routing.document import Routing
 from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore
+from bucky.text.identifiers import delivery_id
 from jetstream_connector import outcomes, pause
 from local_stack.destination import Destination, ReceivedRequest, ScriptedAnswer
 from tests.support.connector.connector_world import Batch, ConnectorWorld, open_client, stage

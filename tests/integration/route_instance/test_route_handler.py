@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.events import DeliveryRequested, InstanceIndexed, delivery_id, payload_of
+from bucky.events import DeliveryRequested, InstanceIndexed, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, IndexedInstance
 from bucky.log import get_logger
 from bucky.routing.document import Routing
 from bucky.serve.handlers import Context
+from bucky.text.identifiers import delivery_id
 from route_instance.handler import handle_batch
 from tests.support.index.rows import digest, header, indexed
 

@@ -8,7 +8,7 @@ from typing import Any
 from bucky.cloudevents import CloudEvent, utc_now
 from bucky.dicom.part10 import FileMeta, file_header
 from bucky.errors import IndexUnavailable
-from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
+from bucky.events import DeliveryRequested, ReceivedInstance
 from bucky.forwarding import Secrets, Senders
 from bucky.index import DeliveryState, Index
 from bucky.routing.crosswalk import Crosswalks
@@ -18,6 +18,7 @@ from bucky.serve.contract import BatchResult
 from bucky.serve.handlers import load_handler, make_context
 from bucky.store.keys import object_key
 from bucky.store.objects import MemoryObjectStore, put_bytes
+from bucky.text.identifiers import delivery_id
 from bucky.trace import new_traceparent
 from forward_instances.handler import handle_batch
 

@@ -4,8 +4,9 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
+from bucky.events import DeliveryRequested, ReceivedInstance
 from bucky.index import IndexedInstance
+from bucky.text.identifiers import delivery_id
 
 RECEIVED_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

@@ -15,13 +15,14 @@ from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
 from bucky.cloudevents import utc_now
-from bucky.events import DeliveryRequested, ReceivedInstance, delivery_id
+from bucky.events import DeliveryRequested, ReceivedInstance
 from bucky.forwarding.places import Places
 from bucky.index import Index, IndexedInstance
 from bucky.routing.crosswalk import Crosswalks
 from bucky.settings import Settings
 from bucky.store.keys import object_key
 from bucky.store.objects import MemoryObjectStore, put_bytes
+from bucky.text.identifiers import delivery_id
 
 KEY = "key-of-the-test"
 STUDY, SERIES = "1.2.3", "1.2.3.4"

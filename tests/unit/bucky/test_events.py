@@ -7,15 +7,8 @@ import pytest
 
 from bucky.cloudevents import CloudEvent, utc_now
 from bucky.errors import Permanent
-from bucky.events import (
-    PAYLOADS,
-    DeliveryCompleted,
-    DeliveryRequested,
-    InstanceStored,
-    ReceivedInstance,
-    delivery_id,
-    payload_of,
-)
+from bucky.events import PAYLOADS, DeliveryCompleted, DeliveryRequested, InstanceStored, ReceivedInstance, payload_of
+from bucky.text.identifiers import delivery_id
 from bucky.trace import new_traceparent
 
 STORED = InstanceStored(

@@ -7,12 +7,13 @@ import pytest
 from bucky.deciding.explain import explain, lines
 from bucky.deciding.grouping import Gathering
 from bucky.deciding.requests import facts_of, requests_of
-from bucky.events import Processing, ProcessingRequested, unit_sha256
+from bucky.events import Processing, ProcessingRequested
 from bucky.index import RoutingVersion
 from bucky.routing.crosswalk import Crosswalks
 from bucky.routing.document import InvalidRouting, Routing
 from bucky.routing.evaluation import Facts, evaluate
 from bucky.routing.rules import Trigger
+from bucky.text.identifiers import unit_sha256
 from tests.support.functions.forwarding import NO_CROSSWALKS
 from tests.support.index.rows import received
 
