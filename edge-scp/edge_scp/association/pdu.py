@@ -218,3 +218,18 @@ class PduReader:
         header = bytes(self._header)
         self._header.clear()
         return header, at + size
+
+
+ENDING_LENGTH = 4
+RELEASE_REQUEST = struct.pack(">BxIxxxx", A_RELEASE_RQ, ENDING_LENGTH)
+RELEASE_RESPONSE = struct.pack(">BxIxxxx", A_RELEASE_RP, ENDING_LENGTH)
+
+
+def associate_rj(result: int, source: int, diagnostic: int) -> bytes:
+    """Return an A-ASSOCIATE-RJ (PS3.8 §9.3.4)."""
+    return struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, result, source, diagnostic)
+
+
+def abort(source: int, reason: int) -> bytes:
+    """Return an A-ABORT (PS3.8 §9.3.8)."""
+    return struct.pack(">BxIxxBB", A_ABORT, ENDING_LENGTH, source, reason)

@@ -4,7 +4,6 @@ Bytes become events, `states.TABLE` says which action each event means, and each
 its own name. Below is the transport connection (`connection`), above the service user (`association`).
 """
 
-import struct
 from collections.abc import Callable
 
 from edge_scp.association import pdu
@@ -23,10 +22,7 @@ _EVENTS = {
     pdu.A_ABORT: Event.Evt16,
 }
 _ENDINGS = {pdu.A_RELEASE_RQ, pdu.A_RELEASE_RP, pdu.A_ABORT}
-_ENDING_LENGTH = 4
 _LEAST_ASSOCIATE_LENGTH = 68  # its fixed fields (PS3.8 Table 9-11)
-_A_RELEASE_RQ = struct.pack(">BxIxxxx", pdu.A_RELEASE_RQ, _ENDING_LENGTH)
-_A_RELEASE_RP = struct.pack(">BxIxxxx", pdu.A_RELEASE_RP, _ENDING_LENGTH)
 _VERSION_1 = 0x0001
 VERSION_NOT_SUPPORTED = (1, 2, 2)  # rejected permanent, by the service provider (ACSE): PS3.8 Table 9-21
 
@@ -69,12 +65,10 @@ class Provider:
             return len(data)
 
     def lost(self) -> None:
-        """The connection is gone."""
         if self.state is not State.Sta1:
             self._happens(Event.Evt17)
 
     def tick(self, now: float) -> None:
-        """Look at the clock."""
         if self._artim is not None and now >= self._artim:
             self.trouble = self.trouble or f"ARTIM expired in {self.state.name}"
             self._happens(Event.Evt18)
@@ -88,7 +82,7 @@ class Provider:
 
     def reject(self, result: int, source: int, diagnostic: int) -> None:
         """A-ASSOCIATE response, rejected for a reason out of PS3.8 Table 9-21."""
-        self._reply = _associate_rj(result, source, diagnostic)
+        self._reply = pdu.associate_rj(result, source, diagnostic)
         self._happens(Event.Evt8)
 
     def send_data(self, pdus: bytes) -> None:
@@ -144,7 +138,7 @@ class Provider:
         if kind == pdu.P_DATA_TF:
             return self._data_begins(length)
         if kind in _ENDINGS:
-            if length != _ENDING_LENGTH:
+            if length != pdu.ENDING_LENGTH:
                 raise InvalidPdu(f"PDU type 0x{kind:02X} of impossible length")
             return Wanted.WHOLE
         if event is Event.Evt6 and self.state is State.Sta2:
@@ -164,7 +158,6 @@ class Provider:
         return Wanted.VALUES if self.state is State.Sta6 else Wanted.SKIPPED
 
     def pdu_arrived(self, kind: int, body: bytes) -> None:
-        """Take a whole PDU."""
         self._body = body
         self._arrives(kind, _EVENTS[kind])
 
@@ -179,7 +172,7 @@ class Provider:
         self._happens(event)
 
     def _happens(self, event: Event) -> None:
-        _DEEDS[self.state][event](self)
+        _TRANSITIONS[self.state][event](self)
 
     def _start_artim(self) -> None:
         self._artim = self._clock() + self._limits.artim_seconds
@@ -191,12 +184,12 @@ class Provider:
     def _ae_6(self) -> None:
         self._artim = None
         body, self._body = self._body, b""
-        (version,) = struct.unpack_from(">H", body)
+        version = int.from_bytes(body[:2], "big")
         if version & _VERSION_1:
             self.state = State.Sta3
             self._user.associate_indicated(body)
         else:
-            self._reply = _associate_rj(*VERSION_NOT_SUPPORTED)
+            self._reply = pdu.associate_rj(*VERSION_NOT_SUPPORTED)
             self._ae_8()
 
     def _ae_7(self) -> None:
@@ -217,7 +210,7 @@ class Provider:
     def _ar_1(self) -> None:
         # As of AR-6, and be it in the middle of a PDU.
         self._reader.skip_pdu()
-        self._transport.send(_A_RELEASE_RQ)
+        self._transport.send(pdu.RELEASE_REQUEST)
         self.state = State.Sta7
 
     def _ar_2(self) -> None:
@@ -230,7 +223,7 @@ class Provider:
         self._transport.close()
 
     def _ar_4(self) -> None:
-        self._transport.send(_A_RELEASE_RP)
+        self._transport.send(pdu.RELEASE_RESPONSE)
         self._start_artim()
         self.state = State.Sta13
 
@@ -293,18 +286,14 @@ class Provider:
         self._reader.skip_pdu()
         if not self._abort_sent:
             self._abort_sent = True
-            self._transport.send(struct.pack(">BxIxxBB", pdu.A_ABORT, _ENDING_LENGTH, source, reason))
+            self._transport.send(pdu.abort(source, reason))
         self._transport.read_on()
-
-
-def _associate_rj(result: int, source: int, diagnostic: int) -> bytes:
-    return struct.pack(">BxIxBBB", pdu.A_ASSOCIATE_RJ, 4, result, source, diagnostic)
 
 
 _ACTIONS: dict[Action, Callable[[Provider], None]] = {
     action: getattr(Provider, f"_{action.name.lower()}") for action in Action if action.name not in {"AR_5", "AR_7"}
 }
-# The same deeds under two names.
+# The same actions under two names.
 _ACTIONS[Action.AR_5] = Provider._aa_5
 _ACTIONS[Action.AR_7] = Provider._dt_1
-_DEEDS = {state: {event: _ACTIONS[action] for event, action in events.items()} for state, events in TABLE.items()}
+_TRANSITIONS = {state: {event: _ACTIONS[action] for event, action in events.items()} for state, events in TABLE.items()}
