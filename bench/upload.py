@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import urllib3
-from edge_scp.upload.circuit_breaker import Dependency
 from minio import Minio
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +35,7 @@ from bucky.settings import Settings
 from bucky.store.barrier import NoBarrier
 from bucky.store.objects import S3ObjectStore
 from edge_scp.metrics import UploaderMetrics
+from edge_scp.upload.dependency import Dependency
 from edge_scp.upload.uploader import Uploader
 from local_stack.servers import REPOSITORY, built
 from tests.support.edge.spool_world import SpoolWorld

@@ -15,7 +15,7 @@ SOURCES = ("functions", "edge-scp", "openfaas", "infra/local")
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     """Check the contracts of a tree."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / source) for source in SOURCES)}
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", root / "pyproject.toml"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 

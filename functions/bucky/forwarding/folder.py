@@ -5,10 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bucky.dicom.part10 import CHUNK_BYTES
 from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.errors import DestinationUnavailable, Permanent, Retriable
 from bucky.forwarding.in_units import Unit, in_units
-from bucky.forwarding.part10_file import CHUNK_BYTES, Part10File, is_corrected_by, place
+from bucky.forwarding.part10_file import Part10File, is_corrected_by, place
 from bucky.forwarding.secrets import Secrets
 from bucky.routing.destinations import FolderDestination
 from bucky.runtime.tls import MISCONFIGURED_RETRY_SECONDS

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from jetstream_connector.breaker import State
 from starlette.responses import Response
 
+from bucky.runtime.circuit_breaker import CircuitState
 from bucky.settings import Settings
 from tests.support.connector.connector_world import Batch, ConnectorWorld, answer, names, result_of, stage, succeed
 from tests.support.waiting import until
@@ -71,11 +71,11 @@ async def test_a_function_that_is_not_there_is_tried_now_and_then_at_no_cost(
     on_stage.gateway.deploy("worker", missing, topic="work.item.*", max_attempts="1")
     await on_stage.publish("work.item.a", names("e", 20))
     await until(lambda: len(on_stage.gateway.calls) >= 3)
-    assert on_stage.function("worker")["breaker"] != State.CLOSED
+    assert on_stage.function("worker")["breaker"] != CircuitState.CLOSED
     assert [len(ids) for ids in on_stage.gateway.ids("worker")[1:3]] == [1, 1]
     on_stage.gateway.behaviours["worker"] = succeed
     await on_stage.settled("worker")
-    assert on_stage.function("worker")["breaker"] == State.CLOSED
+    assert on_stage.function("worker")["breaker"] == CircuitState.CLOSED
     assert await on_stage.messages("DEADLETTERS") == []
 
 
@@ -85,7 +85,7 @@ async def test_a_gateway_that_is_down_costs_nothing(on_stage: ConnectorWorld) ->
     await until(lambda: bool(on_stage.function("worker")))
     await on_stage.gateway.stop()
     await on_stage.publish("work.item.a", names("e", 5))
-    await until(lambda: on_stage.function("worker")["breaker"] == State.OPEN)
+    await until(lambda: on_stage.function("worker")["breaker"] == CircuitState.OPEN)
     assert on_stage.connector.status()["status"] == "unavailable"
     await on_stage.gateway.start()
     await on_stage.settled("worker")

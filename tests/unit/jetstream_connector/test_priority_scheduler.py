@@ -21,7 +21,7 @@ class Order:
         self._tasks[name] = asyncio.create_task(self._hold(name, group, urgent))
         await asyncio.sleep(0)
 
-    async def _pause(self, name: str, group: str, urgent: bool) -> None:
+    async def _hold(self, name: str, group: str, urgent: bool) -> None:
         async with self.scheduler.turn(group, urgent=urgent):
             self.granted.append(name)
             await self._release[name].wait()
