@@ -16,14 +16,16 @@ those requested before are still carried out.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bucky.destinations import Destination
-from bucky.documents import InvalidDocument, read_yaml
+from bucky.documents import InvalidDocument, line_of, read_yaml
 from bucky.errors import Permanent
+from bucky.mistakes import in_a_sentence
 from bucky.morph.actions import CrosswalkAction
 from bucky.morph.crosswalks import Crosswalk
 from bucky.rules.conflicts import ConflictRule
@@ -91,6 +93,10 @@ class Routing(_Model):
         """Return the destination with this name."""
         return next((one for one in self.destinations if one.name == name), None)
 
+    def is_there(self, name: str) -> bool:
+        """Return whether a destination, or a function that rules call, has this name."""
+        return self.destination(name) is not None or name in self.functions()
+
     def changed(self, destinations: Sequence[Destination], rules: Sequence[Rule]) -> Self:
         """Return this routing with other destinations and rules; raise `ValidationError` when they do not fit."""
         everything = {name: getattr(self, name) for name in type(self).model_fields}
@@ -146,8 +152,9 @@ class Routing(_Model):
             routing = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the routing file"
-            raise InvalidRouting(f"{place}: {first['msg']}") from None
+            if not isinstance(document, dict):
+                raise InvalidRouting("the routing file is no mapping: it begins with `destinations:`") from None
+            raise InvalidRouting(in_a_sentence(first, document, partial(line_of, text))) from None
         routing.check_leads_somewhere()
         return routing
 
