@@ -146,9 +146,16 @@ def _destinations(known: Known) -> Iterator[Attention]:
                 cause=cause,
                 since=min((one.since for one in waiting.get(name, ())), default=None),
                 count=count,
-                effect=f"to be made when it works again: {deliveries(count)} to {name}",
+                effect=_put_off(name, count),
                 command=f"bucky deliveries --destination {name} --state retrying",
             )
+
+
+def _put_off(name: str, count: int) -> str:
+    """Say what becomes of what waits for a destination."""
+    if not count:
+        return f"nothing waits for {name} now; what comes for it waits until it works again"
+    return f"{deliveries(count)} to {name} {'waits' if count == 1 else 'wait'} until it works again; nothing is lost"
 
 
 def _destination_trouble(known: Known, name: str, waiting: Sequence[Backlog], held: str | None) -> str:
@@ -181,15 +188,15 @@ def _dead(known: Known) -> Iterator[Attention]:
         if one.state in (DeliveryState.DEAD_LETTER, DeliveryState.FAILED):
             dead.setdefault(one.destination, []).append(one)
     for name, several in dead.items():
-        count = sum(one.count for one in several)
+        gone = known.routing is not None and not known.routing.document.is_there(name)
         yield Attention(
             kind="dead_letters",
             subject=name,
-            cause=f"deliveries to {name} were given up",
+            cause=f"deliveries to {name} were given up" + (", which is no destination any more" if gone else ""),
             since=min(one.since for one in several),
-            count=count,
+            count=sum(one.count for one in several),
             effect=f"{name} does not have them, and nobody tries again",
-            command=f"bucky dead-letters list --destination {name}",
+            command=f"bucky dead-letters {'dismiss --note WHY' if gone else 'list'} --destination {name}",
         )
     for name, letters in known.letters.items():
         if name not in DELIVERING:

@@ -1,20 +1,21 @@
-"""Dead letters: the list, one whole, and sending them again."""
+"""Dead letters: the list, one whole, sending them again, and dismissing them."""
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from admin_api.answers import Page, Redriven
+from admin_api.answers import Dismissed, Page, Redriven
 from admin_api.dead_letters import NOT_OURS, DeadLetter, DeadLetterBox, Filter, Group
+from admin_api.dismissal import dismiss_letters, dismiss_without_letters
 from admin_api.parameters import DeadLettersDep, IndexDep
 from admin_api.redrive import redrive_letters
 from admin_api.strict_route import StrictRoute
 from bucky.errors import NotFound, Permanent
-from bucky.index import Index
 
-REDRIVE_AT_ONCE = 500
+CHOSEN_AT_ONCE = 500
 MOST_GROUPS = 200
 
 routes = APIRouter(tags=["dead letters"], route_class=StrictRoute)
@@ -47,11 +48,11 @@ class WholeDeadLetter(ListedDeadLetter):
     event: dict[str, Any]
 
 
-class RedriveOrder(BaseModel):
-    """Which dead letters to send again: those named, or those that match every field given."""
+class Choice(BaseModel):
+    """Which dead letters are meant: those named, or those that match every field given."""
 
     model_config = ConfigDict(extra="forbid")
-    sequences: list[Annotated[int, Field(ge=1, le=2**53)]] = Field(default=[], max_length=REDRIVE_AT_ONCE)
+    sequences: list[Annotated[int, Field(ge=1, le=2**53)]] = Field(default=[], max_length=CHOSEN_AT_ONCE)
     function: str = Field(default="", max_length=256)
     destination: str = Field(default="", max_length=256)
     reason: str = Field(default="", max_length=256, description="Part of the reason.")
@@ -60,6 +61,16 @@ class RedriveOrder(BaseModel):
     until: AwareDatetime | None = Field(default=None, description="Only those recorded before.")
     all: bool = Field(default=False, description="Every dead letter, when nothing else is given.")
     before: int | None = Field(default=None, ge=1, le=2**53, description="Only those older than this sequence.")
+
+
+class RedriveOrder(Choice):
+    """Which dead letters to send again."""
+
+
+class DismissOrder(Choice):
+    """Which dead letters are not to be sent any more, and why."""
+
+    note: str = Field(min_length=1, max_length=1000, description="Why; it is on the timeline.")
 
 
 class Summary(BaseModel):
@@ -120,31 +131,57 @@ async def redrive_one(sequence: Sequence, box: DeadLettersDep, index: IndexDep) 
 @routes.post("/api/dead-letters/redrive")
 async def redrive_many(order: RedriveOrder, box: DeadLettersDep, index: IndexDep) -> Redriven:
     """Send many again, at most 500 at a time; while there is a `next`, ask again with it."""
+    letters, missing, more = await _chosen(order, box)
+    failures = await redrive_letters(box, index, letters)
+    return Redriven(redriven=_done(letters, failures), failed=missing | _said(failures), next=more)
+
+
+@routes.post("/api/dead-letters/dismiss")
+async def dismiss_many(order: DismissOrder, box: DeadLettersDep, index: IndexDep) -> Dismissed:
+    """Say that some need not be sent any more, at most 500 at a time; while there is a `next`, ask again with it.
+
+    Only those whose destination is not in the routing any more, or in place of whose bytes others were accepted: with
+    a destination that is there, they can be sent.
+    """
+    letters, missing, more = await _chosen(order, box)
+    failures = await dismiss_letters(box, index, letters, order.note)
+    dismissed = _done(letters, failures)
+    if more is None and not order.sequences and Filter(destination=order.destination) == _filter_of(order):
+        dismissed += await asyncio.to_thread(dismiss_without_letters, index, order.destination, order.note)
+    return Dismissed(dismissed=dismissed, failed=missing | _said(failures), next=more)
+
+
+async def _chosen(order: Choice, box: DeadLetterBox) -> tuple[list[DeadLetter], dict[str, str], int | None]:
+    """Return the letters that are meant, the oldest first, why those that are named are not there, and the `next`."""
     if order.sequences:
-        return await _redrive_named(order.sequences, box, index)
-    wanted = Filter(order.function, order.destination, order.reason, order.study, order.since, order.until)
+        return await _named(order.sequences, box)
+    wanted = _filter_of(order)
     if wanted == Filter() and not order.all:
-        raise Permanent("Say which dead letters to send again: sequences, a filter, or all.")
-    page = await box.page(wanted, REDRIVE_AT_ONCE, order.before)
-    redriven, failed = await _redrive(list(reversed(page.letters)), box, index)
-    return Redriven(redriven=redriven, failed=failed, next=page.before)
+        raise Permanent("Say which dead letters are meant: sequences, a filter, or all.")
+    page = await box.page(wanted, CHOSEN_AT_ONCE, order.before)
+    return list(reversed(page.letters)), {}, page.before
 
 
-async def _redrive_named(sequences: list[int], box: DeadLetterBox, index: Index) -> Redriven:
+async def _named(sequences: list[int], box: DeadLetterBox) -> tuple[list[DeadLetter], dict[str, str], int | None]:
     letters, missing = [], {}
     for sequence in dict.fromkeys(sequences):
         try:
             letters.append(await box.get(sequence))
         except NotFound as error:
             missing[str(sequence)] = str(error)
-    redriven, failed = await _redrive(letters, box, index)
-    return Redriven(redriven=redriven, failed=missing | failed)
+    return letters, missing, None
 
 
-async def _redrive(letters: list[DeadLetter], box: DeadLetterBox, index: Index) -> tuple[list[str], dict[str, str]]:
-    failures = await redrive_letters(box, index, letters)
-    redriven = [str(letter.sequence) for letter in letters if letter.sequence not in failures]
-    return redriven, {str(sequence): str(error) for sequence, error in failures.items()}
+def _filter_of(order: Choice) -> Filter:
+    return Filter(order.function, order.destination, order.reason, order.study, order.since, order.until)
+
+
+def _done(letters: list[DeadLetter], failures: dict[int, Permanent]) -> list[str]:
+    return [str(letter.sequence) for letter in letters if letter.sequence not in failures]
+
+
+def _said(failures: dict[int, Permanent]) -> dict[str, str]:
+    return {str(sequence): str(error) for sequence, error in failures.items()}
 
 
 def _listed(letter: DeadLetter) -> dict[str, Any]:

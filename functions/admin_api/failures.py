@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from admin_api.measurements import ANSWER_SECONDS
 from bucky.errors import NotFound, Permanent, Retriable
 from bucky.routing.document import InvalidRouting
+from bucky.routing.mistakes import in_a_sentence
 
 RETRY_AFTER_SECONDS = 2
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -61,6 +62,8 @@ async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
+    if first["loc"][0] == "body" and isinstance(error.body, dict):
+        return failure(422, in_a_sentence({**first, "loc": first["loc"][1:]}, error.body))
     place = ".".join(str(part) for part in first["loc"])
     return failure(422, f"{place}: {first['msg']}")
 

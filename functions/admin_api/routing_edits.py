@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from bucky.errors import NotFound, Permanent
 from bucky.routing.destinations import Destination
 from bucky.routing.document import InvalidRouting, Routing
+from bucky.routing.mistakes import in_a_sentence
 from bucky.routing.rules import Rule
 
 
@@ -72,4 +73,4 @@ def _valid(routing: Routing, destinations: tuple[Destination, ...], rules: tuple
     try:
         return routing.changed(destinations=destinations, rules=rules)
     except ValidationError as error:
-        raise InvalidRouting(error.errors(include_input=False, include_url=False)[0]["msg"]) from None
+        raise InvalidRouting(in_a_sentence(error.errors(include_input=False, include_url=False)[0], None)) from None

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from admin_api.parameters import IndexDep
+from admin_api.parameters import IndexDep, PlacesDep
 from admin_api.routing_edits import (
     find_destination,
     find_rule,
@@ -20,7 +20,7 @@ from admin_api.routing_edits import (
     without_rule,
 )
 from admin_api.routing_effect import RoutingEffect, effect_of
-from admin_api.routing_writing import WRITES, WritingDep, WrittenVersion
+from admin_api.routing_writing import WRITES, WritingDep, WrittenVersion, check_places
 from admin_api.strict_route import StrictRoute
 from bucky.index import Index, RoutingVersion
 from bucky.routing.destinations import Destination
@@ -57,9 +57,14 @@ def put_routing(routing: Routing, writing: WritingDep) -> WrittenVersion:
 
 
 @routes.post("/api/routing/effect")
-def show_effect(routing: Routing, index: IndexDep) -> RoutingEffect:
-    """Say what a routing would change, which destinations it stops, and how many deliveries it ends; write nothing."""
-    return effect_of(index.routing().document, routing, index.backlog())
+def show_effect(routing: Routing, index: IndexDep, places: PlacesDep) -> RoutingEffect:
+    """Say what a routing would change, which destinations it stops, and how many deliveries it ends; write nothing.
+
+    Refused when a destination may not be where it is, as putting it would be.
+    """
+    base = index.routing().document
+    check_places(places, [one for one in routing.destinations if one not in base.destinations])
+    return effect_of(base, routing, index.backlog())
 
 
 @routes.get("/api/routing/versions", response_model_exclude_none=True)

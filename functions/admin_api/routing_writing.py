@@ -1,7 +1,7 @@
 """Writing a version of the routing: on top of the one that was read, and with what it ends confirmed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +15,7 @@ from admin_api.routing_effect import check_confirmed, effect_of
 from bucky.errors import Conflict
 from bucky.forwarding.places import Places
 from bucky.index import Index
-from bucky.routing.destinations import Destination
+from bucky.routing.destinations import Destination, FolderDestination
 from bucky.routing.document import InvalidRouting, Routing
 
 AUTHOR = "admin-api"
@@ -29,9 +29,10 @@ WRITES: dict[int | str, dict[str, object]] = {
 
 
 class WrittenVersion(BaseModel):
-    """The version that a change made."""
+    """The version that a change made, and what in it cannot work as things are now."""
 
     version: int
+    warnings: list[str] = []
 
 
 def expected_version(
@@ -71,21 +72,34 @@ class Writing:
         Raises `InvalidRouting` when a destination that it adds or changes may not be where it is.
         """
         base = self.base()
-        self._check_places([one for one in routing.destinations if one not in base.destinations])
+        new = [one for one in routing.destinations if one not in base.destinations]
+        check_places(self.places, new)
         check_confirmed(effect_of(base, routing, self.index.backlog()), self.confirm)
         try:
             version = self.index.save_routing(routing, self.expected, AUTHOR, note)
         except Conflict:
             raise HTTPException(412, CHANGED) from None
         self.response.headers["ETag"] = f'"{version}"'
-        return WrittenVersion(version=version)
+        return WrittenVersion(version=version, warnings=[*missing_folders(new)])
 
-    def _check_places(self, destinations: Sequence[Destination]) -> None:
-        # At once: a name server that does not answer is waited for once, not once for each.
-        with ThreadPoolExecutor() as pool:
-            for destination, refusal in zip(destinations, pool.map(self.places.refusal, destinations), strict=True):
-                if refusal:
-                    raise InvalidRouting(f"The destination {destination.name} is refused: {refusal}.")
+
+def check_places(places: Places, destinations: Sequence[Destination]) -> None:
+    """Raise `InvalidRouting` for the first destination that may not be where it is."""
+    # At once: a name server that does not answer is waited for once, not once for each.
+    with ThreadPoolExecutor() as pool:
+        for destination, refusal in zip(destinations, pool.map(places.refusal, destinations), strict=True):
+            if refusal:
+                raise InvalidRouting(f"The destination {destination.name} is refused: {refusal}.")
+
+
+def missing_folders(destinations: Sequence[Destination]) -> Iterator[str]:
+    """Say of each destination that is a folder which is not there, as far as this process sees folders."""
+    for one in destinations:
+        if isinstance(one, FolderDestination) and not one.folder.is_dir():
+            yield (
+                f"the folder {one.folder} of the destination {one.name} does not exist here: what is to go there waits "
+                "until it is made or mounted"
+            )
 
 
 def _writing(

@@ -85,10 +85,23 @@ def list_series(study_uid: Uid, index: IndexDep) -> list[SeriesRow]:
 def list_instances(
     study_uid: Uid, series_uid: Uid, index: IndexDep, limit: Limit = 100, offset: Offset = 0
 ) -> Page[InstanceRow, int]:
-    """Return the instances of a series, quarantined ones included."""
+    """Return the instances of a series, conflicts included."""
     found = index.instances(study_uid, series_uid, limit=limit + 1, offset=offset)
     if not found and not any(one.series_instance_uid == series_uid for one in index.series(study_uid)):
         raise NotFound("There is no such series in this study.")
+    return Page(items=found[:limit], next=offset + limit if len(found) > limit else None)
+
+
+@routes.get("/api/instances")
+def newest_instances(
+    index: IndexDep,
+    study: Annotated[str | None, Query(pattern=r"^[0-9.]{1,64}$", description="Study Instance UID.")] = None,
+    damaged: Annotated[bool, Query(description="Only those whose data set is not whole.")] = False,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> Page[InstanceRow, int]:
+    """Return instances, the newest first, conflicts included."""
+    found = index.newest_instances(study_uid=study, damaged=damaged, limit=limit + 1, offset=offset)
     return Page(items=found[:limit], next=offset + limit if len(found) > limit else None)
 
 

@@ -7,7 +7,7 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
 
     dicom.instance.stored                     an edge, or a function, stored an instance in the object store
     dicom.instance.indexed                    the index has it
-    dicom.instance.conflicted                 same SOP Instance UID, other bytes: kept, quarantined
+    dicom.instance.conflicted                 same SOP Instance UID, other bytes: kept, not routed
     dicom.delivery.requested.<destination>    a rule decided that it goes there
     dicom.delivery.completed.<destination>    the destination itself answered success
     dicom.delivery.failed.<destination>       it will not be tried again by itself
@@ -92,7 +92,7 @@ class InstanceIndexed(ReceivedInstance):
 
 
 class InstanceConflicted(ReceivedInstance):
-    """Another instance with the same SOP Instance UID came first; this one is kept and quarantined."""
+    """Another instance with the same SOP Instance UID came first; this one is kept, and waits for a decision."""
 
     TYPE: ClassVar[str] = "dicom.instance.conflicted"
     existing_sha256: str = Sha256

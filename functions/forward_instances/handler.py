@@ -56,12 +56,14 @@ _ATTEMPTS = {
 class _Request:
     """One delivery to make, the event that asked for it, and whether the destination was given it.
 
+    `begun` is whether it was tried at all, be it only to connect: what the index counts as an attempt.
     `transaction_uid` is that in which its destination is to be asked for a commitment, if it is.
     """
 
     cause: CloudEvent
     delivery: DeliveryRequested
     tried: bool = True
+    begun: bool = True
     transaction_uid: str | None = None
 
 
@@ -158,7 +160,7 @@ def _paced(
         if closed is None:
             going.append(request)
         else:
-            request.tried = False
+            request.tried = request.begun = False
             yield request, StoreResult(Outcome.UNAVAILABLE, closed[0], retry_after=closed[1])
     if not going:
         return
@@ -174,6 +176,7 @@ def _paced(
     seconds = pace.seconds(BATCH_SECONDS, [request.delivery.priority for request in going])
     for request, result in zip(going, send(items, seconds=seconds), strict=True):
         request.tried = request.delivery.delivery_id in pace.begun or result.outcome is not Outcome.UNAVAILABLE
+        request.begun = request.tried or result.begun
         yield request, result
 
 
@@ -197,7 +200,7 @@ def _attempt(request: _Request, result: StoreResult, contents: Contents) -> Deli
         outcome,
         result.reason,
         answered,
-        tried=request.tried,
+        tried=request.begun,
         sent_sha256=sent,
         crosswalks=tables,
         unanswered_sha256=contents.digest(request.delivery) if result.unanswered else None,
@@ -238,6 +241,8 @@ def _settled(ctx: Context, request: _Request, row: DeliveryRow) -> _Answer:
         return _Answer(event=ctx.event(payload, request.cause))
     if row.state is DeliveryState.UNCOMMITTED and row.commitment_uid is not None:
         return _Answer(event=_ask(ctx, request, row.commitment_uid))
+    if row.state is DeliveryState.DISMISSED:
+        return _Answer()
     redriven_meanwhile = row.state in {DeliveryState.REQUESTED, DeliveryState.RETRYING}
     failure = _failure(request.cause, row.reason, retryable=redriven_meanwhile)
     if row.state is DeliveryState.FAILED:

@@ -42,7 +42,9 @@ class Conflicts:
         found = await asyncio.to_thread(self.index.decisions_to_carry_out, utc_now() - self.grace)
         pending = {decision.key: decision for decision in (*made, *found)}
         for decision in pending.values():
-            await carry_out(decision, self.index, self.objects, self.publisher, SOURCE)
+            gone = await carry_out(decision, self.index, self.objects, self.publisher, SOURCE)
+            if gone:
+                log.warning("conflict.destinations_gone", sha256=decision.sha256, destinations=gone)
         return len(pending)
 
     def _decide(self) -> list[Decision]:

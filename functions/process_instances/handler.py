@@ -72,13 +72,17 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """How one ended: `error` is None when the function answered; `tried` is whether it was given anything."""
+    """How one ended: `error` is None when the function answered; `tried` is whether it was given anything.
+
+    `asked` is whether it was called, be it in vain: what the index counts as an attempt.
+    """
 
     request: _Request
     stored: tuple[InstanceStored, ...] = ()
     as_given: int = 0
     error: BuckyError | None = None
     tried: bool = True
+    asked: bool = True
     seconds: float = 0.0
 
     @property
@@ -157,7 +161,7 @@ class _Batch:
         for request in requests:
             function = request.delivery.destination
             if time.monotonic() > deadline or function in away:
-                done.append(_Done(request, error=left, tried=False))
+                done.append(_Done(request, error=left, tried=False, asked=False))
                 continue
             done.append(one := self._call(request))
             if isinstance(one.error, Retriable) and not one.tried:
@@ -179,7 +183,8 @@ class _Batch:
         except (Permanent, Retriable) as error:
             # What is ours, or away, was no attempt at what this is about.
             tried = giving is not None and not isinstance(error, _NOT_TRIED)
-            return _Done(request, error=error, tried=tried, seconds=time.monotonic() - began)
+            asked = giving is not None
+            return _Done(request, error=error, tried=tried, asked=asked, seconds=time.monotonic() - began)
 
     def _wait_for_barrier(self, done: Sequence[_Done]) -> None:
         """Return when all that was stored would survive a power cut."""
@@ -212,7 +217,7 @@ class _Batch:
             happened.append(self.ctx.event(completed, request.cause))
         elif row.state in {DeliveryState.REQUESTED, DeliveryState.RETRYING}:
             failures.append(_failure(request.cause, Retriable(row.reason or "it was sent again meanwhile")))
-        else:
+        elif row.state is not DeliveryState.DISMISSED:
             failures.append(_failure(request.cause, Permanent(row.reason)))
 
     def _log(self, one: _Done) -> None:
@@ -243,7 +248,7 @@ def _read(event: CloudEvent) -> _Request:
 
 def _attempt(one: _Done) -> DeliveryAttempt:
     reason = str(one.error) if one.error else ""
-    return DeliveryAttempt(one.request.delivery.delivery_id, one.outcome, reason, one.said, tried=one.tried)
+    return DeliveryAttempt(one.request.delivery.delivery_id, one.outcome, reason, one.said, tried=one.asked)
 
 
 def _fields(request: _Request) -> dict[str, Any]:

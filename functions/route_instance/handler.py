@@ -79,7 +79,7 @@ def _decided(instance: InstanceIndexed, row: InstanceRow | None, routing: Routin
     """Return what rules ask for, or None for bytes that are not current any more: an undo has them routed again."""
     if row is None:
         raise Retriable("the index does not have this instance: it is being rebuilt, or was restored from a copy")
-    if row.quarantined:
+    if row.conflict:
         return None
     # Another sender may have brought the same bytes before: what counts is who brought them now.
     evaluation = evaluate(routing.document, facts_of(instance, row.header))

@@ -37,17 +37,36 @@ def find_access(settings: Settings, url: str | None, api_key: str | None, ca: Pa
         key = key_file.read_text().strip()
     if not key:
         raise ApiFailed(
-            f"No API key is known: start Bucky with `bucky up`, or give --api-key ({key_file} does not exist)."
+            f"No API key is known: no stack was ever started in {settings.home.resolve()}. Start one with `bucky up`, "
+            "say with --home (or BUCKY_HOME) in which folder it lies, such as --home CLONE/.bucky, or give --url and "
+            "--api-key of one elsewhere."
         )
     found_ca = ca or (ca_file if ca_file.is_file() else None)
     return Access((url or _known_url(settings)).rstrip("/"), key, found_ca)
 
 
 def _known_url(settings: Settings) -> str:
-    record = settings.home / "run" / "stack.json"
-    if "public_url" not in settings.model_fields_set and record.is_file():
-        return str(json.loads(record.read_text()).get("public_url", settings.public_url))
-    return settings.public_url
+    if "public_url" in settings.model_fields_set:
+        return settings.public_url
+    return str(_stack_record(settings.home).get("public_url", settings.public_url))
+
+
+def known_listener(home: Path) -> str | None:
+    """Return where the stack of a home listens for DICOM, as `AET@host:port`; None when none was started there."""
+    record = _stack_record(home)
+    if "dicom" not in record.get("ports", {}):
+        return None
+    listeners = record.get("settings", {}).get("edge_listeners") or [{}]
+    first = {"aet": "BUCKY", "host": "127.0.0.1", "port": record["ports"]["dicom"], **listeners[0]}
+    everywhere = first["host"] in {"0.0.0.0", "::", ""}  # noqa: S104 - it is called, not bound
+    host = "127.0.0.1" if everywhere else first["host"]
+    return f"{first['aet']}@{f'[{host}]' if ':' in host else host}:{first['port']}"
+
+
+def _stack_record(home: Path) -> dict[str, Any]:
+    record = home / "run" / "stack.json"
+    found: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
+    return found
 
 
 class ApiClient:

@@ -18,7 +18,7 @@ from bucky.cli.rules import rules
 from bucky.cli.send import send_command
 from bucky.cli.settings_page import markdown_table
 from bucky.cli.timeline import timeline
-from bucky.cli.views import deliveries, quarantine, queues, status, studies
+from bucky.cli.views import deliveries, instances, queues, status, studies
 from bucky.errors import BuckyError
 from bucky.log import configure
 from bucky.settings import Settings
@@ -49,7 +49,7 @@ def settings(
 
 
 app.command(name="send")(send_command)
-for command in (status, studies, timeline, deliveries, quarantine, queues, destinations):
+for command in (status, studies, instances, timeline, deliveries, queues, destinations):
     app.command()(command)
 app.add_typer(conflicts, name="conflicts")
 app.add_typer(dead_letters, name="dead-letters")

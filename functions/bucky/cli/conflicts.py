@@ -8,24 +8,29 @@ from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
 
 COLUMNS = {
-    "received_at": "Received",
-    "sop_instance_uid": "Instance",
-    "calling_aet": "From",
-    "transfer_syntax_uid": "Transfer syntax",
     "sha256": "SHA-256",
+    "state": "State",
+    "received_at": "Received",
+    "calling_aet": "From",
+    "study_instance_uid": "Study",
+    "series_instance_uid": "Series",
+    "sop_instance_uid": "Instance",
 }
 DECIDED = {
-    "decided_at": "Decided",
+    "sha256": "SHA-256",
     "verdict": "Verdict",
+    "decided_at": "Decided",
     "author": "By",
     "note": "Note",
     "sop_instance_uid": "Instance",
-    "sha256": "SHA-256",
 }
+SHORT = ("sha256",)
 DIFFERENT = {"name": "Attribute", "path": "Path", "first": "Current", "second": "These bytes"}
 SENT = {"destination": "Destination", "state": "State", "sha256": "SHA-256", "reason": "Reason"}
 
-Bytes = Annotated[str, typer.Argument(metavar="SHA256", help="Of the later bytes, as `list` shows it.")]
+Bytes = Annotated[
+    str, typer.Argument(metavar="SHA256", help="Of the later bytes, or how it begins, as `list` shows it.")
+]
 Note = Annotated[str, typer.Option(help="Why; shown on the timeline.")]
 
 conflicts = typer.Typer(
@@ -36,6 +41,7 @@ conflicts = typer.Typer(
 @conflicts.command("list")
 def list_(
     decided: Annotated[bool, typer.Option("--decided", help="What was decided, instead of what is open.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Those that were decided about, too.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=999, help="At most so many.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
     home: Home = None,
@@ -46,13 +52,14 @@ def list_(
 ) -> None:
     """List the bytes that await a decision."""
     with api(home, url, api_key, ca) as client:
-        page = client.get(
-            "/api/conflicts/decisions" if decided else "/api/conflicts", {"limit": limit, "offset": offset}
-        )
+        state = None if decided else "all" if everything else "open"
+        path = "/api/conflicts/decisions" if decided else "/api/conflicts"
+        page = client.get(path, {"limit": limit, "offset": offset, "state": state})
     if as_json:
         print_json(page)
         return
-    print_rows(page["items"], DECIDED if decided else COLUMNS, "Nothing was decided." if decided else "No conflicts.")
+    none = "Nothing was decided." if decided else "No conflicts." if everything else "No conflicts await a decision."
+    print_rows(page["items"], DECIDED if decided else COLUMNS, none, short=SHORT)
     if page["next"] is not None:
         typer.echo(f"There are more: --offset {page['next']}", err=True)
 
@@ -72,12 +79,12 @@ def show(
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{found['state']}: {sha256}")
+    typer.echo(f"{found['state']}: {found['instance']['sha256']}")
     if found["differences"] is not None:
         _show_differences(found["differences"])
     if found["decisions"]:
-        print_rows(found["decisions"], DECIDED, "")
-    print_rows(found["deliveries"], SENT, "Neither was sent anywhere.")
+        print_rows(found["decisions"], DECIDED, "", short=SHORT)
+    print_rows(found["deliveries"], SENT, "Neither was sent anywhere.", short=SHORT)
 
 
 def _show_differences(found: dict[str, Any]) -> None:
@@ -103,6 +110,8 @@ def _decide(verb: str, done: str) -> Any:
             print_json(decision)
         else:
             typer.echo(f"{done}; current is {decision['current_sha256']}")
+            for name in decision["not_sent_to"]:
+                typer.echo(f"not sent again to {name}: there is no such destination any more", err=True)
 
     return command
 

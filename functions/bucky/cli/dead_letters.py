@@ -1,4 +1,4 @@
-"""The commands for dead letters: list them, look at one, send them again."""
+"""The commands for dead letters: list them, look at one, send them again, dismiss them."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ Study = Annotated[str, typer.Option(help="Only those of this Study Instance UID.
 Since = Annotated[str | None, typer.Option(help="Only those since: 2h or 3d ago, or a date (and time).")]
 Until = Annotated[str | None, typer.Option(help="Only those before: 2h or 3d ago, or a date (and time).")]
 
-dead_letters = typer.Typer(no_args_is_help=True, help="What could not be processed, and sending it again.")
+dead_letters = typer.Typer(no_args_is_help=True, help="What could not be processed: send it again, or dismiss it.")
 
 
 @dead_letters.command("list")
@@ -139,7 +139,7 @@ def redrive(
     failed: dict[str, str] = {}
     with api(home, url, api_key, ca) as client:
         try:
-            for answer in _redriven(client, order):
+            for answer in _in_parts(client, "redrive", order):
                 redriven += answer["redriven"]
                 failed |= answer["failed"]
         except ApiFailed:
@@ -155,13 +155,54 @@ def redrive(
         raise typer.Exit(1)
 
 
-def _redriven(client: ApiClient, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Send an order in parts the API takes, and yield each answer."""
+@dead_letters.command()
+def dismiss(
+    note: Annotated[str, typer.Option(help="Why; shown on the timeline.")],
+    sequences: Annotated[list[int] | None, typer.Argument(help="Their numbers.")] = None,
+    function: Function = "",
+    destination: Destination = "",
+    reason: Reason = "",
+    study: Study = "",
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every dead letter that may be dismissed.")] = False,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say of dead letters that they are not to be sent any more; exit code 1 when one could not be dismissed.
+
+    Only those whose destination is not in the routing any more, or in place of whose bytes others were accepted.
+    """
+    order: dict[str, Any] = _wanted(function, destination, reason, study, since, until)
+    order |= {"sequences": sequences or [], "all": everything}
+    if not any(order.values()):
+        raise ApiFailed("Say which dead letters to dismiss: their numbers, a filter, or --all.")
+    dismissed: list[str] = []
+    failed: dict[str, str] = {}
+    with api(home, url, api_key, ca) as client:
+        for answer in _in_parts(client, "dismiss", {**order, "note": note}):
+            dismissed += answer["dismissed"]
+            failed |= answer["failed"]
+    if as_json:
+        print_json({"dismissed": dismissed, "failed": failed})
+    else:
+        typer.echo(f"dismissed: {len(dismissed)}")
+        for number, why in failed.items():
+            typer.echo(f"not dismissed: {number}: {why}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _in_parts(client: ApiClient, verb: str, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give an order in parts the API takes, and yield each answer."""
     numbers = order["sequences"]
     for start in range(0, max(1, len(numbers)), PAGE):
         part = {**order, "sequences": numbers[start : start + PAGE]}
         while True:
-            answer = client.post("/api/dead-letters/redrive", part)
+            answer = client.post(f"/api/dead-letters/{verb}", part)
             yield answer
             if answer["next"] is None:
                 break

@@ -74,37 +74,49 @@ def apply(
     after a change that line is brought up to date.
     """
     text, wanted = read_routing(file)
+    warnings: list[str] = []
     made_from = MADE_FROM.match(text)
     with api(home, url, api_key, ca) as client:
         current = client.get("/api/routing")
         version, changed = int(current["version"]), Routing.model_validate(current["document"]) != wanted
         if changed:
+            made = int(made_from[1]) if made_from else version
+            if made != version:
+                raise ApiFailed(
+                    f"Nothing was changed: the routing has changed since you read it. {file} was made from version "
+                    f"{made}, and version {version} is in force: change what `bucky routing show` prints now."
+                )
             body = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
             confirm_effect(client.post("/api/routing/effect", body), yes=yes)
-            made = int(made_from[1]) if made_from else version
-            version = int(client.put("/api/routing", body, made, confirm=True)["version"])
+            written = client.put("/api/routing", body, made, confirm=True)
+            version, warnings = int(written["version"]), written["warnings"]
     if made_from and int(made_from[1]) != version:
         file.write_text(MADE_FROM.sub(f"# version {version}", text, count=1), encoding="utf-8")
+    for warning in warnings:
+        typer.secho(f"but {warning}", err=True, fg="yellow")
     if as_json:
-        print_json({"version": version, "changed": changed})
+        print_json({"version": version, "changed": changed, "warnings": warnings})
     else:
         typer.echo(f"{'applied' if changed else 'unchanged'}: version {version}")
 
 
 def confirm_effect(effect: Mapping[str, Any], *, yes: bool) -> None:
-    """Show on stderr what a change does, and ask when it ends something; raise `ApiFailed` when nobody says yes."""
-    for one in effect["changes"]:
-        typer.echo(f"{one['how']}: {one['what']} {one['name']}", err=True)
+    """Show on stderr what a change does, and ask when it ends something; raise `ApiFailed` when nobody says yes.
+
+    Where there is nobody to ask, only why nothing was changed is said.
+    """
     ends = [f"{name} gets nothing new any more" for name in effect["stops"]]
     ends += [ended(name, count) for name, count in effect["given_up"].items()]
     if effect["leads_nowhere"]:
         ends.append("new images are kept, and go nowhere")
+    if ends and not yes and not sys.stdin.isatty():
+        raise ApiFailed(f"Nothing was changed, for {'; '.join(ends)}. If that is meant, say --yes.")
+    for one in effect["changes"]:
+        typer.echo(f"{one['how']}: {one['what']} {one['name']}", err=True)
     for end in ends:
         typer.secho(end, err=True, fg="yellow")
     if not ends or yes:
         return
-    if not sys.stdin.isatty():
-        raise ApiFailed(f"Nothing was changed, for {'; '.join(ends)}. If that is meant, say --yes.")
     if not typer.confirm("Is that meant?", err=True):
         raise ApiFailed("Nothing was changed.")
 

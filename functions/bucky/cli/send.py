@@ -1,6 +1,7 @@
 """`bucky send`: files to a DICOM node, with a progress bar, the throughput and each file's failure."""
 
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -11,30 +12,40 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bucky.cli.access import Home
+from bucky.cli.api_client import known_listener
 from bucky.cli.output import print_rows
 from bucky.cli.send_files import FileResult, SendReport, Sent, files_in, send
 from bucky.dimse import Peer
+from bucky.settings import Settings
 
+USUAL = "BUCKY@127.0.0.1:11112"
 MOST_SHOWN = 50
 MEGABYTE = 1_000_000
 
 
 def send_command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders with them.", exists=True)],
-    to: Annotated[str, typer.Option("--to", help="The node, as AET@host:port.")] = "BUCKY@127.0.0.1:11112",
+    to: Annotated[
+        str | None, typer.Option("--to", help=f"The node, as AET@host:port; default: the stack of --home, or {USUAL}.")
+    ] = None,
     calling_aet: Annotated[str, typer.Option("--from", help="The AE title we call as.")] = "BUCKY-SEND",
     associations: Annotated[int, typer.Option(min=1, max=64, help="Associations at once.")] = 4,
     tls_ca: Annotated[Path | None, typer.Option("--tls-ca", help="Use TLS; trust this CA.", exists=True)] = None,
+    home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Send files by C-STORE, byte for byte; exit 1 when any instance was not stored, or there was none."""
-    peer = replace(Peer.parse(to, calling_aet=calling_aet), tls_ca_file=tls_ca)
+    node = to or known_listener(home or Settings.load(os.environ).home) or USUAL
+    peer = replace(Peer.parse(node, calling_aet=calling_aet), tls_ca_file=tls_ca)
     report = send_with_progress(paths, peer, associations, Console(stderr=True))
     if as_json:
         json.dump(as_data(report), sys.stdout, indent=2)
         typer.echo()
     else:
         show(report, Console())
+        if any("Connection refused" in one.reason for one in report.results):
+            typer.echo(f"nothing listens at {peer}: `bucky status` says where Bucky does; --to AET@host:port", err=True)
     if not report.complete:
         raise typer.Exit(1)
 

@@ -21,6 +21,8 @@ COLUMNS = {
     "sop_instance_uid": "Instance",
     "trace_id": "Trace",
 }
+# Where a terminal is too narrow for all; a pipe and --json have everything.
+LEFT_OUT_FIRST = ("trace_id", "sop_instance_uid", "revision", "rule_version", "rule")
 
 
 def timeline(
@@ -40,7 +42,8 @@ def timeline(
     if as_json:
         print_json(page)
         return
-    print_rows([_shown(step) for step in page["items"]], COLUMNS, "Nothing happened.")
+    steps = [_shown(step) for step in page["items"]]
+    print_rows(steps, COLUMNS, "Nothing happened.", optional=LEFT_OUT_FIRST, prose=("detail",))
     if page["next"] is not None:
         typer.echo(f"There are more: --offset {page['next']}", err=True)
 

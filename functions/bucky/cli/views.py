@@ -19,8 +19,17 @@ STUDY_COLUMNS = {
     "study_description": "Description",
     "series_count": "Series",
     "instance_count": "Instances",
-    "quarantined_count": "Quarantined",
+    "conflict_count": "Conflicts",
     "damaged_count": "Damaged",
+}
+INSTANCE_COLUMNS = {
+    "received_at": "Received",
+    "calling_aet": "From",
+    "study_instance_uid": "Study",
+    "series_instance_uid": "Series",
+    "sop_instance_uid": "Instance",
+    "header_error": "What is wrong",
+    "sha256": "SHA-256",
 }
 DELIVERY_COLUMNS = {
     "delivery_id": "Delivery",
@@ -43,13 +52,6 @@ ATTENTION_COLUMNS = {
     "command": "What to do",
 }
 NEEDS_ATTENTION = 2
-QUARANTINE_COLUMNS = {
-    "sop_instance_uid": "Instance",
-    "study_instance_uid": "Study",
-    "received_at": "Received",
-    "calling_aet": "From",
-    "sha256": "SHA-256",
-}
 QUEUE_COLUMNS = {
     "function": "Function",
     "subject": "Subject",
@@ -58,6 +60,11 @@ QUEUE_COLUMNS = {
     "state": "State",
     "why": "Why",
     "until": "Until",
+}
+QUEUE_STATES = {
+    "held": "what it leads to is away, closed or busy, as Why says; nothing is lost, and it is tried again",
+    "down": "the function itself does not answer: `faas-cli logs FUNCTION`",
+    "invalid": "the annotations of the function are wrong, as Why says",
 }
 
 
@@ -80,9 +87,12 @@ def status(
     else:
         parts = ({"part": name, **part} for name, part in health["parts"].items())
         print_rows(parts, {"part": "Part", "status": "Status", "milliseconds": "ms", "reason": "Reason"}, "no parts")
+        for one in health["parts"].get("edge", {}).get("detail", {}).get("listeners", ()):
+            typer.echo(f"DICOM is received as {one['aet']} on port {one['port']}", err=True)
         if summary is not None:
             held = {"part": "held", **summary["held"]}
             print_rows([held], {name: name.replace("_", " ").capitalize() for name in summary["held"]}, "")
+            _show_where(summary["held"])
             columns = {"destination": "Destination", "state": "State", "count": "Deliveries"}
             print_rows(summary["deliveries"], columns, "No deliveries yet.")
         print_rows(attention, ATTENTION_COLUMNS, "Nothing needs attention.")
@@ -90,6 +100,13 @@ def status(
         raise typer.Exit(NEEDS_ATTENTION)
     if health["status"] != "up":
         raise typer.Exit(1)
+
+
+def _show_where(held: dict[str, Any]) -> None:
+    """Say which command lists what is out of the ordinary."""
+    for name, command in (("conflicts", "bucky conflicts list --all"), ("damaged", "bucky instances --damaged")):
+        if held[name]:
+            typer.echo(f"{name}: {held[name]}, see `{command}`", err=True)
 
 
 def studies(
@@ -131,18 +148,43 @@ def studies(
 
 
 def _with_patients(study: dict[str, Any]) -> dict[str, Any]:
-    """Return a study with the IDs and names of all patients where there are several."""
-    if study["patient_count"] < 2:
-        return study
+    """Return a study with all IDs and names that its instances give its patient, or patients."""
     said = {
         name: dict.fromkeys(one[name] or "-" for one in study["patients"]) for name in ("patient_id", "patient_name")
     }
-    return {**study, **{name: " / ".join(values) for name, values in said.items()}}
+    several = {name: " / ".join(values) for name, values in said.items() if len(values) > 1}
+    if study["patient_count"] < 2 and study["several_names"]:
+        several["patient_count"] = f"{study['patient_count']}, several names"
+    return {**study, **several}
+
+
+def instances(
+    damaged: Annotated[bool, typer.Option("--damaged", help="Only those whose data set is not whole.")] = False,
+    study: Annotated[str | None, typer.Option(help="Only those of this Study Instance UID.")] = None,
+    limit: Limit = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    home: Home = None,
+    url: Url = None,
+    api_key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List instances, the latest first, and what is wrong with those that came damaged."""
+    with api(home, url, api_key, ca) as client:
+        page = client.get(
+            "/api/instances", {"damaged": str(damaged).lower(), "study": study, "limit": limit, "offset": offset}
+        )
+    if as_json:
+        print_json(page)
+        return
+    print_rows(page["items"], INSTANCE_COLUMNS, "No damaged instances." if damaged else "No instances.")
+    if page["next"] is not None:
+        typer.echo(f"There are more: --offset {page['next']}", err=True)
 
 
 def deliveries(
     state: Annotated[
-        str | None, typer.Option(help="requested, retrying, uncommitted, delivered, failed or dead_letter.")
+        str | None, typer.Option(help="requested, retrying, uncommitted, delivered, failed, dead_letter or dismissed.")
     ] = None,
     destination: Annotated[str | None, typer.Option(help="Name of a destination.")] = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
@@ -176,26 +218,6 @@ def _with_unit(delivery: dict[str, Any]) -> dict[str, Any]:
     return {**delivery, "sop_instance_uid": f"a {delivery['unit']} of {count} instance{'s' if count > 1 else ''}"}
 
 
-def quarantine(
-    limit: Limit = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
-    home: Home = None,
-    url: Url = None,
-    api_key: Key = None,
-    ca: Ca = None,
-    as_json: AsJson = False,
-) -> None:
-    """List instances that came with other content under a SOP Instance UID that was there, the latest first."""
-    with api(home, url, api_key, ca) as client:
-        page = client.get("/api/quarantine", {"limit": limit, "offset": offset})
-    if as_json:
-        print_json(page)
-        return
-    print_rows(page["items"], QUARANTINE_COLUMNS, "No instance is in quarantine.")
-    if page["next"] is not None:
-        typer.echo(f"There are more: --offset {page['next']}", err=True)
-
-
 def queues(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = None, as_json: AsJson = False) -> None:
     """Show what waits for each function and destination, why, and until when."""
     with api(home, url, api_key, ca) as client:
@@ -204,3 +226,5 @@ def queues(home: Home = None, url: Url = None, api_key: Key = None, ca: Ca = Non
         print_json(found)
     else:
         print_rows(found, QUEUE_COLUMNS, "No queues: no function is deployed yet.")
+        for state in sorted({queue["state"] for queue in found} & QUEUE_STATES.keys()):
+            typer.echo(f"{state}: {QUEUE_STATES[state]}", err=True)

@@ -17,31 +17,45 @@ from bucky.trace import within
 _ON_THE_WAY = {DeliveryState.REQUESTED, DeliveryState.RETRYING}
 
 
-async def carry_out(decision: Decision, index: Index, objects: ObjectStore, publisher: Publisher, source: str) -> None:
-    """Do what follows from a decision, and record that it was done."""
+async def carry_out(
+    decision: Decision, index: Index, objects: ObjectStore, publisher: Publisher, source: str
+) -> tuple[str, ...]:
+    """Do what follows from a decision, and record that it was done.
+
+    Returns the names of the destinations that were sent these bytes before, and are not in the routing any more:
+    nothing is sent there again.
+    """
     content = decision.model_dump_json().encode()
     await asyncio.to_thread(put_bytes, objects, decision.key, content)
-    for event in await asyncio.to_thread(_corrections, decision, index, source):
+    events, gone = await asyncio.to_thread(_corrections, decision, index, source)
+    for event in events:
         await publisher.publish(event)
     await asyncio.to_thread(index.decision_carried_out, decision)
+    return gone
 
 
-def _corrections(decision: Decision, index: Index, source: str) -> list[CloudEvent]:
-    """Return the events that have the current bytes routed, and sent again where they were sent before."""
+def _corrections(decision: Decision, index: Index, source: str) -> tuple[list[CloudEvent], tuple[str, ...]]:
+    """Return the events that have the current bytes routed, and sent again where they were sent before.
+
+    With the names of the destinations among those that are there no more.
+    """
     if not decision.swaps:
-        return []
+        return [], ()
     try:
         row = index.instance(decision.current_sha256)
     except NotFound:
-        return []  # a lost object, which the reconciler reports
-    if row.quarantined:
-        return []  # decided otherwise since
+        return [], ()  # a lost object, which the reconciler reports
+    if row.conflict:
+        return [], ()  # decided otherwise since
     events = [_event(InstanceIndexed(**row.received().model_dump()), row, decision, source)]
-    sent = [one for one in index.deliveries_of([row.sha256]) if one.sha256 == row.sha256]
+    routing = index.routing().document
+    ever = [one for one in index.deliveries_of([row.sha256]) if one.sha256 == row.sha256]
+    sent = [one for one in ever if routing.is_there(one.destination)]
     again = [one for one in sent if one.state not in _ON_THE_WAY and one.updated_at < decision.decided_at]
     index.redriven([one.delivery_id for one in again])
     pending = again + [one for one in sent if one.state in _ON_THE_WAY]
-    return events + [_event(one.request(row.received()), row, decision, source) for one in pending]
+    events += [_event(one.request(row.received()), row, decision, source) for one in pending]
+    return events, tuple(sorted({one.destination for one in ever} - {one.destination for one in sent}))
 
 
 def _event(payload: Payload, row: InstanceRow, decision: Decision, source: str) -> CloudEvent:

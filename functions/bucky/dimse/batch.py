@@ -101,7 +101,7 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
     association: one that makes the peer fail does not hold back the others.
     """
     groups = deque(deque(group) for group in association_groups(items, share))
-    left, lost = StoreResult(Outcome.UNAVAILABLE, "there was no time left for it in its batch"), 0
+    left, lost = StoreResult(Outcome.UNAVAILABLE, "there was no time left for it in its batch", begun=False), 0
     while groups and lost < MAX_LOST_ASSOCIATIONS and not limits.reached():
         waiting = groups[0]
         try:
@@ -113,7 +113,7 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
             break
         error_met = _store_until_lost(association, items, waiting, tell, limits)
         if error_met is not None:
-            left, lost = replace(not_sent(error_met), unanswered=False), lost + 1
+            left, lost = replace(not_sent(error_met), unanswered=False, begun=False), lost + 1
         if not waiting:
             groups.popleft()
     if not limits.stop.is_set():

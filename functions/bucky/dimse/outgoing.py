@@ -69,7 +69,8 @@ class StoreResult:
     the destination's own text, which may name a patient: show it to who may see patients, never log it.
     `transfer_syntax_uid` is set when the instance went in another transfer syntax than its own. `retry_after` and
     `seconds` are in seconds. `unanswered`: it was sent whole, and no answer came. `exists`: the destination says that
-    it has an instance by that UID, and nobody could ask it whether that is this one.
+    it has an instance by that UID, and nobody could ask it whether that is this one. `begun`: it was tried to send it,
+    if only by connecting.
     """
 
     outcome: Outcome
@@ -82,6 +83,7 @@ class StoreResult:
     transfer_syntax_uid: str = ""
     unanswered: bool = False
     exists: bool = False
+    begun: bool = True
 
 
 def not_sent(error: BuckyError) -> StoreResult:

@@ -41,7 +41,7 @@ class _Batch:
         self._work = work
         self._deadline = deadline
         self._results: dict[int, StoreResult] = {}
-        self._left = StoreResult(Outcome.UNAVAILABLE, NO_TIME_LEFT)
+        self._left = StoreResult(Outcome.UNAVAILABLE, NO_TIME_LEFT, begun=False)
         self._lost = 0
         self._changing = threading.Lock()
 
@@ -57,7 +57,7 @@ class _Batch:
             except DestinationUnavailable as error:
                 with self._changing:
                     result, self._lost = not_sent(error), self._lost + 1
-                    self._left = replace(result, unanswered=False)
+                    self._left = replace(result, unanswered=False, begun=False)
                     results = dict.fromkeys(unit, result)
             except BaseException:
                 self._lost = MAX_LOST_UNITS  # a mistake of ours stops the other lanes, and surfaces

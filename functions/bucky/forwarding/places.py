@@ -81,7 +81,7 @@ class Places:
             if any(entry.is_just(host, address, port) for entry in self._allowed):
                 continue
             if any(address in network for network in METADATA):
-                return f"{host} is {address}, an address at which machines are told their secrets: {_SAY_SO}"
+                return f"{_named(host, address)} an address at which machines are told their secrets: {_SAY_SO}"
             if self._is_own(address, port):
                 return f"{host}:{port} is a port of Bucky's own: take another address, or {_SAY_SO}"
         if not self._allowed:
@@ -94,6 +94,11 @@ class Places:
         hosts = {host for host, own in self._own_ports if own == port}
         theirs = {one for host in hosts for one in _addresses(host)}
         return address in theirs or (any(map(_is_here, theirs)) and _is_here(address))
+
+
+def _named(host: str, address: Address) -> str:
+    """Begin a sentence about an address; say it once where it is the host."""
+    return f"{host} is" if host == str(address) else f"{host} is {address},"
 
 
 def _host_and_port(destination: Destination) -> tuple[str, int]:

@@ -99,12 +99,14 @@ class Index:
     def instances(
         self, study_uid: str, series_uid: str | None = None, *, limit: int = 100, offset: int = 0
     ) -> list[InstanceRow]:
-        """Return a page of a series', or a whole study's, instances by number; quarantined ones are marked."""
+        """Return a page of a series', or a whole study's, instances by number; conflicts are marked."""
         return self._db.read(instances.of_series, study_uid, series_uid, limit, offset)
 
-    def quarantined(self, *, limit: int = 100, offset: int = 0) -> list[InstanceRow]:
-        """Return a page of the quarantined instances, the newest first."""
-        return self._db.read(instances.quarantined, limit, offset)
+    def newest_instances(
+        self, *, study_uid: str | None = None, damaged: bool = False, limit: int = 100, offset: int = 0
+    ) -> list[InstanceRow]:
+        """Return a page of all instances, or of a study's, or of those that came `damaged`, the newest first."""
+        return self._db.read(instances.listed, study_uid, damaged, limit, offset)
 
     def instances_received(
         self, since: datetime, until: datetime, *, after: str | None = None, limit: int = 500
@@ -120,9 +122,16 @@ class Index:
 
     # Conflicts
 
-    def conflicts(self, *, limit: int = 100, offset: int = 0) -> list[InstanceRow]:
-        """Return a page of the quarantined bytes that await a decision, the newest first."""
-        return self._db.read(decisions.open_conflicts, limit, offset)
+    def conflicts(self, *, decided: bool | None = False, limit: int = 100, offset: int = 0) -> list[InstanceRow]:
+        """Return a page of the bytes that others are current in place of, the newest first.
+
+        Those that await a decision, or those that are `decided`, or, with None, all.
+        """
+        return self._db.read(decisions.conflicts, decided, limit, offset)
+
+    def conflict_digest(self, prefix: str) -> str:
+        """Return the digest that begins so, of bytes in a conflict or of those that are current in its place."""
+        return self._db.read(decisions.digest, prefix)
 
     def open_conflicts(self) -> int:
         """Return how many await a decision."""
@@ -309,6 +318,10 @@ class Index:
     def redriven(self, delivery_ids: Iterable[str]) -> list[str]:
         """Set deliveries to be done again, before their requests are published; return the ids that exist."""
         return self._db.write(deliveries.redriven, delivery_ids, utc_now())
+
+    def dismiss_deliveries(self, delivery_ids: Iterable[str], author: str, note: str) -> list[str]:
+        """Record that deliveries which were given up are not to be made any more; return the ids of those that were."""
+        return self._db.write(deliveries.dismiss, delivery_ids, author, note, utc_now())
 
     def delivered(self, delivery_ids: Sequence[str]) -> set[str]:
         """Return those of these deliveries, at most some thousands, that were made."""

@@ -12,7 +12,8 @@ from bucky.index.delivery_schema import deliveries, delivery_members, routings
 from bucky.index.rows import Noticed
 from bucky.index.schema import instances
 
-NOT_DELIVERED = tuple(state for state in DeliveryState if state is not DeliveryState.DELIVERED)
+SETTLED = (DeliveryState.DELIVERED, DeliveryState.DISMISSED)
+NOT_SETTLED = tuple(state for state in DeliveryState if state not in SETTLED)
 MOST_COUNTED = 10_000
 
 
@@ -21,7 +22,7 @@ def backlog(connection: Connection) -> list[Backlog]:
     c = deliveries.c
     asked_at = func.coalesce(c.waiting_since, c.redriven_at, c.requested_at)
     query = select(c.destination, c.state, func.count(), func.min(asked_at, type_=c.requested_at.type))
-    query = query.where(c.state.in_(NOT_DELIVERED)).group_by(c.destination, c.state)
+    query = query.where(c.state.in_(NOT_SETTLED)).group_by(c.destination, c.state)
     return [
         Backlog(destination, DeliveryState(state), count, since)
         for destination, state, count, since in connection.execute(query.order_by(c.destination, c.state))

@@ -20,15 +20,35 @@ from bucky.index.rows import IndexedInstance, InstanceRow
 from bucky.index.schema import decisions, instances, series, studies
 from bucky.routing.corrections import Decision, Verdict
 
+_DIGEST_LENGTH = 64
 SET_ASIDE = "other bytes of this instance were accepted in its place (`bucky conflicts`): it was not sent"
 
 
-def open_conflicts(connection: Connection, limit: int, offset: int) -> list[InstanceRow]:
-    """Return a page of the bytes that nobody decided about, the newest first."""
+def conflicts(connection: Connection, decided: bool | None, limit: int, offset: int) -> list[InstanceRow]:
+    """Return a page of the bytes that others are current in place of, the newest first; None: decided about or not."""
     c = instances.c
-    query = select(*instance_rows.LISTED).where(c.quarantined, c.decision.is_(None))
+    query = select(*instance_rows.LISTED).where(c.quarantined)
+    if decided is not None:
+        query = query.where(c.decision.is_not(None) if decided else c.decision.is_(None))
     rows = connection.execute(query.order_by(c.received_at.desc(), c.sha256).limit(limit).offset(offset)).mappings()
     return [InstanceRow(**row) for row in rows]
+
+
+def digest(connection: Connection, prefix: str) -> str:
+    """Return the one digest that begins so, of all bytes under the UIDs that conflicts are about."""
+    if len(prefix) == _DIGEST_LENGTH:
+        return prefix
+    c = instances.c
+    apart = select(c.sop_instance_uid).where(c.quarantined)
+    about = apart.union(select(decisions.c.sop_instance_uid))
+    # "g" comes after every digit of a digest.
+    begins = and_(c.sha256 >= prefix, c.sha256 < f"{prefix}g")
+    found = connection.execute(select(c.sha256).where(begins, c.sop_instance_uid.in_(about)).limit(2)).scalars().all()
+    if not found:
+        raise NotFound(f"No bytes of a conflict have a SHA-256 that begins with {prefix}: see `bucky conflicts list`.")
+    if len(found) > 1:
+        raise Conflict(f"Several SHA-256 begin with {prefix}: give more of its digits.")
+    return str(found[0])
 
 
 def count_open(connection: Connection) -> int:
@@ -67,7 +87,11 @@ def listed(connection: Connection, limit: int, offset: int) -> list[Decision]:
 
 
 def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, note: str, now: datetime) -> Decision:
-    """Decide about bytes; the same decision again is the one there is. Raise `Conflict` for one that makes no sense."""
+    """Decide about bytes; raise `Conflict` for a decision that makes no sense.
+
+    The same decision again is the one there is, unless it comes with another note: then that is recorded as one more,
+    which changes nothing else.
+    """
     asked = connection.execute(select(instances.c.sop_instance_uid).where(instances.c.sha256 == sha256)).scalar()
     if asked is None:
         raise NotFound("the index has no instance with this digest")
@@ -78,7 +102,7 @@ def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, n
     if last is not None:
         now = max(now, last.decided_at + timedelta(microseconds=1))
     if last is not None and (last.sha256, last.verdict) == (sha256, verdict) and _holds(last, rows):
-        return last
+        return last if note in {"", last.note} else _noted(connection, made, author, note, now)
     before = next((one["sha256"] for one in rows.values() if not one["quarantined"]), None)
     if before is None:
         raise Conflict("no bytes of this instance are current: wait for the index to be rebuilt, then decide")
@@ -111,6 +135,15 @@ def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, n
     return decision
 
 
+def _noted(connection: Connection, made: Sequence[Decision], author: str, note: str, now: datetime) -> Decision:
+    """Record what somebody says of the decision that holds: the same once more, with this note."""
+    last, number = made[-1], max(one.number for one in made) + 1
+    said = {"other_sha256": last.current_sha256, "decided_at": now, "author": author, "note": note}
+    decision = last.model_copy(update={**said, "number": number})
+    connection.execute(insert_into(connection, decisions), [decision.model_dump()])
+    return decision
+
+
 def _current_after(
     sha256: str, verdict: Verdict, before: str, made: Sequence[Decision], rows: dict[str, RowMapping]
 ) -> str:
@@ -123,7 +156,7 @@ def _current_after(
         if sha256 == before:
             raise Conflict("these bytes are current: accept others in their place, or undo the decision about them")
         return before
-    accepted = (one for one in reversed(made) if one.verdict is Verdict.ACCEPTED and one.sha256 == before)
+    accepted = (one for one in reversed(made) if one.verdict is Verdict.ACCEPTED and one.sha256 == before and one.swaps)
     swap = next(accepted, None)
     if sha256 == before and swap is not None and swap.other_sha256 in rows:
         return swap.other_sha256

@@ -27,12 +27,14 @@ from bucky.index.delivery_schema import deliveries, delivery_members
 from bucky.index.rows import Routed
 
 # For each state, those it may follow. `delivered` is the destination's own word, so it follows any other.
-# Nothing follows it, and nothing but a success follows `failed` or `dead_letter`, unless it is redriven.
+# Nothing follows it, and nothing but a success follows `failed`, `dead_letter` or `dismissed`, unless it is redriven;
+# the first two may be dismissed.
 # What becomes of `uncommitted` is the report's to say, or the keeper's when there is none: `commitments`.
 COMES_FROM: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.RETRYING: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
     DeliveryState.FAILED: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING}),
     DeliveryState.DEAD_LETTER: frozenset({DeliveryState.REQUESTED, DeliveryState.RETRYING, DeliveryState.FAILED}),
+    DeliveryState.DISMISSED: frozenset({DeliveryState.FAILED, DeliveryState.DEAD_LETTER}),
     DeliveryState.UNCOMMITTED: frozenset(DeliveryState) - {DeliveryState.DELIVERED, DeliveryState.UNCOMMITTED},
     DeliveryState.DELIVERED: frozenset(DeliveryState) - {DeliveryState.DELIVERED},
     DeliveryState.REQUESTED: frozenset(DeliveryState),
@@ -99,7 +101,7 @@ def attempted(
             **_waits_for(one, to),
         ):
             with_tables = f"{detail} (crosswalks: {one.crosswalks})".strip() if one.crosswalks else detail
-            delivery_steps.record(connection, one.delivery_id, to, one.at, reason, with_tables)
+            delivery_steps.record(connection, one.delivery_id, to, one.at, reason, with_tables, times=int(one.tried))
     _arrived(connection, [one for one in in_order if one.outcome is AttemptOutcome.DELIVERED])
 
 
@@ -183,6 +185,19 @@ def redriven(connection: Connection, delivery_ids: Iterable[str], now: datetime)
     ]
     for delivery_id in moved:
         delivery_steps.record(connection, delivery_id, delivery_steps.REDRIVEN, now)
+    return moved
+
+
+def dismiss(connection: Connection, delivery_ids: Iterable[str], author: str, note: str, now: datetime) -> list[str]:
+    """Record that deliveries which were given up are not to be made any more, and why; return those that are so now."""
+    said = _text(f"by {author} {note}")
+    moved = [
+        delivery_id
+        for delivery_id in sorted(set(delivery_ids))
+        if move(connection, delivery_id, DeliveryState.DISMISSED, now, reason=said, due_at=None)
+    ]
+    for delivery_id in moved:
+        delivery_steps.record(connection, delivery_id, DeliveryState.DISMISSED, now, said)
     return moved
 
 

@@ -18,6 +18,8 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"
     DEAD_LETTER = "dead_letter"
+    DISMISSED = "dismissed"
+    """Somebody said of a dead letter that it is not to be sent any more, and why."""
 
 
 class AttemptOutcome(StrEnum):
@@ -36,7 +38,8 @@ class AttemptOutcome(StrEnum):
 class DeliveryAttempt:
     """One attempt at one delivery; `reason` says why it did not work, `detail` what the destination answered.
 
-    `tried` is false when the destination was not even given it, which is not counted as an attempt.
+    `tried` is false when nobody tried to send it, as outside the destination's hours: no attempt. One that the
+    destination did not answer, or refused to be connected to for, is an attempt.
     `sent_sha256` is of the data set as a rule had changed it, where one had, before any conversion; `crosswalks`
     names the tables that it looked values up in. `commitment_uid` is the transaction of what is uncommitted, and
     `due_at` when it is to have been asked for. `unanswered_sha256` is of the data set as it was sent whole, where no

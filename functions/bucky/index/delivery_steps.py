@@ -13,17 +13,24 @@ REDRIVEN = "redriven"
 
 
 def record(
-    connection: Connection, delivery_id: str, outcome: str, at: datetime, reason: str = "", detail: str = ""
+    connection: Connection,
+    delivery_id: str,
+    outcome: str,
+    at: datetime,
+    reason: str = "",
+    detail: str = "",
+    *,
+    times: int = 1,
 ) -> None:
-    """Add a step, or count it when it is the same as the last."""
+    """Add a step, or count it when it is the same as the last; `times` is 0 for what was no attempt."""
     c = delivery_steps.c
     last = select(func.max(c.step_id)).where(c.delivery_id == delivery_id).scalar_subquery()
     same = (c.step_id == last) & (c.outcome == outcome) & (c.reason == reason) & (c.detail == detail)
-    again = update(delivery_steps).where(same).values(last_at=at, times=c.times + 1)
+    again = update(delivery_steps).where(same).values(last_at=at, times=c.times + times)
     if connection.execute(again).rowcount:
         return
     row = {"delivery_id": delivery_id, "outcome": outcome, "reason": reason, "detail": detail}
-    connection.execute(insert_into(connection, delivery_steps), [row | {"first_at": at, "last_at": at, "times": 1}])
+    connection.execute(insert_into(connection, delivery_steps), [row | {"first_at": at, "last_at": at, "times": times}])
 
 
 def keep_successes(connection: Connection, delivery_ids: Sequence[str]) -> None:

@@ -25,7 +25,12 @@ from bucky.index.schema import instances
 # A value that cannot be decoded is no damage; what ends too early, or leads nowhere, is.
 DAMAGED = and_(instances.c.header_error.is_not(None), instances.c.header_error.not_like("not decodable%"))
 _IS_DAMAGED = DAMAGED.label("damaged")
-LISTED = [*(column for column in instances.c if column.name != "header"), _IS_DAMAGED]
+WHOLE = [
+    *(column for column in instances.c if column.name != "quarantined"),
+    instances.c.quarantined.label("conflict"),
+    _IS_DAMAGED,
+]
+LISTED = [column for column in WHOLE if column.name != "header"]
 _RECEIVED = (
     "study_instance_uid",
     "series_instance_uid",
@@ -89,7 +94,7 @@ def upsert(
 
 def by_digest(connection: Connection, digests: Iterable[str]) -> dict[str, InstanceRow]:
     """Return the instances with these digests, each with its header."""
-    rows = connection.execute(select(instances, _IS_DAMAGED).where(instances.c.sha256.in_(list(digests)))).mappings()
+    rows = connection.execute(select(*WHOLE).where(instances.c.sha256.in_(list(digests)))).mappings()
     return {row["sha256"]: _with_header(row) for row in rows}
 
 
@@ -106,7 +111,7 @@ def received_between(
 ) -> list[InstanceRow]:
     """Return a page of the current instances received from `since` to before `until`, with headers, the first first."""
     c = instances.c
-    query = select(instances, _IS_DAMAGED).where(~c.quarantined, c.received_at >= since, c.received_at < until)
+    query = select(*WHOLE).where(~c.quarantined, c.received_at >= since, c.received_at < until)
     if after is not None:
         last = one(connection, after)
         query = query.where(
@@ -121,9 +126,7 @@ def headers_of_study(
 ) -> list[InstanceRow]:
     """Return a page of the current instances of a study or series, with headers, by digest."""
     c = instances.c
-    query = select(instances, _IS_DAMAGED).where(
-        c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after
-    )
+    query = select(*WHOLE).where(c.study_instance_uid == study_instance_uid, ~c.quarantined, c.sha256 > after)
     if series_instance_uid is not None:
         query = query.where(c.series_instance_uid == series_instance_uid)
     rows = connection.execute(query.order_by(c.sha256).limit(limit)).mappings()
@@ -133,7 +136,7 @@ def headers_of_study(
 def of_series(
     connection: Connection, study_instance_uid: str, series_instance_uid: str | None, limit: int, offset: int
 ) -> list[InstanceRow]:
-    """Return the instances of a series, or of a whole study, by number; quarantined ones too."""
+    """Return the instances of a series, or of a whole study, by number; conflicts too."""
     c = instances.c
     query = select(*LISTED).where(c.study_instance_uid == study_instance_uid)
     if series_instance_uid is not None:
@@ -144,9 +147,15 @@ def of_series(
     return _rows(connection, query.limit(limit).offset(offset))
 
 
-def quarantined(connection: Connection, limit: int, offset: int) -> list[InstanceRow]:
-    """Return the quarantined instances, the newest first."""
-    query = select(*LISTED).where(instances.c.quarantined)
+def listed(
+    connection: Connection, study_instance_uid: str | None, damaged: bool, limit: int, offset: int
+) -> list[InstanceRow]:
+    """Return a page of all instances, or of a study's, or of those that came damaged, the newest first."""
+    query = select(*LISTED)
+    if study_instance_uid is not None:
+        query = query.where(instances.c.study_instance_uid == study_instance_uid)
+    if damaged:
+        query = query.where(DAMAGED)
     query = query.order_by(instances.c.received_at.desc(), instances.c.sha256)
     return _rows(connection, query.limit(limit).offset(offset))
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from bucky.index.database import insert_into
 from bucky.index.delivery_schema import routings
+from bucky.index.instances import LISTED
 from bucky.index.rows import InstanceRow, Routed
 from bucky.index.schema import instances
 
@@ -39,7 +40,6 @@ def record(connection: Connection, routed: Sequence[Routed], now: datetime) -> N
 def not_routed(connection: Connection, before: datetime, after: str, limit: int) -> list[InstanceRow]:
     """Return a page, by digest, of instances indexed before a time that the rules were never asked about."""
     c = instances.c
-    listed = [column for column in c if column.name != "header"]
     asked = select(routings.c.sha256).where(routings.c.sha256 == c.sha256).exists()
-    query = select(*listed).where(~asked, ~c.quarantined, c.indexed_at < before, c.sha256 > after)
+    query = select(*LISTED).where(~asked, ~c.quarantined, c.indexed_at < before, c.sha256 > after)
     return [InstanceRow(**row) for row in connection.execute(query.order_by(c.sha256).limit(limit)).mappings()]

@@ -68,10 +68,11 @@ class PatientRow:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A study, the counts of what is current in it, of what is quarantined and of what came damaged.
+    """A study, the counts of what is current in it, of conflicts, decided ones too, and of what came damaged.
 
-    A `patient_count` over 1 says that its instances have several Patient IDs: `patients` names them all, and
-    `patient_id` is that of the first instance.
+    All is what its current instances say, what differs between them what the first of them says. A `patient_count`
+    over 1 says that they have several Patient IDs, `several_names` that they give one patient several names: `patients`
+    has them all.
     """
 
     study_instance_uid: str
@@ -91,9 +92,10 @@ class StudyRow:
     modalities: tuple[str, ...]
     series_count: int
     instance_count: int
-    quarantined_count: int
+    conflict_count: int
     patient_count: int = 0
     patients: tuple[PatientRow, ...] = ()
+    several_names: bool = False
     damaged_count: int = 0
 
 
@@ -112,14 +114,15 @@ class SeriesRow:
     protocol_name: str | None
     station_name: str | None
     instance_count: int
-    quarantined_count: int
+    conflict_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
     """An instance; `header` (the DICOM JSON model) is there when one instance was asked for, not in lists.
 
-    `damaged`: its data set is not whole, as `header_error` says.
+    `conflict`: other bytes are current under its SOP Instance UID. `decision`: the number of the decision that says so,
+    none while the conflict is open. `damaged`: its data set is not whole, as `header_error` says.
     """
 
     sha256: str
@@ -141,7 +144,7 @@ class InstanceRow:
     rows: int | None
     columns: int | None
     number_of_frames: int | None
-    quarantined: bool
+    conflict: bool
     header_error: str | None
     trace_id: str | None
     listener: str = ""
@@ -214,8 +217,8 @@ class Declaration:
 class TimelineStep:
     """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
 
-    `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, redriven,
-    delivered, series_stable or study_stable; accepted, rejected or reopened where bytes were decided about.
+    `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, dismissed,
+    redriven, delivered, series_stable or study_stable; accepted, rejected or reopened where bytes were decided about.
     UIDs and digest are there when they are the same for all it stands for.
     """
 
@@ -245,7 +248,7 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much the index holds; `instances` leaves the quarantined out.
+    """How much the index holds; `instances` are the current ones, `conflicts` all others, decided or not.
 
     `several_patients` are the studies whose instances have several Patient IDs.
     """
@@ -253,7 +256,7 @@ class Counts:
     studies: int
     series: int
     instances: int
-    quarantined: int
+    conflicts: int
     several_patients: int = 0
     damaged: int = 0
 

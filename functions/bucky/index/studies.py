@@ -7,14 +7,19 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
 
 from bucky.dicom.padding import without_padding
+from bucky.dicom.patients import several_names
 from bucky.errors import NotFound
 from bucky.index import patients
 from bucky.index.attributes import name_key
 from bucky.index.instances import DAMAGED
-from bucky.index.rows import Counts, SeriesRow, StudyQuery, StudyRow
+from bucky.index.rows import Counts, PatientRow, SeriesRow, StudyQuery, StudyRow
 from bucky.index.schema import instances, series, studies, study_patients
 
 _LISTED = [column for column in studies.c if column.name != "patient_name_key"]
+_SERIES = [
+    *(column for column in series.c if column.name != "quarantined_count"),
+    series.c.quarantined_count.label("conflict_count"),
+]
 _ESCAPE = "\\"
 
 
@@ -42,7 +47,7 @@ def one(connection: Connection, study_instance_uid: str) -> StudyRow:
 def series_of(connection: Connection, study_instance_uids: Iterable[str]) -> list[SeriesRow]:
     """Return the series of these studies, by number."""
     statement = (
-        select(series)
+        select(*_SERIES)
         .where(series.c.study_instance_uid.in_(list(study_instance_uids)))
         .order_by(series.c.series_number.nulls_last(), series.c.series_instance_uid)
     )
@@ -57,12 +62,12 @@ def counts(connection: Connection) -> Counts:
         func.coalesce(func.sum(c.instance_count), 0),
         func.coalesce(func.sum(c.quarantined_count), 0),
     )
-    series_count, present, quarantined = connection.execute(total).one()
+    series_count, present, conflicts = connection.execute(total).one()
     study_count = connection.execute(select(func.count()).select_from(studies)).scalar_one()
     mixed = select(func.count()).select_from(studies).where(studies.c.patient_count > text("1"))
     several_patients = connection.execute(mixed).scalar_one()
     damaged = sum(_damaged(connection, None).values())
-    return Counts(study_count, series_count, int(present), int(quarantined), several_patients, damaged)
+    return Counts(study_count, series_count, int(present), int(conflicts), several_patients, damaged)
 
 
 def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRow]:
@@ -74,12 +79,17 @@ def _with_series(connection: Connection, statement: Select[Any]) -> list[StudyRo
     damaged = _damaged(connection, list(found))
     return [
         _study(
-            {**row, "patients": its_patients.get(row["study_instance_uid"], ())},
+            {**row, **_said_of(its_patients.get(row["study_instance_uid"], ()))},
             found[row["study_instance_uid"]],
             damaged.get(row["study_instance_uid"], 0),
         )
         for row in rows
     ]
+
+
+def _said_of(its_patients: tuple[PatientRow, ...]) -> dict[str, Any]:
+    names = ((one.patient_id, one.patient_name) for one in its_patients)
+    return {"patients": its_patients, "several_names": several_names(names)}
 
 
 def _damaged(connection: Connection, study_instance_uids: Sequence[str] | None) -> dict[str, int]:
@@ -97,7 +107,7 @@ def _study(row: dict[str, Any], its_series: list[SeriesRow], damaged: int) -> St
         modalities=tuple(sorted({one.modality for one in its_series if one.modality})),
         series_count=sum(1 for one in its_series if one.instance_count),
         instance_count=sum(one.instance_count for one in its_series),
-        quarantined_count=sum(one.quarantined_count for one in its_series),
+        conflict_count=sum(one.conflict_count for one in its_series),
         damaged_count=damaged,
     )
 

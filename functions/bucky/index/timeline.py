@@ -126,7 +126,7 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
     made = literal("made by a function, delivery ") + i.association_id
     aside = case(
         (~i.quarantined, func.coalesce(i.header_error, "")),
-        (i.decision.is_(None), literal("quarantined: other bytes came first")),
+        (i.decision.is_(None), literal("conflict: other bytes came first")),
         else_=literal("set aside: it was decided that other bytes are current"),
     )
     asked = case((r.destinations == 0, literal("no rule matched")), else_=literal(""))
@@ -166,9 +166,7 @@ def _all_steps(of: _Of) -> CompoundSelect[Any]:
                     table.join(delivery_steps, s.delivery_id == d.delivery_id),
                 ),
                 (
-                    _step(6, literal("delivered"), d.completed_at, times=d.attempts, **known, detail=answered).where(
-                        delivered
-                    ),
+                    _step(6, literal("delivered"), d.completed_at, **known, detail=answered).where(delivered),
                     table,
                 ),
             )

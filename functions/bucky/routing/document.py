@@ -16,6 +16,7 @@ those requested before are still carried out.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, Self
 
 import yaml
@@ -26,8 +27,9 @@ from bucky.routing.changes import CrosswalkAction
 from bucky.routing.conflicts import ConflictRule
 from bucky.routing.crosswalk import Crosswalk
 from bucky.routing.destinations import Destination
+from bucky.routing.mistakes import in_a_sentence
 from bucky.routing.rules import Rule
-from bucky.text.documents import InvalidDocument, read_yaml
+from bucky.text.documents import InvalidDocument, line_of, read_yaml
 
 MOST_RULES = 2000
 # The connector gives each destination a consumer, urgent deliveries another.
@@ -91,6 +93,10 @@ class Routing(_Model):
         """Return the destination with this name."""
         return next((one for one in self.destinations if one.name == name), None)
 
+    def is_there(self, name: str) -> bool:
+        """Return whether a destination, or a function that rules call, has this name."""
+        return self.destination(name) is not None or name in self.functions()
+
     def changed(self, destinations: Sequence[Destination], rules: Sequence[Rule]) -> Self:
         """Return this routing with other destinations and rules; raise `ValidationError` when they do not fit."""
         everything = {name: getattr(self, name) for name in type(self).model_fields}
@@ -146,8 +152,9 @@ class Routing(_Model):
             routing = cls.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the routing file"
-            raise InvalidRouting(f"{place}: {first['msg']}") from None
+            if not isinstance(document, dict):
+                raise InvalidRouting("the routing file is no mapping: it begins with `destinations:`") from None
+            raise InvalidRouting(in_a_sentence(first, document, partial(line_of, text))) from None
         routing.check_leads_somewhere()
         return routing
 

@@ -6,7 +6,7 @@ Most parsers keep the last of several and drop the others silently: half a routi
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -75,6 +75,26 @@ def read_yaml(text: str) -> Any:
         raise InvalidDocument(f"{where}not valid YAML: {said}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise InvalidDocument(f"not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def line_of(text: str, place: Sequence[str | int]) -> int | None:
+    """Return the line in which a value begins, by the keys and numbers that lead to it, in a valid YAML document.
+
+    As far as they lead: what a merge brought in stands where the merge does.
+    """
+    node = yaml.compose(text, Loader=_Loader)
+    line = None
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part], node.value[part])
+        else:
+            found = None
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def read_json(text: str | bytes) -> Any:

@@ -125,7 +125,8 @@ def start_detached(
     deadline = time.monotonic() + START_SECONDS
     while not (running(home) and (home.read_record() or {}).get("ready")):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise CannotStart(f"{last_line(log_file)} (log: {log_file})")
+            # The command that ran there has said it as a command does.
+            raise CannotStart(f"{last_line(log_file).removeprefix('bucky: ')} (log: {log_file})")
         time.sleep(0.1)
 
 

@@ -138,7 +138,7 @@ async def test_accepted_bytes_are_routed_as_a_correction_and_both_stay(admin: Ad
     assert request.id == delivery_id(second, "pacs", admin.index.routing().version)
     refused = await admin.api.post(f"/api/conflicts/{second}/reject", json={})
     assert (refused.status_code, "current" in refused.json()["error"]) == (409, True)
-    assert admin.index.instance(first).quarantined
+    assert admin.index.instance(first).conflict
 
 
 async def test_an_undone_acceptance_sends_the_first_bytes_again(admin: AdminWorld) -> None:
@@ -160,6 +160,39 @@ async def test_an_undone_acceptance_sends_the_first_bytes_again(admin: AdminWorl
     assert admin.index.delivery(name).state is DeliveryState.REQUESTED
     assert (await admin.jetstream.stream_info("DELIVERIES")).state.messages == 1
     assert [one.sha256 for one in admin.index.conflicts()] == [second]
+
+
+async def test_undoing_sends_nothing_to_a_destination_that_is_gone(admin: AdminWorld) -> None:
+    """A destination removed meanwhile gets no delivery that could only die; the answer names it."""
+    save_rules(admin)
+    first, second = came(admin, CONTENT), came(admin, corrected())
+    names = {destination: delivery_id(first, destination, 1) for destination in ("pacs", "removed")}
+    instance = admin.index.instance(first).received()
+    for destination, name in names.items():
+        request = DeliveryRequested(
+            delivery_id=name, destination=destination, rule="all", rule_version=1, instance=instance
+        )
+        admin.index.request_deliveries([request])
+        admin.index.delivery_attempted([DeliveryAttempt(name, AttemptOutcome.DELIVERED)])
+    assert (await admin.api.post(f"/api/conflicts/{second}/accept", json={})).json()["not_sent_to"] == []
+    answer = await admin.api.post(f"/api/conflicts/{second}/undo", json={})
+    assert answer.json()["not_sent_to"] == ["removed"]
+    states = {destination: admin.index.delivery(name).state for destination, name in names.items()}
+    assert states == {"pacs": DeliveryState.REQUESTED, "removed": DeliveryState.DELIVERED}
+    assert (await admin.jetstream.stream_info("DELIVERIES")).state.messages == 1
+
+
+async def test_a_conflict_is_named_by_its_first_digits_and_listed_with_its_state(admin: AdminWorld) -> None:
+    """What `list` shows short must be enough to decide with, and decided ones must be found again."""
+    came(admin, CONTENT)
+    second = came(admin, corrected())
+    assert (await admin.api.get(f"/api/conflicts/{second[:12]}")).json()["instance"]["sha256"] == second
+    rejected = await admin.api.post(f"/api/conflicts/{second[:12]}/reject", json={"note": "a test"})
+    assert (rejected.status_code, rejected.json()["sha256"]) == (200, second)
+    assert (await admin.api.get("/api/conflicts")).json()["items"] == []
+    (listed,) = (await admin.api.get("/api/conflicts", params={"state": "all"})).json()["items"]
+    assert (listed["sha256"], listed["state"], listed["study_instance_uid"]) == (second, "decided", STUDY)
+    assert (await admin.api.get("/api/conflicts/abcdef")).status_code == 404
 
 
 async def test_what_a_kill_left_undone_the_keeper_does(admin: AdminWorld) -> None:

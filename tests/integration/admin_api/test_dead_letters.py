@@ -1,6 +1,7 @@
 """Dead letters through the admin API, on a real nats-server and a real index."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from nats.js import JetStreamContext
@@ -12,8 +13,10 @@ from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable
 from bucky.events import InstanceStored, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState
+from bucky.routing.corrections import Verdict
+from bucky.routing.document import Routing
 from bucky.settings import Settings
-from tests.support.services.admin_world import AdminWorld, received, requested, world
+from tests.support.services.admin_world import AdminWorld, indexed, received, requested, world
 
 pytestmark = pytest.mark.index
 
@@ -259,3 +262,71 @@ async def test_without_a_broker_nothing_changes(nats_server: tuple[object, Setti
         while (await here.api.post(f"/api/dead-letters/{sequence}/redrive")).status_code == 503:
             await here.api.get("/ready")
         assert here.index.delivery(requested(1).delivery_id).state is DeliveryState.REQUESTED
+
+
+def route(here: AdminWorld, *names: str) -> None:
+    """Put a routing with these destinations in force."""
+    destinations = [
+        {"name": name, "type": "dimse", "aet": "A", "host": "127.0.0.1", "port": number}
+        for number, name in enumerate(names, 1)
+    ]
+    document = Routing.model_validate({"destinations": destinations})
+    here.index.save_routing(document, here.index.routing().version, "test")
+
+
+async def dismiss(here: AdminWorld, **order: object) -> dict[str, object]:
+    """Dismiss dead letters; return the answer."""
+    answer = await here.api.post("/api/dead-letters/dismiss", json={"note": "PACS retired", **order})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, object] = answer.json()
+    return found
+
+
+async def test_what_is_for_a_destination_that_is_gone_can_be_dismissed(here: AdminWorld) -> None:
+    """Else it needs attention for ever; who said so and why stays on the timeline, and nothing else is dismissed."""
+    route(here, "pacs")
+    kept, gone = await dies(here, 1), await dies(here, 2, "retired")
+    answer = await dismiss(here, sequences=[kept, gone, 99])
+    assert answer["dismissed"] == [str(gone)]
+    assert "in the routing" in answer["failed"][str(kept)]  # type: ignore[index]
+    assert "99" in answer["failed"]  # type: ignore[operator]
+    assert await messages(here, "DEADLETTERS") == 1
+    row = here.index.delivery(requested(2, "retired").delivery_id)
+    assert (row.state, row.reason) == (DeliveryState.DISMISSED, "by admin API PACS retired")
+    assert ("dismissed", "by admin API PACS retired") in [
+        (step.step, step.detail) for step in here.index.timeline(received(2).sha256)
+    ]
+    assert {one.destination for one in here.index.backlog()} == {"pacs"}
+    again = (await here.api.post("/api/dead-letters/dismiss", json={"note": "", "sequences": [kept]})).status_code
+    assert again == 422, "without a reason nothing is dismissed"
+
+
+async def test_a_destination_s_are_dismissed_all_at_once_with_or_without_a_letter(here: AdminWorld) -> None:
+    """A letter that the broker lost must not keep its delivery on the list for ever."""
+    route(here, "pacs")
+    sequences = [await dies(here, number, "retired") for number in (1, 2, 3)]
+    await here.jetstream.delete_msg("DEADLETTERS", sequences[0])
+    answer = await dismiss(here, destination="retired")
+    lost = requested(1, "retired").delivery_id
+    assert answer == {"dismissed": [*map(str, sequences[1:]), lost], "failed": {}, "next": None}
+    assert here.index.backlog() == []
+
+
+async def test_what_a_decision_set_aside_can_be_dismissed(here: AdminWorld) -> None:
+    """Sent again, it would replace the accepted bytes at a destination that is there."""
+    route(here, "pacs")
+    other = replace(indexed(1), received=received(1).model_copy(update={"sha256": "f" * 64}))
+    here.index.upsert_instances([other])
+    sequence = await dies(here, 1)
+    assert (await dismiss(here, sequences=[sequence]))["dismissed"] == []
+    here.index.decide("f" * 64, Verdict.ACCEPTED, "me")
+    assert (await dismiss(here, sequences=[sequence]))["dismissed"] == [str(sequence)]
+
+
+async def test_what_is_no_delivery_is_not_dismissed(here: AdminWorld) -> None:
+    """An instance that could not be parsed is in no other list: its letter is all that says so."""
+    event = CloudEvent.of(InstanceStored(**received(1).model_dump()), source="/test")
+    await JetStreamPublisher(here.jetstream).publish(event)
+    sequence = await letter(here.jetstream, event, "parse-instance", "unexpected TypeError")
+    answer = await dismiss(here, all=True)
+    assert (answer["dismissed"], list(answer["failed"])) == ([], [str(sequence)])  # type: ignore[call-overload]

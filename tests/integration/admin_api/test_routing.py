@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ async def put(here: AdminWorld, path: str, body: Any, version: int) -> tuple[int
 
 async def test_destinations_and_rules_are_made_changed_and_removed(here: AdminWorld) -> None:
     """The whole life of a destination and a rule, each change a version of its own."""
-    assert await put(here, "/api/destinations/pacs", PACS, 0) == (200, {"version": 1})
-    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2})
-    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3})
+    assert await put(here, "/api/destinations/pacs", PACS, 0) == (200, {"version": 1, "warnings": []})
+    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2, "warnings": []})
+    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3, "warnings": []})
     assert (await here.api.get("/api/destinations/pacs")).json()["port"] == 11112
     assert (await here.api.get("/api/rules/ct")).json()["when"] == RULE["when"]
     in_use = await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"3"'})
@@ -46,12 +47,15 @@ async def test_destinations_and_rules_are_made_changed_and_removed(here: AdminWo
     assert last.status_code == 409
     assert "new images go nowhere" in last.json()["error"]
     meant = await here.api.delete("/api/rules/ct", params={"confirm": "true"}, headers={"If-Match": '"3"'})
-    assert meant.json() == {"version": 4}
-    assert (await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"4"'})).json() == {"version": 5}
+    assert meant.json() == {"version": 4, "warnings": []}
+    assert (await here.api.delete("/api/destinations/pacs", headers={"If-Match": '"4"'})).json() == {
+        "version": 5,
+        "warnings": [],
+    }
     versions = (await here.api.get("/api/routing/versions")).json()
     assert [version["version"] for version in versions] == [5, 4, 3, 2, 1]
     second = (await here.api.get("/api/routing/versions/2")).json()["document"]
-    assert await put(here, "/api/routing", second, 5) == (200, {"version": 6})
+    assert await put(here, "/api/routing", second, 5) == (200, {"version": 6, "warnings": []})
     assert (await here.api.get("/api/rules")).json() == (await here.api.get("/api/routing")).json()["document"]["rules"]
 
 
@@ -63,9 +67,9 @@ async def test_changing_one_rule_leaves_the_rest_as_it_is(here: AdminWorld) -> N
         "match": "first",
         "rules": [{"name": "mr", "morph": [{"crosswalk": "PatientID", "table": "ids"}], "destinations": ["pacs"]}],
     }
-    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1})
-    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2})
-    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3})
+    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1, "warnings": []})
+    assert await put(here, "/api/rules/ct", RULE, 1) == (200, {"version": 2, "warnings": []})
+    assert await put(here, "/api/destinations/pacs", PACS | {"port": 11112}, 2) == (200, {"version": 3, "warnings": []})
     document = (await here.api.get("/api/routing")).json()["document"]
     assert (document["crosswalks"], document["match"]) == (whole["crosswalks"], "first")
 
@@ -156,7 +160,7 @@ async def test_what_a_change_ends_is_told_in_numbers_and_must_be_confirmed(here:
     other = {**PACS, "name": "archive"}
     both = {"destinations": [PACS, other], "rules": [RULE, {"name": "all", "destinations": ["archive"]}]}
     one = {"destinations": [other], "rules": [{"name": "all", "destinations": ["archive"]}]}
-    assert await put(here, "/api/routing", both, 0) == (200, {"version": 1})
+    assert await put(here, "/api/routing", both, 0) == (200, {"version": 1, "warnings": []})
     here.index.request_deliveries([requested(number) for number in (1, 2, 3)])
     effect = (await here.api.post("/api/routing/effect", json=one)).json()
     assert effect == {
@@ -171,7 +175,7 @@ async def test_what_a_change_ends_is_told_in_numbers_and_must_be_confirmed(here:
     status, answer = await put(here, "/api/routing", one, 1)
     assert status == 409
     assert "3 deliveries to pacs that wait become dead letters" in answer["error"]
-    assert await put(here, "/api/routing?confirm=true", one, 1) == (200, {"version": 2})
+    assert await put(here, "/api/routing?confirm=true", one, 1) == (200, {"version": 2, "warnings": []})
 
 
 @pytest.mark.parametrize(
@@ -185,11 +189,11 @@ async def test_what_a_change_ends_is_told_in_numbers_and_must_be_confirmed(here:
 async def test_the_last_way_out_is_not_closed_by_mistake(here: AdminWorld, change: dict[str, Any]) -> None:
     """Disabling the last rule, or its destination, ends all routing as removing it does."""
     whole = {"destinations": [PACS], "rules": [RULE]}
-    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1})
+    assert await put(here, "/api/routing", whole, 0) == (200, {"version": 1, "warnings": []})
     assert (await put(here, "/api/routing", whole | change, 1))[0] == 409
     back = await here.api.post("/api/routing/rollback", json={"version": 0}, headers={"If-Match": '"1"'})
     assert back.status_code == 409
-    assert await put(here, "/api/routing?confirm=true", whole | change, 1) == (200, {"version": 2})
+    assert await put(here, "/api/routing?confirm=true", whole | change, 1) == (200, {"version": 2, "warnings": []})
 
 
 async def test_a_destination_that_may_not_be_there_is_refused(here: AdminWorld) -> None:
@@ -202,3 +206,28 @@ async def test_a_destination_that_may_not_be_there_is_refused(here: AdminWorld) 
     here.index.save_routing(Routing.model_validate({"destinations": [secrets]}), 0, "earlier", "")
     other = PACS | {"name": "other", "host": "10.1.2.3"}
     assert (await put(here, "/api/destinations/other", other, 1))[0] == 200
+
+
+async def test_a_folder_that_is_not_there_is_warned_of_and_saved(here: AdminWorld, tmp_path: Path) -> None:
+    """Mounts may come later, and a typing error must be seen at once: saved, and said."""
+    there = {"name": "there", "type": "folder", "folder": str(tmp_path)}
+    missing = {"name": "archive", "type": "folder", "folder": str(tmp_path / "missing")}
+    status, answer = await put(here, "/api/routing", {"destinations": [there, missing]}, 0)
+    assert (status, answer["version"]) == (200, 1)
+    (warning,) = answer["warnings"]
+    assert f"the folder {tmp_path / 'missing'} of the destination archive does not exist here" in warning
+
+
+async def test_what_would_be_refused_has_no_effect_to_show(here: AdminWorld) -> None:
+    """Consequences of a change that is refused afterwards would be taken for what happened."""
+    metadata = {"destinations": [PACS | {"host": "169.254.169.254"}]}
+    answer = await here.api.post("/api/routing/effect", json=metadata)
+    assert answer.status_code == 422
+    assert "169.254.169.254 is an address at which machines are told their secrets" in answer.json()["error"]
+
+
+async def test_a_mistake_in_a_body_is_said_with_the_name_of_its_rule(here: AdminWorld) -> None:
+    """Positions and the validator's own words tell nobody which of thirty rules is wrong."""
+    body = {"destinations": [PACS], "rules": [RULE | {"priority": "asap"}]}
+    status, answer = await put(here, "/api/routing", body, 0)
+    assert (status, answer["error"]) == (422, "rule 'ct', priority: it should be 'urgent' or 'routine'")

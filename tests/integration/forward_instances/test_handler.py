@@ -107,7 +107,9 @@ def test_a_destination_that_is_down_delays_and_loses_nothing(
     with Destination(tmp_path, port=port):
         assert forward(events, objects, index, SENDERS).failures == ()
     assert {state(index, event) for event in events} == {DeliveryState.DELIVERED}
-    assert index.delivery(events[0].id).attempts == 1, "knocking at a closed door is no attempt at an instance"
+    assert index.delivery(events[0].id).attempts == 2, "connecting in vain was one"
+    steps = [(one.step, one.times) for one in index.timeline(index.delivery(events[0].id).sha256) if one.destination]
+    assert steps[1:] == [("retrying", 1), ("delivered", 1)], "a timeline counts what the delivery counts"
 
 
 def test_an_unknown_destination_fails_for_good_and_can_be_redriven(

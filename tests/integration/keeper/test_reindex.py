@@ -60,7 +60,7 @@ def test_a_right_index_is_left_as_it_is(filled: Filled) -> None:
     report = filled.reindex().run()
     assert filled.tables.rows() == before
     assert (report.objects, report.same, report.new, report.changed) == (40, 40, 0, 0)
-    assert filled.index.counts() == Counts(studies=7, series=8, instances=39, quarantined=1)
+    assert filled.index.counts() == Counts(studies=7, series=8, instances=39, conflicts=1)
 
 
 def test_a_damaged_index_is_made_identical(filled: Filled) -> None:
@@ -117,7 +117,7 @@ def test_rows_without_an_object_are_evidence_until_pruned(filled: Filled) -> Non
     assert filled.tables.rows() == before
     pruned = filled.reindex(prune=True).run()
     assert sorted(pruned.missing) == sorted(lost)
-    assert filled.index.counts() == Counts(studies=6, series=6, instances=22, quarantined=1)
+    assert filled.index.counts() == Counts(studies=6, series=6, instances=22, conflicts=1)
     assert filled.index.study(STUDY).instance_count == 17
     assert not filled.reindex().run().missing
 

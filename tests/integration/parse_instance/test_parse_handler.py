@@ -40,7 +40,7 @@ def test_real_instances_from_a_real_store(index: Index, store_settings: Settings
     assert len(result.events) == len(events)
     assert _types(result) <= {"dicom.instance.indexed", "dicom.instance.conflicted"}
     counts = index.counts()
-    assert counts.instances + counts.quarantined == len({_data(event)["sha256"] for event in events})
+    assert counts.instances + counts.conflicts == len({_data(event)["sha256"] for event in events})
     found = index.search_studies(StudyQuery(patient_name="CompressedSamples^CT1"))
     assert {row.modalities for row in found} == {("CT",)}
 

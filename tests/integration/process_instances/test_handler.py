@@ -269,7 +269,7 @@ TROUBLE: dict[str, tuple[Script, bool, str]] = {
 
 @pytest.mark.parametrize("case", list(TROUBLE))
 def test_trouble_is_tried_again(world: ProcessWorld, case: str) -> None:
-    """A function that fails is called again; one that is away or busy was not called at all, and burns nothing."""
+    """A function that fails is called again; one that is away or busy was given nothing, and that uses nothing up."""
     script, attempted, reason = TROUBLE[case]
     world.gateway.functions["counter"] = script
     sent = world.receive(1)
@@ -277,7 +277,7 @@ def test_trouble_is_tried_again(world: ProcessWorld, case: str) -> None:
     (failure,) = world.process([event]).failures
     assert (failure.retryable, failure.attempted) == (True, attempted)
     assert reason in failure.reason
-    assert (world.state(event), world.index.delivery(event.id).attempts) == (DeliveryState.RETRYING, int(attempted))
+    assert (world.state(event), world.index.delivery(event.id).attempts) == (DeliveryState.RETRYING, 1)
     assert world.held() == {sent[0].sha256}
     world.gateway.functions["counter"] = deriving
     assert world.process([event]).failures == ()

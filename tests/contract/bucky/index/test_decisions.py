@@ -37,6 +37,52 @@ def current(index: Index) -> str | None:
     return None if found is None else found.sha256
 
 
+def test_a_study_shows_every_name_that_its_current_instances_say(conflicted: Index) -> None:
+    """One instance of two accepted as corrected: the old name is still the other's, so both are shown, and flagged."""
+    other = indexed("other", header(PatientName="Wrong^Name"), sop_instance_uid="1.2.3.100")
+    conflicted.upsert_instances([other])
+    conflicted.decide(SECOND, Verdict.ACCEPTED, "me")
+    study = conflicted.study("1.2")
+    assert {one.patient_name for one in study.patients} == {"Wrong^Name", "Right^Name"}
+    assert (study.patient_count, study.several_names) == (1, True)
+    conflicted.decide(SECOND, Verdict.REOPENED, "me")
+    assert not conflicted.study("1.2").several_names
+
+
+def test_a_note_on_a_decision_that_was_made_is_kept(conflicted: Index) -> None:
+    """Who repeats a decision to say why finds the words on the timeline; nothing else changes, and undoing works."""
+    first = conflicted.decide(SECOND, Verdict.ACCEPTED, "me")
+    noted = conflicted.decide(SECOND, Verdict.ACCEPTED, "you", "seen in the RIS")
+    assert (noted.number, noted.note, noted.swaps) == (2, "seen in the RIS", False)
+    assert conflicted.decide(SECOND, Verdict.ACCEPTED, "you", "seen in the RIS") == noted
+    assert conflicted.decide(SECOND, Verdict.ACCEPTED, "me") == noted
+    assert (current(conflicted), open_ones(conflicted)) == (SECOND, {THIRD})
+    assert conflicted.corrections([SECOND]) == {SECOND: frozenset({FIRST})}
+    said = [step.detail for step in conflicted.timeline(UID) if step.step == "accepted"]
+    assert said == ["by me", "by you seen in the RIS"]
+    conflicted.decide(SECOND, Verdict.REOPENED, "me")
+    assert (current(conflicted), open_ones(conflicted)) == (FIRST, {SECOND, THIRD})
+    assert conflicted.decisions_about(UID)[0] == first
+
+
+def test_bytes_in_a_conflict_are_found_by_how_their_digest_begins(conflicted: Index) -> None:
+    """Nobody types 64 digits; a beginning that several have, or none, is refused."""
+    conflicted.upsert_instances([indexed("elsewhere", header(), sop_instance_uid="1.2.3.100")])
+    assert conflicted.conflict_digest(SECOND[:12]) == SECOND
+    assert conflicted.conflict_digest(FIRST[:12]) == FIRST
+    with pytest.raises(NotFound, match="bucky conflicts list"):
+        conflicted.conflict_digest(digest("elsewhere")[:12])
+    with pytest.raises(Conflict, match="more of its digits"):
+        conflicted.conflict_digest("")
+
+
+def test_conflicts_are_listed_open_decided_or_all(conflicted: Index) -> None:
+    """What was decided must be found again, or nobody can undo it."""
+    conflicted.decide(SECOND, Verdict.REJECTED, "me")
+    listed = {decided: {row.sha256 for row in conflicted.conflicts(decided=decided)} for decided in (False, True, None)}
+    assert listed == {False: {THIRD}, True: {SECOND}, None: {SECOND, THIRD}}
+
+
 def open_ones(index: Index) -> set[str]:
     """Return which bytes await a decision."""
     found = {row.sha256 for row in index.conflicts()}
@@ -53,7 +99,7 @@ def test_accepted_bytes_take_the_place_of_the_first(conflicted: Index) -> None:
     assert open_ones(conflicted) == {THIRD}
     assert conflicted.corrections([FIRST, SECOND, THIRD]) == {SECOND: frozenset({FIRST})}
     study = conflicted.study("1.2")
-    assert (study.patient_name, study.instance_count, study.quarantined_count) == ("Right^Name", 1, 2)
+    assert (study.patient_name, study.instance_count, study.conflict_count) == ("Right^Name", 1, 2)
     assert conflicted.miscounted_studies() == []
 
 
@@ -142,7 +188,7 @@ def test_a_rebuild_decides_nothing_anew(index_url: str, names: list[str]) -> Non
     rebuild(index, list(reversed(found)), names)
     assert (current(index), open_ones(index)) == (SECOND, set())
     study = index.study("1.2")
-    assert (study.patient_name, study.instance_count, study.quarantined_count) == ("Right^Name", 1, 2)
+    assert (study.patient_name, study.instance_count, study.conflict_count) == ("Right^Name", 1, 2)
     assert index.decisions_about(UID) == found
     assert index.decisions_to_carry_out(utc_now()) == []
     rebuild(index, found, names)

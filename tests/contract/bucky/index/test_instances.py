@@ -24,7 +24,7 @@ def test_what_goes_in_comes_out(index: Index) -> None:
     assert row.received() == ct.received
     assert row.header == ct.header
     assert (row.instance_number, row.rows, row.columns) == (7, 512, None)
-    assert (row.quarantined, row.header_error, row.trace_id) == (False, None, "ab" * 16)
+    assert (row.conflict, row.header_error, row.trace_id) == (False, None, "ab" * 16)
     assert row.indexed_at.utcoffset() == timedelta(0)
 
 
@@ -37,20 +37,20 @@ def test_twice_is_once(index: Index) -> None:
     again = index.upsert_instances(batch)
     assert [one.outcome for one in again] == [UpsertOutcome.KNOWN] * 3
     assert index.study("1.2") == before
-    assert index.counts() == Counts(studies=1, series=1, instances=2, quarantined=0)
+    assert index.counts() == Counts(studies=1, series=1, instances=2, conflicts=0)
 
 
-def test_other_bytes_under_the_same_uid_are_quarantined(index: Index) -> None:
+def test_other_bytes_under_the_same_uid_are_a_conflict(index: Index) -> None:
     """The first bytes of a SOP Instance UID stay current; later ones are kept, counted apart, and change nothing."""
     index.upsert_instances([indexed("a", header(PatientID="P1"), sop_instance_uid="1.9")])
     other = indexed("b", header(PatientID="P2", Modality="MR"), sop_instance_uid="1.9")
     for _ in range(2):
         (result,) = index.upsert_instances([other])
         assert (result.outcome, result.existing_sha256) == (UpsertOutcome.CONFLICT, digest("a"))
-    assert [row.sha256 for row in index.quarantined()] == [digest("b")]
+    assert [row.sha256 for row in index.conflicts()] == [digest("b")]
     study = index.study("1.2")
     assert (study.patient_id, study.modalities) == ("P1", ())
-    assert (study.instance_count, study.quarantined_count) == (1, 1)
+    assert (study.instance_count, study.conflict_count) == (1, 1)
 
 
 @pytest.mark.parametrize(("first", "second"), ["ab", "ba"])
@@ -152,10 +152,10 @@ def test_concurrent_batches_agree(index: Index) -> None:
     conflicts = {digest for digest, outcome in outcomes if outcome is UpsertOutcome.CONFLICT}
     assert len(conflicts) == 40
     assert not conflicts & set(new)
-    assert index.counts() == Counts(studies=1, series=3, instances=20, quarantined=40)
+    assert index.counts() == Counts(studies=1, series=3, instances=20, conflicts=40)
     counted = index.series("1.2")
     assert sum(one.instance_count for one in counted) == 20
-    assert sum(one.quarantined_count for one in counted) == 40
+    assert sum(one.conflict_count for one in counted) == 40
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -167,14 +167,14 @@ def test_counts_are_those_of_the_rows(index: Index, seed: int) -> None:
         index.upsert_instances(batch)
     total = index.counts()
     rows = [row for study in ("1.1", "1.2") for row in index.instances(study, limit=1000)]
-    assert total.instances == sum(not row.quarantined for row in rows)
-    assert total.quarantined == sum(row.quarantined for row in rows)
-    assert len({row.sop_instance_uid for row in rows if not row.quarantined}) == total.instances
+    assert total.instances == sum(not row.conflict for row in rows)
+    assert total.conflicts == sum(row.conflict for row in rows)
+    assert len({row.sop_instance_uid for row in rows if not row.conflict}) == total.instances
     for study in ("1.1", "1.2"):
         for series in index.series(study):
             own = index.instances(study, series.series_instance_uid, limit=1000)
-            assert series.instance_count == sum(not row.quarantined for row in own)
-            assert series.quarantined_count == sum(row.quarantined for row in own)
+            assert series.instance_count == sum(not row.conflict for row in own)
+            assert series.conflict_count == sum(row.conflict for row in own)
 
 
 def _anything(chance: random.Random) -> IndexedInstance:
@@ -201,7 +201,7 @@ def _all_at_once(
 
 
 def test_what_was_received_in_a_time_comes_in_pages(index: Index) -> None:
-    """A rehearsal sees each current instance of its time once, in order, with its header, and no quarantined one."""
+    """A rehearsal sees each current instance of its time once, in order, with its header, and no conflict."""
     times = [RECEIVED_AT + timedelta(minutes=minutes) for minutes in (0, 1, 1, 2)]
     index.upsert_instances(
         [indexed(f"i{number}", header(Modality="CT"), received_at=at) for number, at in enumerate(times)]

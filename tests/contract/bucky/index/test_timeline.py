@@ -63,7 +63,7 @@ def test_an_instance_from_its_association_to_its_delivery(index: Index) -> None:
         ("routed", 1, 1, None, 7, ""),
         ("requested", 1, 1, "pacs", 7, None),
         ("retrying", 1, 3, "pacs", 7, "refused"),
-        ("delivered", 1, 4, "pacs", 7, "0x0000"),
+        ("delivered", 1, 1, "pacs", 7, "0x0000"),
     ]
     assert {one.trace_id for one in found} == {TRACE}
     assert {one.sha256 for one in found} == {digest("a")}
@@ -113,13 +113,13 @@ def test_a_study_tells_how_many_took_a_step(index: Index) -> None:
 
 
 def test_what_the_rules_said_is_there_also_when_they_said_no(index: Index) -> None:
-    """An instance that no rule matched says so, with the version; a quarantined one says why it went no further."""
+    """An instance that no rule matched says so, with the version; one in a conflict says why it went no further."""
     index.request_deliveries([], routed=[Routed(digest("b"), 8, 0)])
     index.upsert_instances([indexed("c", sop_instance_uid=received("a").sop_instance_uid)])
     (routed,) = [one for one in index.timeline(digest("b")) if one.step == "routed"]
     assert (routed.rule_version, routed.detail) == (8, "no rule matched")
-    quarantined = index.timeline(digest("c"))[-1]
-    assert (quarantined.step, quarantined.detail) == ("indexed", "quarantined: other bytes came first")
+    conflict = index.timeline(digest("c"))[-1]
+    assert (conflict.step, conflict.detail) == ("indexed", "conflict: other bytes came first")
     assert len(index.timeline(received("a").sop_instance_uid)) > len(index.timeline(digest("a")))
 
 

@@ -86,29 +86,29 @@ def test_status_lists_what_needs_attention(home: Path) -> None:
     assert result.exit_code == 2
     items = {(one["kind"], one["subject"]): one for one in json.loads(result.stdout)["attention"]}
     failed = items["dead_letters", "pacs"]
-    assert (failed["count"], failed["command"]) == (1, "bucky dead-letters list --destination pacs")
+    assert (failed["count"], failed["command"]) == (1, "bucky dead-letters dismiss --note WHY --destination pacs")
     assert failed["since"]
     assert items["part_down", "edge"]["effect"]
     assert items["no_rules", ""]["effect"] == "new images are received and kept, and go nowhere"
     assert items["dead_letters", "other"]["count"] == 1
-    assert "deliveries to pacs were given up\t" in bucky(home, "status").stdout
-    assert output(home, "quarantine") == {"items": [], "next": None}
+    assert "deliveries to pacs were given up, which is no destination any more\t" in bucky(home, "status").stdout
+    assert output(home, "conflicts", "list", "--all") == {"items": [], "next": None}
 
 
 def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) -> None:
     """What `show` prints, `apply` must take; applying the same must not make a version."""
     file = tmp_path / "routing.yaml"
     file.write_text(ROUTING)
-    assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": True}
+    assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": True, "warnings": []}
     file.write_text(bucky(home, "routing", "show").stdout)
-    assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": False}
+    assert output(home, "routing", "apply", str(file)) == {"version": 1, "changed": False, "warnings": []}
     assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
     other = tmp_path / "other.yaml"
     other.write_text(ROUTING.replace("pacs", "archive"))
     refused = bucky(home, "routing", "apply", str(other))
     assert "--yes" in str(refused.exception)
     assert "1 delivery to pacs that waits becomes a dead letter" in str(refused.exception)
-    assert "removed: destination pacs" in refused.stderr
+    assert refused.stderr == ""
     file.write_text("")
     assert isinstance(bucky(home, "routing", "apply", "--yes", str(file)).exception, InvalidRouting)
     assert [one["name"] for one in output(home, "destinations")] == ["pacs"]
@@ -119,7 +119,7 @@ def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) 
     ("text", "said"),
     [
         ("rules: [{name: a, destinations: [nowhere]}]", "nowhere"),
-        ("destinations: [{name: a, type: dimse, aet: A, host: h, port: x}]", "destinations.0.dimse.port"),
+        ("destinations: [{name: a, type: dimse, aet: A, host: h, port: x}]", "line 1: destination 'a', port: "),
         ("rules: {", "YAML"),
         ("- a", "routing"),
     ],

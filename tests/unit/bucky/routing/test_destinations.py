@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,9 +73,9 @@ def test_only_secrets_of_destinations_can_be_named(name: str) -> None:
         ("{name: a, type: ftp}", "ftp"),
         ("{name: a, type: folder, folder: relative}", "absolute"),
         ("{name: a, type: folder, folder: /a/../b}", "absolute"),
-        ("{name: a, type: folder, folder: /a, prot: 1}", "destinations.0.folder.prot"),
+        ("{name: a, type: folder, folder: /a, prot: 1}", "line 1: destination 'a', prot: there is no such field"),
         ("{name: a, type: dimse, aet: A, host: h, port: 1, tls_identity_secret: destination-a}", "needs tls_ca_file"),
-        ("{name: a, type: s3, bucket: Images}", "destinations.0.s3.bucket"),
+        ("{name: a, type: s3, bucket: Images}", "line 1: destination 'a', bucket: "),
         ("{name: a, type: s3, bucket: images, endpoint: 'ftp://x'}", "not an http or https URL"),
         ("{name: a, type: s3, bucket: images, endpoint: 'http://me:secret@x'}", "secrets are referenced by name"),
         ("{name: a, type: s3, bucket: images, access_key_id_secret: destination-a}", "come together"),
@@ -84,9 +85,9 @@ def test_only_secrets_of_destinations_can_be_named(name: str) -> None:
         ("{name: a, type: stow, url: 'https://x/?a=b'}", "more than an address"),
         (
             "{name: a, type: stow, url: 'https://x', auth: {type: basic, username: a, password: b}}",
-            "auth.basic.password",
+            "auth.password",
         ),
-        ("{name: a, type: stow, url: 'https://x', auth: {type: bearer, token_secret: b}}", "auth.bearer.token_secret"),
+        ("{name: a, type: stow, url: 'https://x', auth: {type: bearer, token_secret: b}}", "auth.token_secret"),
         ("{name: a, type: s3, bucket: images, object_lock: {mode: FOREVER, days: 1}}", "object_lock.mode"),
     ],
 )
@@ -136,7 +137,9 @@ def test_a_destination_in_trouble_is_left_alone(at_once: int) -> None:
         raise DestinationUnavailable("it is away", 5.0)
 
     results = in_units([(index,) for index in range(50)], work, at_once=at_once, seconds=10)
-    assert results == [StoreResult(Outcome.UNAVAILABLE, "it is away", retry_after=5.0)] * 50
+    away = StoreResult(Outcome.UNAVAILABLE, "it is away", retry_after=5.0)
+    assert [replace(result, begun=True) for result in results] == [away] * 50
+    assert sum(result.begun for result in results) == len(calls), "what was left alone was not tried"
     assert MAX_LOST_UNITS <= len(calls) <= MAX_LOST_UNITS + at_once - 1
 
 

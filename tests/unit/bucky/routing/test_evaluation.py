@@ -153,7 +153,7 @@ RULE = "{name: r, when: WHEN, destinations: [pacs]}"
         (ROUTING.replace("type: dimse, aet: PACS", "type: pigeon, aet: PACS"), "type"),
         (ROUTING.replace("Modality, equals: CT", "Modalty, equals: CT"), "'Modalty' is neither"),
         (ROUTING.replace("equals: CT", "equals: CT, contains: C"), "exactly one of"),
-        (ROUTING.replace("equals: CT", "equals: true"), "rules"),
+        (ROUTING.replace("equals: CT", "equals: true"), "rule 'ct', when.equals: "),
         (ROUTING.replace(", equals: CT", ""), "exactly one of"),
         (ROUTING.replace("equals: CT", "regex: '(a'"), "RE2"),
         (ROUTING.replace("equals: CT", r"regex: '(a)\1'"), "RE2"),

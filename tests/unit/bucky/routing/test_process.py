@@ -40,7 +40,7 @@ def test_a_routing_says_the_same_when_it_was_written_out() -> None:
     ("rule", "sentence"),
     [
         ("process: {function: pacs}", "a destination has that name"),
-        ("process: {function: Bad_Name}", "should match pattern"),
+        ("process: {function: Bad_Name}", "line 2: rule 'r', process.function: a name has up to 40"),
         ("process: {function: f, timeout_seconds: 7200}", "less than or equal to 3000"),
         ("process: {function: f}, morph: [{delete: PatientName}]", "morph cannot go with process"),
         ("enabled: true", "has no destinations"),
