@@ -18,16 +18,16 @@ from bucky.store.barrier import barrier_of
 from edge_scp.association.tls import server_context
 from edge_scp.metrics import ParentMetrics
 from edge_scp.process.health import EdgeState, health_app
-from edge_scp.process.pool import Receivers, process_count
+from edge_scp.process.pool import WorkerPool, process_count
 from edge_scp.process.port import Port
-from edge_scp.process.supervisor import Child, Shared
+from edge_scp.process.supervisor import Shared, Worker
 from edge_scp.spool.alarm import watch_spool
-from edge_scp.spool.capacity import Ledger, Limits
+from edge_scp.spool.capacity import SharedCounters, SpoolLimits
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.notifications import open_pipe
-from edge_scp.spool.slots import Trays, wanted
-from edge_scp.spool.sync_queue import BoardDescriptors
+from edge_scp.spool.slots import Slots, wanted
+from edge_scp.spool.sync_queue import SyncQueueDescriptors
 
 DRAIN_SECONDS = 10.0
 # Receivers end those of their associations that do not finish; this is for the last words.
@@ -45,23 +45,23 @@ async def serve(settings: Settings) -> None:
     folder = SpoolFolder(settings.spool_dir)
     folder.make()
     lock = folder.lock()
-    ledger, ledger_descriptor = Ledger.create()
-    limits = Limits.of(settings, ledger)
-    trays, page = Trays.start(folder.trays, wanted(settings))
+    ledger, ledger_descriptor = SharedCounters.create()
+    limits = SpoolLimits.of(settings, ledger)
+    trays, page = Slots.start(folder.trays, wanted(settings))
     resumed = Spool(folder, ledger, trays=trays).open()
     arriving, announcing = open_pipe()
     metrics = ParentMetrics(ledger, trays)
-    board = BoardDescriptors.create(2 * process_count(settings))
+    board = SyncQueueDescriptors.create(2 * process_count(settings))
     shared = Shared(ledger_descriptor, lock, page, board, metrics)
-    receivers = Receivers(settings, shared, ledger, announcing)
-    uploader = Child(
+    receivers = WorkerPool(settings, shared, ledger, announcing)
+    uploader = Worker(
         "uploader",
         "edge_scp.process.upload_worker",
         shared,
         arriving,
         ended=lambda _slot: receivers.uploader_restarted(),
     )
-    committers = [Child("committer", "edge_scp.process.commit_worker", shared, announcing)] * (
+    committers = [Worker("committer", "edge_scp.process.commit_worker", shared, announcing)] * (
         settings.spool_sync == "group"
     )
     numbers = count()
@@ -109,7 +109,7 @@ def _check(settings: Settings) -> None:
             server_context(listener.tls)
 
 
-async def _ready(children: Iterable[Child]) -> None:
+async def _ready(children: Iterable[Worker]) -> None:
     """Return when all children are ready."""
     await asyncio.gather(*(child.until_ready() for child in children))
 

@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from edge_scp.association.statuses import Status
-from edge_scp.spool.capacity import Ledger
-from edge_scp.spool.slots import Trays
+from edge_scp.spool.capacity import SharedCounters
+from edge_scp.spool.slots import Slots
 
 RATE_SECONDS = 10.0
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -141,7 +141,7 @@ class UploaderMetrics:
 class ParentMetrics:
     """What the parent counts, and the shared state of the spool."""
 
-    def __init__(self, ledger: Ledger, trays: Trays | None = None) -> None:
+    def __init__(self, ledger: SharedCounters, trays: Slots | None = None) -> None:
         self.registry = CollectorRegistry()
         self._refused = Counter(
             "bucky_edge_connections_refused", "Connections not served", ["reason"], registry=self.registry
@@ -162,7 +162,7 @@ class ParentMetrics:
 
 
 class _SpoolCollector(Collector):
-    def __init__(self, ledger: Ledger, trays: Trays | None) -> None:
+    def __init__(self, ledger: SharedCounters, trays: Slots | None) -> None:
         self._ledger, self._trays = ledger, trays
 
     def collect(self) -> Iterator[Metric]:
@@ -174,6 +174,6 @@ class _SpoolCollector(Collector):
             ("oldest_seconds", "Age of the oldest instance in the spool", ledger.oldest_seconds),
             ("quarantined", "Instances set aside in the spool", ledger.quarantined),
             ("accepting", "Whether the spool takes another instance", float(not ledger.refusing)),
-            ("free_trays", "Trays in the spool that are free", self._trays.free if self._trays else 0),
+            ("free_trays", "Slots in the spool that are free", self._trays.free if self._trays else 0),
         ):
             yield GaugeMetricFamily(f"bucky_edge_spool_{name}", text, value=value)

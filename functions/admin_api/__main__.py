@@ -6,7 +6,7 @@ import httpx
 
 from admin_api.app import create_app
 from admin_api.authentication import Authenticator
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
@@ -26,7 +26,7 @@ async def serve(settings: Settings) -> None:
     authenticator = Authenticator(settings.api_key.get_secret_value())
     index = Index.open(settings.index_url.get_secret_value())
     objects = S3ObjectStore(settings)
-    link = BrokerLink(settings)
+    link = BrokerConnection(settings)
     http = httpx.AsyncClient(trust_env=False)
     app = create_app(
         authenticator=authenticator,

@@ -19,8 +19,8 @@ from admin_api import (
     study_routes,
     timeline_routes,
 )
-from admin_api.authentication import Authenticator, Gate
-from admin_api.broker_link import BrokerLink
+from admin_api.authentication import Authentication, Authenticator
+from admin_api.broker_link import BrokerConnection
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.failures import ErrorBody, OneLinePerRequest, answer_failures
 from admin_api.health import HealthBoard
@@ -52,7 +52,7 @@ def create_app(
     objects: ObjectStore,
     dead_letters: DeadLetterBox,
     health: HealthBoard,
-    link: BrokerLink,
+    link: BrokerConnection,
     crosswalks: Crosswalks,
     places: Places,
 ) -> FastAPI:
@@ -68,7 +68,7 @@ def create_app(
         middleware=[
             Middleware(OneLinePerRequest, get_logger("admin-api")),
             Middleware(PrivateAnswers),
-            Middleware(Gate, authenticator),
+            Middleware(Authentication, authenticator),
         ],
     )
     app.state.index, app.state.objects = index, objects

@@ -68,7 +68,7 @@ def is_cross_site(headers: Mapping[str, str], method: str, host: str) -> bool:
         return True
 
 
-class Gate:
+class Authentication:
     """ASGI middleware that lets nothing but the open paths through without the key."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:

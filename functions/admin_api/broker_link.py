@@ -17,7 +17,7 @@ from bucky.settings import Settings
 RETRY_SECONDS = 1.0
 
 
-class BrokerLink:
+class BrokerConnection:
     """A connection that is made in the background and kept."""
 
     def __init__(self, settings: Settings) -> None:

@@ -15,7 +15,7 @@ from bucky.differences import Differences
 from bucky.differences.stored import compared_objects
 from bucky.errors import NotFound
 from bucky.index import DeliveryRow, Index, InstanceRow
-from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.corrections import ConflictDecision, Verdict
 
 SOURCE = "/bucky/admin-api"
 
@@ -46,17 +46,17 @@ class ConflictView(BaseModel):
     current: InstanceRow | None
     state: State
     differences: Differences | None
-    decisions: list[Decision]
+    decisions: list[ConflictDecision]
     deliveries: list[DeliveryRow]
 
 
-class MadeDecision(Decision):
+class MadeDecision(ConflictDecision):
     """A decision, and where the bytes that are current now were sent before and cannot be sent again."""
 
     not_sent_to: list[str] = Field(description="Destinations that are not in the routing any more.")
 
 
-class Order(BaseModel):
+class DecisionRequest(BaseModel):
     """Why somebody decides so."""
 
     note: str = Field("", max_length=1000)
@@ -82,7 +82,7 @@ def list_conflicts(
 
 
 @routes.get("/api/conflicts/decisions")
-def list_decisions(index: IndexDep, limit: Limit = 50, offset: Offset = 0) -> Page[Decision, int]:
+def list_decisions(index: IndexDep, limit: Limit = 50, offset: Offset = 0) -> Page[ConflictDecision, int]:
     """Return what was decided, the newest first."""
     found = index.decisions(limit=limit + 1, offset=offset)
     return Page(items=found[:limit], next=offset + limit if len(found) > limit else None)
@@ -116,7 +116,7 @@ def get_conflict(
 async def decide(
     sha256: SomeDigits,
     verb: Literal["accept", "reject", "undo"],
-    order: Order,
+    order: DecisionRequest,
     index: IndexDep,
     objects: ObjectsDep,
     link: LinkDep,
@@ -131,7 +131,7 @@ async def decide(
     return MadeDecision(**decision.model_dump(), not_sent_to=list(gone))
 
 
-async def _decided(index: Index, sha256: str, verb: Literal["accept", "reject", "undo"], note: str) -> Decision:
+async def _decided(index: Index, sha256: str, verb: Literal["accept", "reject", "undo"], note: str) -> ConflictDecision:
     verdicts = {"accept": Verdict.ACCEPTED, "reject": Verdict.REJECTED, "undo": Verdict.REOPENED}
     whole = await asyncio.to_thread(index.conflict_digest, sha256)
     return await asyncio.to_thread(index.decide, whole, verdicts[verb], "admin API", note)

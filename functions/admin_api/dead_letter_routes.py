@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from admin_api.answers import Dismissed, Page, Redriven
-from admin_api.dead_letters import NOT_OURS, DeadLetter, DeadLetterBox, Filter, Group
+from admin_api.dead_letters import NOT_OURS, DeadLetterBox, Filter, Group, StoredDeadLetter
 from admin_api.dismissal import dismiss_letters, dismiss_without_letters
 from admin_api.parameters import DeadLettersDep, IndexDep
 from admin_api.redrive import redrive_letters
@@ -73,7 +73,7 @@ class DismissOrder(Choice):
     note: str = Field(min_length=1, max_length=1000, description="Why; it is on the timeline.")
 
 
-class Summary(BaseModel):
+class DeadLetterSummary(BaseModel):
     """Dead letters by function, destination and reason; `complete` unless there are too many to look at."""
 
     groups: list[Group]
@@ -107,10 +107,10 @@ async def list_dead_letters(
 
 
 @routes.get("/api/dead-letters/summary")
-async def summarise(box: DeadLettersDep, wanted: FilterDep) -> Summary:
+async def summarise(box: DeadLettersDep, wanted: FilterDep) -> DeadLetterSummary:
     """Return how many dead letters there are for each reason, the most frequent first."""
     groups, complete = await box.groups(wanted, MOST_GROUPS)
-    return Summary(groups=groups, complete=complete)
+    return DeadLetterSummary(groups=groups, complete=complete)
 
 
 @routes.get("/api/dead-letters/{sequence}")
@@ -151,7 +151,7 @@ async def dismiss_many(order: DismissOrder, box: DeadLettersDep, index: IndexDep
     return Dismissed(dismissed=dismissed, failed=missing | _said(failures), next=more)
 
 
-async def _chosen(order: Choice, box: DeadLetterBox) -> tuple[list[DeadLetter], dict[str, str], int | None]:
+async def _chosen(order: Choice, box: DeadLetterBox) -> tuple[list[StoredDeadLetter], dict[str, str], int | None]:
     """Return the letters that are meant, the oldest first, why those that are named are not there, and the `next`."""
     if order.sequences:
         return await _named(order.sequences, box)
@@ -162,7 +162,7 @@ async def _chosen(order: Choice, box: DeadLetterBox) -> tuple[list[DeadLetter], 
     return list(reversed(page.letters)), {}, page.before
 
 
-async def _named(sequences: list[int], box: DeadLetterBox) -> tuple[list[DeadLetter], dict[str, str], int | None]:
+async def _named(sequences: list[int], box: DeadLetterBox) -> tuple[list[StoredDeadLetter], dict[str, str], int | None]:
     letters, missing = [], {}
     for sequence in dict.fromkeys(sequences):
         try:
@@ -176,7 +176,7 @@ def _filter_of(order: Choice) -> Filter:
     return Filter(order.function, order.destination, order.reason, order.study, order.since, order.until)
 
 
-def _done(letters: list[DeadLetter], failures: dict[int, Permanent]) -> list[str]:
+def _done(letters: list[StoredDeadLetter], failures: dict[int, Permanent]) -> list[str]:
     return [str(letter.sequence) for letter in letters if letter.sequence not in failures]
 
 
@@ -184,7 +184,7 @@ def _said(failures: dict[int, Permanent]) -> dict[str, str]:
     return {str(sequence): str(error) for sequence, error in failures.items()}
 
 
-def _listed(letter: DeadLetter) -> dict[str, Any]:
+def _listed(letter: StoredDeadLetter) -> dict[str, Any]:
     content, event, instance = letter.content, letter.event, letter.instance
     return {
         "sequence": letter.sequence,

@@ -8,7 +8,7 @@ from functools import cached_property
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from admin_api.stream_reader import StoredMessage, first_since, read_from, remove
 from bucky.cloudevents import CloudEvent, DeadLettered
 from bucky.errors import BrokerUnavailable, NotFound, Permanent
@@ -25,7 +25,7 @@ NOT_OURS = "This message is not a dead letter as Bucky writes them."
 
 
 @dataclass(frozen=True)
-class DeadLetter:
+class StoredDeadLetter:
     """One message of the stream; `content` is None when it is not a dead letter as Bucky writes them."""
 
     sequence: int
@@ -77,7 +77,7 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
 
-    def matches(self, letter: DeadLetter) -> bool:
+    def matches(self, letter: StoredDeadLetter) -> bool:
         """Return whether the letter is meant; `reason` is part of the reason, in any case."""
         content, delivery, instance = letter.content, letter.delivery, letter.instance
         return (
@@ -103,10 +103,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Page:
+class DeadLetterPage:
     """Dead letters, newest first; `before` continues the list, and is None at its end."""
 
-    letters: tuple[DeadLetter, ...]
+    letters: tuple[StoredDeadLetter, ...]
     before: int | None
 
 
@@ -116,13 +116,13 @@ class _Span:
 
     first: int
     bottom: int
-    letters: list[DeadLetter]
+    letters: list[StoredDeadLetter]
 
 
 class DeadLetterBox:
     """Reads, publishes again and removes dead letters; raises `BrokerUnavailable` when NATS does not answer."""
 
-    def __init__(self, link: BrokerLink) -> None:
+    def __init__(self, link: BrokerConnection) -> None:
         self._link = link
 
     async def count(self) -> int:
@@ -141,22 +141,22 @@ class DeadLetterBox:
                 found[subject.removeprefix(f"{DeadLettered.TYPE}.")] = Noticed(count, first.time)
             return found
 
-    async def page(self, wanted: Filter, limit: int, before: int | None = None) -> Page:
+    async def page(self, wanted: Filter, limit: int, before: int | None = None) -> DeadLetterPage:
         """Return up to `limit` letters older than the sequence `before`."""
-        found: list[DeadLetter] = []
+        found: list[StoredDeadLetter] = []
         span: _Span | None = None
         async with _Translating():
             async for span in self._newest_first(wanted, before):
                 for letter in span.letters:
                     if wanted.since is not None and letter.recorded_at < wanted.since:
-                        return Page(tuple(found), None)
+                        return DeadLetterPage(tuple(found), None)
                     if wanted.matches(letter):
                         found.append(letter)
                         if len(found) == limit:
                             more = letter.sequence > span.first
-                            return Page(tuple(found), letter.sequence if more else None)
+                            return DeadLetterPage(tuple(found), letter.sequence if more else None)
         more = span is not None and span.bottom > span.first
-        return Page(tuple(found), span.bottom if span is not None and more else None)
+        return DeadLetterPage(tuple(found), span.bottom if span is not None and more else None)
 
     async def groups(self, wanted: Filter, most: int) -> tuple[list[Group], bool]:
         """Return up to `most` groups, the largest first, and whether every letter that matches is in one of them."""
@@ -200,7 +200,7 @@ class DeadLetterBox:
             width = width * 2 if len(letters) < READ_AT_ONCE // 2 else READ_AT_ONCE
             top = bottom - 1
 
-    async def get(self, sequence: int) -> DeadLetter:
+    async def get(self, sequence: int) -> StoredDeadLetter:
         """Return one letter, or raise `NotFound`."""
         async with _Translating():
             found = await read_from(self._link.client(), STREAM, sequence, 1)
@@ -208,7 +208,7 @@ class DeadLetterBox:
             raise NotFound(f"There is no dead letter {sequence}; it may have been sent again already.")
         return dead_letter(found[0])
 
-    async def send_again(self, letter: DeadLetter) -> None:
+    async def send_again(self, letter: StoredDeadLetter) -> None:
         """Publish the original event on its subject; return once the stream has it.
 
         The `Nats-Msg-Id` is new, or the duplicate window would swallow the event, and belongs to this
@@ -220,7 +220,7 @@ class DeadLetterBox:
         await self.publish(event, letter.content.subject, f"redrive-{letter.sequence}")
 
     @staticmethod
-    def no_event(letter: DeadLetter) -> str:
+    def no_event(letter: StoredDeadLetter) -> str:
         """Return why a letter cannot be sent again."""
         return f"Dead letter {letter.sequence} holds no event that could be sent again."
 
@@ -231,7 +231,7 @@ class DeadLetterBox:
                 subject, event.to_json(), timeout=5, headers={"Nats-Msg-Id": f"{event.nats_msg_id}/{attempt}"}
             )
 
-    async def remove(self, letter: DeadLetter) -> None:
+    async def remove(self, letter: StoredDeadLetter) -> None:
         """Delete the letter from the stream; there is nothing to do when somebody else has."""
         async with _Translating():
             await remove(self._link.client(), STREAM, letter.sequence)
@@ -250,24 +250,24 @@ class _Translating:
             ) from error
 
 
-def _group_of(letter: DeadLetter) -> tuple[str, str, str]:
+def _group_of(letter: StoredDeadLetter) -> tuple[str, str, str]:
     delivery, content = letter.delivery, letter.content
     destination = delivery.destination if delivery else ""
     return (content.function, destination, content.reason) if content else ("", destination, NOT_OURS)
 
 
-def _with(group: Group | None, key: tuple[str, str, str], letter: DeadLetter) -> Group:
+def _with(group: Group | None, key: tuple[str, str, str], letter: StoredDeadLetter) -> Group:
     """Return the group with one more letter, which is older than those in it."""
     if group is None:
         return Group(*key, 1, letter.recorded_at, letter.recorded_at)
     return replace(group, count=group.count + 1, first_at=letter.recorded_at)
 
 
-def dead_letter(message: StoredMessage) -> DeadLetter:
+def dead_letter(message: StoredMessage) -> StoredDeadLetter:
     """Read a message of the stream, whoever wrote it."""
     try:
         payload = payload_of(CloudEvent.model_validate_json(message.data))
         content = payload if isinstance(payload, DeadLettered) else None
     except (ValidationError, Permanent):
         content = None
-    return DeadLetter(message.sequence, message.stored_at, message.subject, content)
+    return StoredDeadLetter(message.sequence, message.stored_at, message.subject, content)

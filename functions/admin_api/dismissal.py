@@ -7,7 +7,7 @@ does the rest.
 import asyncio
 from collections.abc import Collection, Sequence
 
-from admin_api.dead_letters import DeadLetter, DeadLetterBox
+from admin_api.dead_letters import DeadLetterBox, StoredDeadLetter
 from bucky.errors import Permanent
 from bucky.index import DeliveryState, Index
 from bucky.log import get_logger
@@ -24,7 +24,7 @@ class NotDismissed(Permanent):
 
 
 async def dismiss_letters(
-    box: DeadLetterBox, index: Index, letters: Sequence[DeadLetter], note: str
+    box: DeadLetterBox, index: Index, letters: Sequence[StoredDeadLetter], note: str
 ) -> dict[int, Permanent]:
     """Dismiss letters and remove them; return those that may not be, with the reason.
 
@@ -51,7 +51,7 @@ def dismiss_without_letters(index: Index, destination: str, note: str) -> list[s
     return dismissed
 
 
-def why_kept(letter: DeadLetter, routing: Routing, set_aside: Collection[str], delivered: Collection[str]) -> str:
+def why_kept(letter: StoredDeadLetter, routing: Routing, set_aside: Collection[str], delivered: Collection[str]) -> str:
     """Return why a letter may not be dismissed; an empty text when it may. Pure.
 
     `set_aside` are the digests that other bytes count in place of, `delivered` the ids of deliveries that were made.
@@ -72,7 +72,7 @@ def why_kept(letter: DeadLetter, routing: Routing, set_aside: Collection[str], d
     return ""
 
 
-def _refusals(index: Index, letters: Sequence[DeadLetter]) -> dict[int, Permanent]:
+def _refusals(index: Index, letters: Sequence[StoredDeadLetter]) -> dict[int, Permanent]:
     deliveries = [letter.delivery for letter in letters if letter.delivery is not None]
     rows = index.instances_by_digest({one.instance.sha256 for one in deliveries})
     set_aside = {row.sha256 for row in rows.values() if row.conflict and row.decision is not None}

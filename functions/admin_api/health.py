@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from bucky.errors import BuckyError
 from bucky.index import Index
 from bucky.runtime.trouble import State, Troubles, worst
@@ -145,7 +145,7 @@ class PartDown(BuckyError):
 
 
 def checks_of(
-    settings: Settings, index: Index, objects: ObjectStore, link: BrokerLink, http: httpx.AsyncClient
+    settings: Settings, index: Index, objects: ObjectStore, link: BrokerConnection, http: httpx.AsyncClient
 ) -> dict[str, Check]:
     """Return a check for every part of this installation."""
 
@@ -191,7 +191,7 @@ def functions_check(http: httpx.AsyncClient, settings: Settings) -> Check:
     return check
 
 
-def broker_check(link: BrokerLink, http: httpx.AsyncClient, monitor_url: str) -> Check:
+def broker_check(link: BrokerConnection, http: httpx.AsyncClient, monitor_url: str) -> Check:
     """Return a check that asks the broker, and its monitoring page, which knows of streams that refuse writes."""
 
     async def check() -> dict[str, Any]:

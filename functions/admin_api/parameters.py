@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard
 from admin_api.watch import Watch
@@ -51,7 +51,7 @@ ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
 DeadLettersDep = Annotated[DeadLetterBox, Depends(_dead_letters)]
 WatchDep = Annotated[Watch, Depends(_watch)]
 HealthDep = Annotated[HealthBoard, Depends(_health)]
-LinkDep = Annotated[BrokerLink, Depends(_link)]
+LinkDep = Annotated[BrokerConnection, Depends(_link)]
 PlacesDep = Annotated[Places, Depends(_places)]
 CrosswalksDep = Annotated[Crosswalks, Depends(_crosswalks)]
 

@@ -8,7 +8,7 @@ between leaves the letter where it is, and sending it again is harmless.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from admin_api.dead_letters import DeadLetter, DeadLetterBox, Filter
+from admin_api.dead_letters import DeadLetterBox, Filter, StoredDeadLetter
 from bucky.cloudevents import CloudEvent
 from bucky.errors import BuckyError, Permanent
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
@@ -18,7 +18,9 @@ SOURCE = "/bucky/admin-api"
 STUCK = {DeliveryState.FAILED, DeliveryState.DEAD_LETTER}
 
 
-async def redrive_letters(box: DeadLetterBox, index: Index, letters: Sequence[DeadLetter]) -> dict[int, Permanent]:
+async def redrive_letters(
+    box: DeadLetterBox, index: Index, letters: Sequence[StoredDeadLetter]
+) -> dict[int, Permanent]:
     """Send dead letters' events again and remove the letters; return those that hold no event, with the reason.
 
     A delivery made meanwhile is not made twice. Raises `Retriable` when the broker or the index is away: then
@@ -41,13 +43,13 @@ async def redrive_letters(box: DeadLetterBox, index: Index, letters: Sequence[De
 
 
 async def _at_once(
-    do: Callable[[DeadLetter], Awaitable[None]], letters: Sequence[DeadLetter]
-) -> list[tuple[DeadLetter, BaseException | None]]:
+    do: Callable[[StoredDeadLetter], Awaitable[None]], letters: Sequence[StoredDeadLetter]
+) -> list[tuple[StoredDeadLetter, BaseException | None]]:
     outcomes = await asyncio.gather(*(do(letter) for letter in letters), return_exceptions=True)
     return list(zip(letters, outcomes, strict=True))
 
 
-def _dead_again(index: Index, letters: Sequence[DeadLetter]) -> None:
+def _dead_again(index: Index, letters: Sequence[StoredDeadLetter]) -> None:
     for letter in letters:
         if letter.delivery is not None and letter.content is not None:
             index.dead_letter(letter.delivery.delivery_id, letter.content.reason, letter.content.attempts)
@@ -73,7 +75,7 @@ async def redrive_delivery(box: DeadLetterBox, index: Index, delivery_id: str) -
         raise
 
 
-async def _letter_of(box: DeadLetterBox, row: DeliveryRow) -> DeadLetter | None:
+async def _letter_of(box: DeadLetterBox, row: DeliveryRow) -> StoredDeadLetter | None:
     before: int | None = None
     while True:
         page = await box.page(

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from admin_api.rehearsal import asked
 from bucky.broker.connection import JetStreamPublisher
 from bucky.cloudevents import CloudEvent
@@ -36,7 +36,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ReplayRequest:
     """What to replay: `again` also sends what has been sent, a `trial` neither writes nor sends."""
 
     version: RoutingVersion
@@ -45,7 +45,7 @@ class Order:
     trial: bool = False
 
 
-async def replay(index: Index, link: BrokerLink, order: Order, page: Sequence[InstanceRow]) -> Replayed:
+async def replay(index: Index, link: BrokerConnection, order: ReplayRequest, page: Sequence[InstanceRow]) -> Replayed:
     """Run a page of instances; raise `BrokerUnavailable` when they cannot be published."""
     wanted, members, result = await asyncio.to_thread(_decided, index, order, page)
     if not order.trial:
@@ -61,7 +61,7 @@ async def replay(index: Index, link: BrokerLink, order: Order, page: Sequence[In
 
 
 def _decided(
-    index: Index, order: Order, page: Sequence[InstanceRow]
+    index: Index, order: ReplayRequest, page: Sequence[InstanceRow]
 ) -> tuple[list[DeliveryRequested], Mapping[str, Sequence[str]], Replayed]:
     """Return the deliveries to request, with the instances of those that take several, having counted the others."""
     result = Replayed(instances=len(page))
@@ -106,7 +106,7 @@ def _gathered(
 
 def _recorded(
     index: Index,
-    order: Order,
+    order: ReplayRequest,
     wanted: Sequence[DeliveryRequested],
     members: Mapping[str, Sequence[str]],
     page: Sequence[InstanceRow],

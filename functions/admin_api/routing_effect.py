@@ -17,7 +17,7 @@ class NotConfirmed(Permanent):
     """The change would end deliveries, and nobody has said that it is meant to."""
 
 
-class Change(BaseModel):
+class RoutingChange(BaseModel):
     """One destination, rule or crosswalk that is added, changed, removed or moved."""
 
     what: str
@@ -28,7 +28,7 @@ class Change(BaseModel):
 class RoutingEffect(BaseModel):
     """What a routing in place of another changes, and what it ends."""
 
-    changes: list[Change]
+    changes: list[RoutingChange]
     stops: list[str] = Field(description="Destinations, and functions, that get nothing new any more.")
     given_up: dict[str, int] = Field(
         description="Deliveries that wait, by destination, which become dead letters because the destination is gone."
@@ -54,7 +54,7 @@ def effect_of(before: Routing, after: Routing, backlog: Iterable[Backlog]) -> Ro
             *_changes("destination", before.destinations, after.destinations),
             *_changes("crosswalk", before.crosswalks, after.crosswalks),
             *_changes("rule", before.rules, after.rules),
-            *([Change(what="match", name=after.match, how="changed")] if before.match != after.match else []),
+            *([RoutingChange(what="match", name=after.match, how="changed")] if before.match != after.match else []),
         ],
         stops=sorted(before.leads_to() - after.leads_to()),
         given_up={name: waiting[name] for name in sorted(gone) if name in waiting},
@@ -71,19 +71,19 @@ def check_confirmed(effect: RoutingEffect, confirmed: bool) -> None:
         )
 
 
-def _changes(what: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> Iterable[Change]:
+def _changes(what: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> Iterable[RoutingChange]:
     old, new = _by_name(before), _by_name(after)
     for name in [*new, *(name for name in old if name not in new)]:
         if name not in old:
-            yield Change(what=what, name=name, how="added")
+            yield RoutingChange(what=what, name=name, how="added")
         elif name not in new:
-            yield Change(what=what, name=name, how="removed")
+            yield RoutingChange(what=what, name=name, how="removed")
         elif old[name] != new[name]:
             how = "disabled" if getattr(old[name], "enabled", False) and not new[name].enabled else "changed"
-            yield Change(what=what, name=name, how=how)
+            yield RoutingChange(what=what, name=name, how=how)
     both = [name for name in old if name in new]
     if what == "rule" and both != [name for name in new if name in old]:
-        yield Change(what=what, name=", ".join(new), how="in another order")
+        yield RoutingChange(what=what, name=", ".join(new), how="in another order")
 
 
 def _by_name(several: tuple[Any, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from admin_api import rehearsal
 from admin_api.parameters import CrosswalksDep, IndexDep, LinkDep, ObjectsDep
 from admin_api.rehearsal import Rehearsal
-from admin_api.replay import Order, Replayed, replay
+from admin_api.replay import Replayed, ReplayRequest, replay
 from admin_api.strict_route import StrictRoute
 from bucky.deciding.explain import Explanation, explain
 from bucky.deciding.requests import ParentsInIndex, facts_of
@@ -43,7 +43,7 @@ class ToExplain(Candidate):
     sha256: Sha256
 
 
-class Received(BaseModel):
+class ReceivedBetween(BaseModel):
     """The instances received from `since` to before `until`, a page at a time."""
 
     since: AwareDatetime
@@ -58,13 +58,13 @@ class Received(BaseModel):
         return self
 
 
-class ToRehearse(Candidate, Received):
+class ToRehearse(Candidate, ReceivedBetween):
     """What to try out on which instances."""
 
     against: Version = Field(None, description="Compare with this version, not with what was in fact requested.")
 
 
-class ToReplay(Received):
+class ToReplay(ReceivedBetween):
     """What to run again, for which destinations."""
 
     model_config = ConfigDict(extra="forbid")
@@ -100,7 +100,7 @@ async def replay_instances(order: ToReplay, index: IndexDep, link: LinkDep) -> R
     page = await asyncio.to_thread(
         index.instances_received, order.since, order.until, after=order.after, limit=order.limit
     )
-    carried = Order(version, frozenset(order.destinations), order.again, order.trial)
+    carried = ReplayRequest(version, frozenset(order.destinations), order.again, order.trial)
     result = await replay(index, link, carried, page)
     result.next = page[-1].sha256 if len(page) == order.limit else None
     return result

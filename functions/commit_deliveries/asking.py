@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.dimse.commitment import Report
+from bucky.dimse.commitment import CommitmentReport
 from bucky.dimse.commitment_scu import Transaction, ask_for_commitment
 from bucky.errors import DestinationUnavailable
 from bucky.events import CommitmentRequested
@@ -79,7 +79,7 @@ class Asking:
             self._asked.add(uid)
             self._ctx.log.info("commitment.asked", destination=self._name, transaction_uid=uid, reason=trouble)
 
-        def reported(report: Report) -> None:
+        def reported(report: CommitmentReport) -> None:
             # It may be about an earlier transaction, but not about another destination's.
             uid, rows = report.transaction_uid, self._index.in_transaction(report.transaction_uid)
             if rows and rows[0].destination == self._name:

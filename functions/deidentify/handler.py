@@ -26,7 +26,7 @@ from pydicom.uid import UID
 from bucky.dicom.padding import without_padding
 from bucky.errors import Permanent, Retriable
 from bucky.serve.handlers import Context
-from bucky.serve.processing_input import Given
+from bucky.serve.processing_input import ProcessingInput
 from bucky.settings import Settings
 from deidentify import burned_in
 
@@ -79,7 +79,7 @@ REMOVED = frozenset(
 )
 
 
-def process(given: Given, ctx: Context, settings: Settings) -> Iterator[Dataset]:
+def process(given: ProcessingInput, ctx: Context, settings: Settings) -> Iterator[Dataset]:
     """Yield every instance without what says whose it is; raise `Permanent` rather than let one through."""
     key = _key(settings)
     allowed = burned_in.allowed_by(given.parameters.get("allow"))

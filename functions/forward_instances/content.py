@@ -14,10 +14,10 @@ from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, Instance
 from bucky.index import Index
 from bucky.morph.original import Modification
-from bucky.morph.splice import Wanted, morphed
+from bucky.morph.splice import WantedChanges, morphed
 from bucky.routing.crosswalk import Crosswalks
 from bucky.routing.document import Routing
-from bucky.store.local_cache import NearbyFirst
+from bucky.store.local_cache import CachedObjectStore
 from bucky.store.objects import ObjectStore
 from bucky.text.identifiers import delivery_id
 
@@ -85,7 +85,7 @@ class Contents:
         """Return the digest of what is sent for a delivery, changed or not, once it was opened."""
         return self.sent.get(delivery.delivery_id, delivery.instance.sha256)
 
-    def _wanted(self, delivery: DeliveryRequested) -> Wanted:
+    def _wanted(self, delivery: DeliveryRequested) -> WantedChanges:
         """Return what the rule that decided wants changed; raise `Permanent` when that is not known any more."""
         version = delivery.rule_version
         if version not in self._documents:
@@ -102,7 +102,7 @@ class Contents:
             decided_at = self._index.delivery(delivery.delivery_id).requested_at
             modification = Modification(f"BUCKY {rule.name} v{version}", delivery.instance.calling_aet, decided_at)
         versions = self.tables[delivery.delivery_id] = {}
-        return Wanted(rule.morph, self._crosswalks.among(routing.crosswalks, versions), modification)
+        return WantedChanges(rule.morph, self._crosswalks.among(routing.crosswalks, versions), modification)
 
 
 def _check_whole(delivery: DeliveryRequested) -> None:
@@ -131,7 +131,7 @@ def data_set_of(objects: ObjectStore, instance: Instance) -> Content:
         raise
     if digest != instance.sha256:
         stream.close()
-        if isinstance(objects, NearbyFirst):
+        if isinstance(objects, CachedObjectStore):
             return data_set_of(objects.stored, instance)
         raise Permanent("the stored bytes are not those that were received (their SHA-256 differs): not sent")
     return stream

@@ -36,7 +36,7 @@ from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id
 from forward_instances.already_there import settled
 from forward_instances.content import Contents
-from forward_instances.pace import Pace
+from forward_instances.pace import DeliveryPace
 
 BATCH_SECONDS = 20.0
 """No instance is begun later than this: an urgent delivery may be waiting for the end of the batch."""
@@ -141,7 +141,7 @@ def _carried_out(
                 uid = new_uid()
                 for request in group:
                     request.transaction_uid = uid
-            pace = Pace(name, destination, utc_now(), index.take_bandwidth)
+            pace = DeliveryPace(name, destination, utc_now(), index.take_bandwidth)
             corrections = index.corrections([request.delivery.instance.sha256 for request in group])
             yield from _paced(group, contents, corrections, pace, partial(senders.send, destination))
 
@@ -150,7 +150,7 @@ def _paced(
     requests: Sequence[_Request],
     contents: Contents,
     corrections: Mapping[str, frozenset[str]],
-    pace: Pace,
+    pace: DeliveryPace,
     send: Callable[..., list[StoreResult]],
 ) -> Iterator[tuple[_Request, StoreResult]]:
     """Send what the destination's hours allow, no faster than its cap; put off the rest."""

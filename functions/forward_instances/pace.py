@@ -31,7 +31,7 @@ Take = Callable[[str, int, int], float]
 """Gives out bandwidth: a destination's name, bytes, bytes per second; returns the seconds to wait."""
 
 
-class Pace:
+class DeliveryPace:
     """What a destination's schedule and cap mean for one batch; `take` gives out its bandwidth."""
 
     def __init__(self, name: str, settings: Paced, now: datetime, take: Take) -> None:

@@ -24,10 +24,10 @@ from bucky.store.objects import S3ObjectStore
 from keeper.conflicts import Conflicts
 from keeper.evidence import Evidence
 from keeper.overdue import LookedAfter, Overdue
-from keeper.page import KeeperState, Page
+from keeper.page import HealthPage, KeeperState
 from keeper.reconcile import Reconcile
 from keeper.republisher import Republisher
-from keeper.sweep import Sweep
+from keeper.sweep import StudySweep
 
 HOST = "127.0.0.1"
 SWEEP_SECONDS = 1.0
@@ -43,7 +43,7 @@ logger = get_logger("keeper")
 async def serve(settings: Settings) -> None:
     """Work until SIGTERM."""
     state = KeeperState()
-    page = Page(state)
+    page = HealthPage(state)
     server = HttpServer(page.asgi, HOST, settings.keeper_http_port)
     await server.start()
     stop = asyncio.create_task(stop_signal().wait())
@@ -54,7 +54,7 @@ async def serve(settings: Settings) -> None:
     await server.stop()
 
 
-async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
+async def _work(settings: Settings, page: HealthPage, state: KeeperState) -> None:
     client = await _connected(settings, state)
     index = Index.open(settings.index_url.get_secret_value())
     objects = S3ObjectStore(settings)
@@ -66,7 +66,7 @@ async def _work(settings: Settings, page: Page, state: KeeperState) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         evidence = Evidence(js, http, settings.edge_health_url)
         quiet, hold = settings.study_quiet_seconds, settings.study_hold_seconds
-        sweep = Sweep(index, JetStreamPublisher(js), evidence, quiet=quiet, hold=hold)
+        sweep = StudySweep(index, JetStreamPublisher(js), evidence, quiet=quiet, hold=hold)
         overdue = Overdue(index, JetStreamPublisher(js))
         conflicts = Conflicts(index, objects, JetStreamPublisher(js))
         grace = settings.reconcile_grace_seconds

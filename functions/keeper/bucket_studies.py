@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bucky.errors import NotFound
 from bucky.events import ReceivedInstance
 from bucky.index import IndexedInstance
-from bucky.routing.corrections import DECISIONS, Decision
+from bucky.routing.corrections import DECISIONS, ConflictDecision
 from bucky.routing.provenance import read_processed
 from bucky.store.headers import read_attributes
 from bucky.store.keys import KeyParts, is_decision, key_parts
@@ -67,13 +67,13 @@ class BucketStudies:
                 yield InstanceObject(parts, one)
 
 
-def read_decisions(objects: ObjectStore) -> list[Decision]:
+def read_decisions(objects: ObjectStore) -> list[ConflictDecision]:
     """Return the decisions about conflicts that the bucket holds; one that cannot be read is left out."""
     found = []
     for key in objects.keys(DECISIONS):
         if is_decision(key):
             with suppress(ValidationError, NotFound):
-                found.append(Decision.model_validate_json(objects.get(key)))
+                found.append(ConflictDecision.model_validate_json(objects.get(key)))
     return found
 
 

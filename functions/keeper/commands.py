@@ -19,7 +19,7 @@ from bucky.cli.stack_settings import stack_settings
 from bucky.index import Index
 from bucky.settings import Settings
 from bucky.store.objects import ObjectStore, S3ObjectStore
-from keeper.findings import MEANING, Report
+from keeper.findings import MEANING, ReconcileReport
 from keeper.readers import ProcessReader
 from keeper.reconcile import Reconcile
 from keeper.reindex import Advance, Reindex, ReindexReport
@@ -84,7 +84,7 @@ def _opened(home: Path | None) -> Iterator[tuple[Settings, ObjectStore, Index]]:
         index.close()
 
 
-async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *, dry_run: bool) -> Report:
+async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *, dry_run: bool) -> ReconcileReport:
     client = await connect(settings, "reconcile")
     try:
         publisher = Republisher(jetstream(client))
@@ -94,7 +94,7 @@ async def _reconciled(settings: Settings, objects: ObjectStore, index: Index, *,
         await disconnect(client)
 
 
-def _show_reconcile(report: Report) -> None:
+def _show_reconcile(report: ReconcileReport) -> None:
     rows = [
         {
             "found": kind.value,
@@ -114,7 +114,7 @@ def _show_reconcile(report: Report) -> None:
     )
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: ReconcileReport) -> str:
     """Say in a few words how it stands: nothing is called right that could not be judged yet."""
     trouble = f"{len(report.found)} kinds of trouble" if report.found else ""
     if not report.too_recent.count:

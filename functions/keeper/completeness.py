@@ -24,7 +24,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Completeness:
     """Whether it is stable for a quiet time; `reason` says why, for people and for the record."""
 
     stable: bool
@@ -42,16 +42,16 @@ def still_waited_for(arrival: Arrival, quiets: Iterable[float]) -> list[float]:
     return [quiet for quiet in quiets if quiet > arrival.quiet_seconds]
 
 
-def judge(arrival: Arrival, quiet: float, seen: Seen, hold: float) -> Verdict:
+def judge(arrival: Arrival, quiet: float, seen: Seen, hold: float) -> Completeness:
     """Return whether it is stable for a quiet time, in seconds, or has been held for long enough."""
     missing = _missing(arrival)
     idle = (seen.indexed_until - arrival.last_instance_at).total_seconds()
     if idle >= quiet and not missing:
-        return Verdict(stable=True, reason=f"quiet for {quiet:g} s{_evidence(arrival)}")
+        return Completeness(stable=True, reason=f"quiet for {quiet:g} s{_evidence(arrival)}")
     in_the_way = "; ".join(filter(None, (seen.in_the_way if idle < quiet else "", missing)))
     if seen.now - arrival.last_instance_at >= timedelta(seconds=quiet + hold):
-        return Verdict(stable=True, reason=f"quiet for {quiet:g} s, then held for {hold:g} s: {in_the_way}")
-    return Verdict(stable=False, reason=in_the_way or "not quiet for long enough")
+        return Completeness(stable=True, reason=f"quiet for {quiet:g} s, then held for {hold:g} s: {in_the_way}")
+    return Completeness(stable=False, reason=in_the_way or "not quiet for long enough")
 
 
 def _missing(arrival: Arrival) -> str:

@@ -16,7 +16,7 @@ from bucky.errors import Conflict, NotFound
 from bucky.index import Index, InstanceRow, RoutingVersion
 from bucky.log import get_logger
 from bucky.routing.conflicts import rule_for
-from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.corrections import ConflictDecision, Verdict
 from bucky.store.objects import ObjectStore
 
 SOURCE = "/bucky/keeper"
@@ -47,7 +47,7 @@ class Conflicts:
                 log.warning("conflict.destinations_gone", sha256=decision.sha256, destinations=gone)
         return len(pending)
 
-    def _decide(self) -> list[Decision]:
+    def _decide(self) -> list[ConflictDecision]:
         routing = self.index.routing()
         if not routing.document.conflicts:
             return []
@@ -55,7 +55,7 @@ class Conflicts:
         made = [self._decide_one(row, routing) for row in rows]
         return [one for one in made if one is not None]
 
-    def _decide_one(self, row: InstanceRow, routing: RoutingVersion) -> Decision | None:
+    def _decide_one(self, row: InstanceRow, routing: RoutingVersion) -> ConflictDecision | None:
         current = self.index.current_instance(row.sop_instance_uid)
         decision = None
         try:
@@ -67,7 +67,7 @@ class Conflicts:
             self.index.conflict_examined(row.sha256, routing.version)
         return decision
 
-    def _by_rule(self, row: InstanceRow, current: InstanceRow, routing: RoutingVersion) -> Decision | None:
+    def _by_rule(self, row: InstanceRow, current: InstanceRow, routing: RoutingVersion) -> ConflictDecision | None:
         found = compared_objects(self.objects, current.key, row.key)
         rule = rule_for(routing.document.conflicts, found)
         if rule is None:

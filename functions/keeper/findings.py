@@ -8,7 +8,7 @@ from typing import Any
 MOST_KEPT = 100
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What was found; `MEANING` says it for people."""
 
     REINDEXING = "reindexing"
@@ -27,27 +27,27 @@ class Kind(StrEnum):
 
 
 MEANING = {
-    Kind.REINDEXING: "a reindexing is under way, or was stopped; nothing was compared: finish it with `bucky reindex`",
-    Kind.INDEX_LOST: "too much is not in the index: nothing was published; run `bucky reindex`, which sends nothing",
-    Kind.OBJECT_NOT_INDEXED: "in the bucket, not in the index",
-    Kind.OBJECT_MISSING: "in the index, not in the bucket: the instance is lost; find it in a backup or at its sender",
-    Kind.OBJECT_DIFFERS: "the object's size is not the recorded one: it may be damaged",
-    Kind.OBJECT_UNREADABLE: "under an instance's key, but no DICOM file",
-    Kind.OBJECT_FOREIGN: "not Bucky's; left alone",
-    Kind.COUNTS_DIFFER: "a study's counts are not those of its instances",
-    Kind.NOT_ROUTED: "indexed, but the rules were never asked",
-    Kind.REQUEST_LOST: "a delivery is to be done, but nobody was told",
-    Kind.DEAD_LETTER_NOT_RECORDED: "a dead letter is there, but its delivery does not say so",
-    Kind.FAILURE_WITHOUT_LETTER: "refused for good, but there is no dead letter",
-    Kind.DELIVERY_WITHOUT_INSTANCE: "a delivery is to be done of an instance that is lost",
+    FindingKind.REINDEXING: "a reindexing is under way, or stopped: nothing was compared; go on with `bucky reindex`",
+    FindingKind.INDEX_LOST: "too much is not in the index: nothing was published; `bucky reindex` sends nothing",
+    FindingKind.OBJECT_NOT_INDEXED: "in the bucket, not in the index",
+    FindingKind.OBJECT_MISSING: "in the index, not in the bucket: it is lost; find it in a backup or at its sender",
+    FindingKind.OBJECT_DIFFERS: "the object's size is not the recorded one: it may be damaged",
+    FindingKind.OBJECT_UNREADABLE: "under an instance's key, but no DICOM file",
+    FindingKind.OBJECT_FOREIGN: "not Bucky's; left alone",
+    FindingKind.COUNTS_DIFFER: "a study's counts are not those of its instances",
+    FindingKind.NOT_ROUTED: "indexed, but the rules were never asked",
+    FindingKind.REQUEST_LOST: "a delivery is to be done, but nobody was told",
+    FindingKind.DEAD_LETTER_NOT_RECORDED: "a dead letter is there, but its delivery does not say so",
+    FindingKind.FAILURE_WITHOUT_LETTER: "refused for good, but there is no dead letter",
+    FindingKind.DELIVERY_WITHOUT_INSTANCE: "a delivery is to be done of an instance that is lost",
 }
 NOT_REPAIRABLE = {
-    Kind.REINDEXING,
-    Kind.INDEX_LOST,
-    Kind.OBJECT_MISSING,
-    Kind.OBJECT_DIFFERS,
-    Kind.OBJECT_UNREADABLE,
-    Kind.DELIVERY_WITHOUT_INSTANCE,
+    FindingKind.REINDEXING,
+    FindingKind.INDEX_LOST,
+    FindingKind.OBJECT_MISSING,
+    FindingKind.OBJECT_DIFFERS,
+    FindingKind.OBJECT_UNREADABLE,
+    FindingKind.DELIVERY_WITHOUT_INSTANCE,
 }
 
 
@@ -62,7 +62,7 @@ class Did(StrEnum):
 
 
 @dataclass(slots=True)
-class Found:
+class FindingCount:
     """The findings of one kind: how many, what was done, and the first of them."""
 
     count: int = 0
@@ -71,7 +71,7 @@ class Found:
 
 
 @dataclass(slots=True)
-class Report:
+class ReconcileReport:
     """What one run looked at and found; digests, keys and UIDs only. `dry_run`: what would be done."""
 
     dry_run: bool
@@ -79,8 +79,8 @@ class Report:
     instances: int = 0
     deliveries: int = 0
     seconds: float = 0.0
-    found: dict[Kind, Found] = field(default_factory=dict)
-    too_recent: Found = field(default_factory=Found)
+    found: dict[FindingKind, FindingCount] = field(default_factory=dict)
+    too_recent: FindingCount = field(default_factory=FindingCount)
     """Differences between bucket and index that are younger than the grace time: they may mend by themselves."""
 
     def defer(self, subject: str) -> None:
@@ -89,22 +89,22 @@ class Report:
         if len(self.too_recent.first) < MOST_KEPT:
             self.too_recent.first.append(subject)
 
-    def add(self, kind: Kind, subject: str, did: Did = Did.NOTHING) -> None:
+    def add(self, kind: FindingKind, subject: str, did: Did = Did.NOTHING) -> None:
         """Note a finding."""
-        found = self.found.setdefault(kind, Found())
+        found = self.found.setdefault(kind, FindingCount())
         found.count += 1
         found.done[did] += 1
         if len(found.first) < MOST_KEPT:
             found.first.append(subject)
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: FindingKind) -> int:
         """Return how many of a kind were found."""
         return self.found[kind].count if kind in self.found else 0
 
     @property
     def wrong(self) -> bool:
         """Whether something is wrong that this run did not put right."""
-        unrepaired = {kind for kind in self.found if self.dry_run and kind is not Kind.OBJECT_FOREIGN}
+        unrepaired = {kind for kind in self.found if self.dry_run and kind is not FindingKind.OBJECT_FOREIGN}
         return bool(unrepaired | (NOT_REPAIRABLE & self.found.keys()))
 
     def as_data(self) -> dict[str, Any]:

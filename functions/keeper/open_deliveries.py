@@ -8,7 +8,7 @@ from bucky.errors import NotFound
 from bucky.events import DeliveryRequested, ProcessingRequested, payload_of
 from bucky.index import DeliveryRow, DeliveryState, Index
 from bucky.trace import within
-from keeper.findings import Did, Kind, Report
+from keeper.findings import Did, FindingKind, ReconcileReport
 from keeper.republisher import SOURCE, Republisher
 from keeper.waiting import read, waiting_ids
 
@@ -16,7 +16,7 @@ CARRIED_OUT_BY = {"forward-instances": DeliveryRequested.TYPE, "process-instance
 NO_LETTER = "the destination refused it for good; no dead letter was found: send this delivery again by its id"
 
 
-async def reconcile_deliveries(index: Index, publisher: Republisher, report: Report, before: datetime) -> int:
+async def reconcile_deliveries(index: Index, publisher: Republisher, report: ReconcileReport, before: datetime) -> int:
     """Compare the open deliveries with the streams; return how many there are."""
     streams: _Streams | None = None
     looked_at, after = 0, ""
@@ -53,14 +53,14 @@ class _Streams:
 
 
 async def _settle(
-    row: DeliveryRow, letter: DeadLettered | None, index: Index, publisher: Republisher, report: Report
+    row: DeliveryRow, letter: DeadLettered | None, index: Index, publisher: Republisher, report: ReconcileReport
 ) -> None:
     if letter is not None:
-        report.add(Kind.DEAD_LETTER_NOT_RECORDED, row.delivery_id, Did.RECORDED)
+        report.add(FindingKind.DEAD_LETTER_NOT_RECORDED, row.delivery_id, Did.RECORDED)
         if not report.dry_run:
             await asyncio.to_thread(index.dead_letter, row.delivery_id, letter.reason, letter.attempts, utc_now())
     elif row.state is DeliveryState.FAILED:
-        report.add(Kind.FAILURE_WITHOUT_LETTER, row.delivery_id, Did.RECORDED)
+        report.add(FindingKind.FAILURE_WITHOUT_LETTER, row.delivery_id, Did.RECORDED)
         if not report.dry_run:
             reason = f"{row.reason} ({NO_LETTER})" if row.reason else NO_LETTER
             await asyncio.to_thread(index.dead_letter, row.delivery_id, reason, row.attempts, utc_now())
@@ -68,13 +68,13 @@ async def _settle(
         await _ask_again(row, index, publisher, report)
 
 
-async def _ask_again(row: DeliveryRow, index: Index, publisher: Republisher, report: Report) -> None:
+async def _ask_again(row: DeliveryRow, index: Index, publisher: Republisher, report: ReconcileReport) -> None:
     try:
         instance = await asyncio.to_thread(index.instance, row.sha256)
     except NotFound:
-        report.add(Kind.DELIVERY_WITHOUT_INSTANCE, row.delivery_id)
+        report.add(FindingKind.DELIVERY_WITHOUT_INSTANCE, row.delivery_id)
         return
-    report.add(Kind.REQUEST_LOST, row.delivery_id, Did.PUBLISHED)
+    report.add(FindingKind.REQUEST_LOST, row.delivery_id, Did.PUBLISHED)
     if not report.dry_run:
         request = row.request(instance.received())
         await publisher.publish(CloudEvent.of(request, source=SOURCE, traceparent=within(row.trace_id)))

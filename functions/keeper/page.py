@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bucky.runtime.trouble import Troubles
-from keeper.findings import Kind, Report
+from keeper.findings import FindingKind, ReconcileReport
 from keeper.overdue import LookedAfter
 from keeper.sweep import Swept
 
@@ -33,7 +33,7 @@ class KeeperState:
 
     swept: Swept | None = None
     swept_at: float = field(default_factory=time.monotonic)
-    report: Report | None = None
+    report: ReconcileReport | None = None
     trouble: dict[str, str] = field(default_factory=dict)
     troubles: Troubles = field(default_factory=Troubles)
 
@@ -48,7 +48,7 @@ class KeeperState:
         self.troubles.clear(name)
 
 
-class Page:
+class HealthPage:
     """The page, and the measurements on it."""
 
     def __init__(self, state: KeeperState) -> None:
@@ -77,11 +77,11 @@ class Page:
         for name, counter in self._looked_after.items():
             counter.inc(getattr(done, name))
 
-    def reconciled(self, report: Report) -> None:
+    def reconciled(self, report: ReconcileReport) -> None:
         """Note a reconciling."""
         self._state.report = report
         self._reconciled.set_to_current_time()
-        for kind in Kind:
+        for kind in FindingKind:
             self._found.labels(kind.value).set(report.count(kind))
 
     async def _health(self, _request: Request) -> Response:
@@ -100,5 +100,5 @@ class Page:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _counts(report: Report) -> dict[str, int]:
+def _counts(report: ReconcileReport) -> dict[str, int]:
     return {kind.value: found.count for kind, found in report.found.items()}

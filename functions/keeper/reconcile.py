@@ -24,7 +24,7 @@ from bucky.index import Index, IndexedInstance, KnownInstance
 from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id, within
 from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects, read_instance
-from keeper.findings import Did, Kind, Report
+from keeper.findings import Did, FindingKind, ReconcileReport
 from keeper.open_deliveries import reconcile_deliveries
 from keeper.republisher import SOURCE, Republisher
 from keeper.waiting import last_told, waiting_ids
@@ -48,27 +48,27 @@ class Reconcile:
     grace: float
     dry_run: bool = False
 
-    async def run(self) -> Report:
+    async def run(self) -> ReconcileReport:
         """Compare and repair; return what was found."""
-        began, report = time.monotonic(), Report(self.dry_run)
+        began, report = time.monotonic(), ReconcileReport(self.dry_run)
         before = utc_now() - timedelta(seconds=self.grace)
         since = await asyncio.to_thread(self.index.reindexing_since)
         if since is not None:
             # What it has not come to yet would be taken for lost, and be sent again.
-            report.add(Kind.REINDEXING, since.isoformat())
+            report.add(FindingKind.REINDEXING, since.isoformat())
             return report
         not_indexed = await asyncio.to_thread(self._compare_objects, report, before)
         await self._index(not_indexed, report)
         await self._route(report, before)
         report.deliveries = await reconcile_deliveries(self.index, self.publisher, report, before)
         for uid in await asyncio.to_thread(self.index.miscounted_studies):
-            report.add(Kind.COUNTS_DIFFER, uid, Did.COUNTED)
+            report.add(FindingKind.COUNTS_DIFFER, uid, Did.COUNTED)
             if not self.dry_run:
                 await asyncio.to_thread(self.index.recount, [uid])
         report.seconds = time.monotonic() - began
         return report
 
-    def _compare_objects(self, report: Report, before: datetime) -> list[InstanceObject]:
+    def _compare_objects(self, report: ReconcileReport, before: datetime) -> list[InstanceObject]:
         """Return the objects that the index does not have; report the rows that have no object."""
         listed, not_indexed = BucketStudies(self.objects), []
         seen: set[str] = set()
@@ -82,11 +82,11 @@ class Reconcile:
             report.instances += len(rows)
             self._report_missing(rows, report, before)
         for key in listed.foreign:
-            report.add(Kind.OBJECT_FOREIGN, key)
+            report.add(FindingKind.OBJECT_FOREIGN, key)
         return not_indexed
 
     def _compare_studies(
-        self, studies: Sequence[StudyObjects], report: Report, before: datetime
+        self, studies: Sequence[StudyObjects], report: ReconcileReport, before: datetime
     ) -> list[InstanceObject]:
         rows = {row.sha256: row for row in self.index.known_instances([one.study_instance_uid for one in studies])}
         objects = {one.parts.sha256: one for study in studies for one in study.objects}
@@ -94,7 +94,7 @@ class Reconcile:
         report.instances += len(rows)
         for digest in rows.keys() & objects.keys():
             if rows[digest].size != objects[digest].object.size:
-                report.add(Kind.OBJECT_DIFFERS, objects[digest].object.key)
+                report.add(FindingKind.OBJECT_DIFFERS, objects[digest].object.key)
         self._report_missing([row for digest, row in rows.items() if digest not in objects], report, before)
         not_indexed = [one for digest, one in objects.items() if digest not in rows]
         for one in not_indexed:
@@ -102,12 +102,12 @@ class Reconcile:
                 report.defer(one.object.key)
         return [one for one in not_indexed if one.object.modified <= before]
 
-    def _report_missing(self, rows: Sequence[KnownInstance], report: Report, before: datetime) -> None:
+    def _report_missing(self, rows: Sequence[KnownInstance], report: ReconcileReport, before: datetime) -> None:
         for row in rows:
             if self._is_there(row.key):
                 continue
             if row.indexed_at <= before:
-                report.add(Kind.OBJECT_MISSING, row.key)
+                report.add(FindingKind.OBJECT_MISSING, row.key)
             else:
                 report.defer(row.key)
 
@@ -119,14 +119,14 @@ class Reconcile:
             return False
         return True
 
-    async def _index(self, missing: Sequence[InstanceObject], report: Report) -> None:
+    async def _index(self, missing: Sequence[InstanceObject], report: ReconcileReport) -> None:
         """See to it that the index gets these, by the usual way unless they were decided on before."""
         if not missing:
             return
         waiting = await waiting_ids(self.publisher.js, "INSTANCES", InstanceStored.TYPE, "parse-instance")
         missing = [one for one in missing if one.parts.sha256 not in waiting]
         if len(missing) > max(LOST_LEAST, report.objects * LOST_SHARE):
-            report.add(Kind.INDEX_LOST, f"{len(missing)} of {report.objects} objects")
+            report.add(FindingKind.INDEX_LOST, f"{len(missing)} of {report.objects} objects")
             return
         decided = await asyncio.to_thread(self.index.decided, [one.parts.sha256 for one in missing])
         since = min((one.object.modified for one in missing), default=utc_now()) - EARLIER
@@ -137,17 +137,17 @@ class Reconcile:
             event = told.get(one.parts.sha256)
             read = await asyncio.to_thread(read_instance, self.objects, one, self.bucket)
             if read is None:
-                report.add(Kind.OBJECT_UNREADABLE, one.object.key)
+                report.add(FindingKind.OBJECT_UNREADABLE, one.object.key)
                 continue
             known_before = one.parts.sha256 in decided
-            report.add(Kind.OBJECT_NOT_INDEXED, one.object.key, Did.INDEXED if known_before else Did.PUBLISHED)
+            report.add(FindingKind.OBJECT_NOT_INDEXED, one.object.key, Did.INDEXED if known_before else Did.PUBLISHED)
             if not self.dry_run and known_before:
                 await asyncio.to_thread(self.index.restore_instances, [_with_event(read, event)])
             elif not self.dry_run:
                 stored = InstanceStored(**read.received.model_dump())
                 await self.publisher.publish(event or CloudEvent.of(stored, source=SOURCE, traceparent=within(None)))
 
-    async def _route(self, report: Report, before: datetime) -> None:
+    async def _route(self, report: ReconcileReport, before: datetime) -> None:
         waiting: set[str] | None = None
         after = ""
         while page := await asyncio.to_thread(self.index.not_routed, before, after=after):
@@ -157,7 +157,7 @@ class Reconcile:
             for row in page:
                 if row.sha256 in waiting:
                     continue
-                report.add(Kind.NOT_ROUTED, row.sha256, Did.PUBLISHED)
+                report.add(FindingKind.NOT_ROUTED, row.sha256, Did.PUBLISHED)
                 indexed = InstanceIndexed(**row.received().model_dump())
                 if not self.dry_run:
                     event = CloudEvent.of(indexed, source=SOURCE, traceparent=within(row.trace_id))

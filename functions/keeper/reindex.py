@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from bucky.errors import Retriable
-from bucky.index import Gathered, Index, InstanceRows, Rebuilt, StudyPart
+from bucky.index import Index, InstanceRows, Rebuilt, StudyAttributes, StudyPart
 from bucky.store.objects import ObjectStore
 from keeper.bucket_studies import BucketStudies, InstanceObject, StudyObjects, read_decisions
 from keeper.readers import Reader
@@ -130,7 +130,7 @@ class Reindex:
                 study.objects,
                 key=lambda one: (received.get(one.parts.sha256, one.object.modified), *one.parts),
             )
-            attributes = Gathered()
+            attributes = StudyAttributes()
             for at in range(0, len(ordered), WRITTEN_AT_ONCE):
                 some, last = ordered[at : at + WRITTEN_AT_ONCE], at + WRITTEN_AT_ONCE >= len(ordered)
                 part = StudyPart(study.study_instance_uid, (), attributes, study.digests if last else None)

@@ -31,7 +31,7 @@ class Swept:
     in_the_way: str = ""
 
 
-class Sweep:
+class StudySweep:
     """Sweeps when told to; `quiet` and `hold` in seconds. Several may sweep one index: each is declared once."""
 
     def __init__(self, index: Index, publisher: Publisher, evidence: Evidence, *, quiet: float, hold: float) -> None:

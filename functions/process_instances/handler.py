@@ -38,7 +38,7 @@ from bucky.events import (
 )
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryRow, DeliveryState, Index
 from bucky.serve.contract import BatchResult, ItemFailure
-from bucky.serve.handlers import Context, Dependency, register
+from bucky.serve.handlers import Context, HandlerDependency, register
 from bucky.settings import Settings
 from bucky.store.barrier import Barrier
 from bucky.store.objects import ObjectStore
@@ -49,7 +49,7 @@ from process_instances.results import Keeper, Results
 
 register(
     "calls",
-    Dependency(
+    HandlerDependency(
         "process_instances.calls.FunctionCalls",
         lambda settings: FunctionCalls(settings.gateway_url),
         close=lambda calls: calls.close(),

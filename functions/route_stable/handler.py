@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bucky.cloudevents import CloudEvent
-from bucky.deciding.grouping import Gathering
+from bucky.deciding.grouping import Grouping
 from bucky.deciding.requests import Parents, ParentsInIndex, facts_of, requests_of, to_request
 from bucky.errors import Permanent
 from bucky.events import DeliveryRequested, SeriesStable, StudyStable, payload_of
@@ -38,7 +38,7 @@ def handle(event: CloudEvent, ctx: Context, index: Index) -> Iterator[CloudEvent
     if not asking.rules.document.rules:
         return
     trace = trace_id(event.traceparent)
-    parents, gathering = ParentsInIndex(index), Gathering(asking.trigger)
+    parents, gathering = ParentsInIndex(index), Grouping(asking.trigger)
     instances = requested = 0
     for page in _pages(index, asking.stable):
         requests = [request for instance in page for request in _requests(asking, instance, parents)]

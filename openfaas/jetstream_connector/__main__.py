@@ -6,7 +6,7 @@ from typing import NoReturn
 from bucky import log
 from bucky.broker.connection import connect, disconnect
 from bucky.errors import BrokerUnavailable
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.runtime.process import run_process
 from bucky.settings import Settings
@@ -37,7 +37,7 @@ async def run(settings: Settings) -> None:
     )
     server = HttpServer(pages(connector, metrics), settings.connector_http_host, settings.connector_http_port)
     await server.start()
-    settle()
+    freeze_loaded()
     log.get_logger("connector").info("connector.started", port=server.port)
 
     watching = asyncio.create_task(_stopped_by_loss(client.ended, stop))

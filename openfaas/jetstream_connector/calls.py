@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from bucky.cloudevents import BATCH_MEDIA_TYPE
-from bucky.runtime.connection_pool import Broken, KeptConnections, NotConnected, Silent
+from bucky.runtime.connection_pool import Broken, ConnectionPool, NotConnected, Silent
 from jetstream_connector.outcomes import CallFault, Reply
 
 # Shorter than servers keep an idle connection, so that none is closed under a request.
@@ -31,7 +31,7 @@ class GatewayClient:
         tls = ssl.create_default_context() if url.scheme == "https" else None
         self._path, self._host = url.path.rstrip("/"), url.netloc.rpartition("@")[2]
         # The annotations limit the calls; a limit here would let functions that hang delay others.
-        self._server = KeptConnections(
+        self._server = ConnectionPool(
             url.hostname or "", url.port or (443 if tls else 80), idle_seconds=IDLE_SECONDS, tls=tls
         )
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from bucky import log
 from bucky.errors import SettingsError
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.runtime.process import run_process
 from bucky.settings import Settings
@@ -50,7 +50,7 @@ async def _serve(settings: Settings) -> int:
         )
         server = HttpServer(app, HOST, settings.provider_port)
         await server.start()
-        settle()
+        freeze_loaded()
         functions.restore()
         _log.info("provider started", url=f"http://{HOST}:{server.port}")
         await stop.wait()

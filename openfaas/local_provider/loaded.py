@@ -6,6 +6,6 @@ import bucky.forwarding
 import bucky.index
 import bucky.serve.__main__
 import bucky.store.local_cache
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 
-settle()
+freeze_loaded()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bucky.runtime.connection_pool import KeptConnections
+from bucky.runtime.connection_pool import ConnectionPool
 from bucky.runtime.ports import free_port
 from bucky.settings import PREFIX, Settings
 from local_provider.deployments import Deployment, InvalidRequest
@@ -95,7 +95,7 @@ class Replica:
         self._reader = asyncio.create_task(self._read_output())
         self.instance = instance
         self.url = f"http://{HOST}:{port}"
-        self.calls = KeptConnections(HOST, port, idle_seconds=IDLE_SECONDS)
+        self.calls = ConnectionPool(HOST, port, idle_seconds=IDLE_SECONDS)
         self.ready = False
 
     @classmethod

@@ -25,7 +25,7 @@ from bucky.settings import Settings
 from bucky.store.objects import MemoryObjectStore, S3ObjectStore, put_bytes
 from bucky.text.identifiers import delivery_id
 from keeper.commands import _verdict
-from keeper.findings import Did, Kind, Report
+from keeper.findings import Did, FindingKind, ReconcileReport
 from keeper.readers import DirectReader
 from keeper.reconcile import Reconcile
 from keeper.reindex import Reindex
@@ -48,7 +48,7 @@ class ReconcileWorld:
     client: Client
     stored: list[InstanceStored]
 
-    async def reconcile(self, *, dry_run: bool = False, grace: float = -60) -> Report:
+    async def reconcile(self, *, dry_run: bool = False, grace: float = -60) -> ReconcileReport:
         """Run; what is being written just now counts as old enough."""
         publisher = Republisher(jetstream(self.client))
         return await Reconcile(self.objects, self.index, publisher, "bucky", grace, dry_run).run()
@@ -133,7 +133,7 @@ def _indexed(stored: InstanceStored) -> InstanceIndexed:
     return InstanceIndexed(**stored.model_dump())
 
 
-def _kinds(report: Report) -> dict[Kind, dict[str, int]]:
+def _kinds(report: ReconcileReport) -> dict[FindingKind, dict[str, int]]:
     return {kind: dict(found.done) for kind, found in report.found.items()}
 
 
@@ -158,7 +158,10 @@ async def test_a_lost_row_comes_back_and_is_not_sent_again(world: ReconcileWorld
     before = world.tables.rows(without={"indexed_at", "last_instance_at"})
     world.tables.execute(delete(instances).where(instances.c.sha256 == world.stored[0].sha256))
     report = await world.reconcile()
-    assert _kinds(report) == {Kind.OBJECT_NOT_INDEXED: {Did.INDEXED: 1}, Kind.COUNTS_DIFFER: {Did.COUNTED: 1}}
+    assert _kinds(report) == {
+        FindingKind.OBJECT_NOT_INDEXED: {Did.INDEXED: 1},
+        FindingKind.COUNTS_DIFFER: {Did.COUNTED: 1},
+    }
     assert not report.wrong
     assert world.tables.rows(without={"indexed_at", "last_instance_at"}) == before
     assert not any(row["open"] for row in world.tables.rows(arrivals)["arrivals"])
@@ -171,10 +174,10 @@ async def test_a_lost_index_is_not_sent_again(world: ReconcileWorld, monkeypatch
     monkeypatch.setattr("keeper.reconcile.LOST_LEAST", 3)
     world.tables.empty()
     report = await world.reconcile()
-    assert report.found.keys() == {Kind.INDEX_LOST}
-    assert (report.found[Kind.INDEX_LOST].first, report.wrong) == (["5 of 5 objects"], True)
+    assert report.found.keys() == {FindingKind.INDEX_LOST}
+    assert (report.found[FindingKind.INDEX_LOST].first, report.wrong) == (["5 of 5 objects"], True)
     world.index.begin_reindex("bucky")
-    assert (await world.reconcile()).found.keys() == {Kind.REINDEXING}
+    assert (await world.reconcile()).found.keys() == {FindingKind.REINDEXING}
     assert await _nothing_waits(world)
     Reindex(world.objects, world.index, "bucky", DirectReader(world.objects, "bucky")).run()
     assert (await world.reconcile()).found == {}
@@ -216,7 +219,7 @@ async def test_a_young_object_that_is_gone_is_too_recent_to_judge(world: Reconci
     assert (report.found, report.too_recent.count, report.too_recent.first) == ({}, 1, [world.stored[0].key])
     assert "too recent to judge" in _verdict(report)
     assert report.as_data()["too_recent"]["count"] == 1
-    assert _verdict(Report(dry_run=False)) == "nothing wrong"
+    assert _verdict(ReconcileReport(dry_run=False)) == "nothing wrong"
 
 
 async def test_a_lost_object_is_reported(world: ReconcileWorld) -> None:
@@ -225,8 +228,8 @@ async def test_a_lost_object_is_reported(world: ReconcileWorld) -> None:
     del world.objects._objects[key]
     for _ in range(2):
         report = await world.reconcile()
-        assert _kinds(report) == {Kind.OBJECT_MISSING: {Did.NOTHING: 1}}
-        assert (report.found[Kind.OBJECT_MISSING].first, report.wrong) == ([key], True)
+        assert _kinds(report) == {FindingKind.OBJECT_MISSING: {Did.NOTHING: 1}}
+        assert (report.found[FindingKind.OBJECT_MISSING].first, report.wrong) == ([key], True)
     assert world.index.instance(world.stored[0].sha256).key == key
 
 
@@ -239,9 +242,9 @@ async def test_damaged_and_foreign_objects_are_reported(world: ReconcileWorld) -
     put_bytes(world.objects, "notes.txt", b"text")
     report = await world.reconcile()
     assert {kind: found.first for kind, found in report.found.items()} == {
-        Kind.OBJECT_DIFFERS: [world.stored[1].key],
-        Kind.OBJECT_UNREADABLE: [strange],
-        Kind.OBJECT_FOREIGN: ["notes.txt"],
+        FindingKind.OBJECT_DIFFERS: [world.stored[1].key],
+        FindingKind.OBJECT_UNREADABLE: [strange],
+        FindingKind.OBJECT_FOREIGN: ["notes.txt"],
     }
     assert report.wrong
 
@@ -250,7 +253,7 @@ async def test_an_instance_the_rules_never_saw_is_routed(world: ReconcileWorld) 
     """An indexed event that was lost is published again, once, in the trace of its instance."""
     lost = store_samples(world.objects, STUDY, 1, first=9)
     indexed(world.objects, world.index, lost)
-    assert _kinds(await world.reconcile()) == {Kind.NOT_ROUTED: {Did.PUBLISHED: 1}}
+    assert _kinds(await world.reconcile()) == {FindingKind.NOT_ROUTED: {Did.PUBLISHED: 1}}
     assert (await world.reconcile()).found == {}
     (event,) = await world.routing()
     row = world.index.instance(lost[0].sha256)
@@ -262,7 +265,7 @@ async def test_an_instance_the_rules_never_saw_is_routed(world: ReconcileWorld) 
 async def test_a_delivery_nobody_was_told_of_is_asked_for_again(world: ReconcileWorld) -> None:
     """A request that the stream lost is published again, once, with the rule and version that decided it."""
     await jetstream(world.client).purge_stream("DELIVERIES")
-    assert _kinds(await world.reconcile()) == {Kind.REQUEST_LOST: {Did.PUBLISHED: 1}}
+    assert _kinds(await world.reconcile()) == {FindingKind.REQUEST_LOST: {Did.PUBLISHED: 1}}
     assert (await world.reconcile()).found == {}
     (event,) = await world.forwarding()
     assert payload_of(event) == world.requests()[-1]
@@ -273,7 +276,7 @@ async def test_a_delivery_whose_attempt_was_lost_half_way_is_asked_for_again(wor
     await world.forwarding()
     request = world.requests()[-1]
     world.index.delivery_attempted([DeliveryAttempt(request.delivery_id, AttemptOutcome.RETRYING, "away")])
-    assert _kinds(await world.reconcile()) == {Kind.REQUEST_LOST: {Did.PUBLISHED: 1}}
+    assert _kinds(await world.reconcile()) == {FindingKind.REQUEST_LOST: {Did.PUBLISHED: 1}}
     (event,) = await world.forwarding()
     assert event.id == request.delivery_id
 
@@ -290,7 +293,7 @@ async def test_a_dead_letter_nobody_recorded_is_recorded(world: ReconcileWorld) 
         event=json.loads(event.to_json()),
     )
     await world.tell(CloudEvent.of(dead, source="/test"))
-    assert _kinds(await world.reconcile()) == {Kind.DEAD_LETTER_NOT_RECORDED: {Did.RECORDED: 1}}
+    assert _kinds(await world.reconcile()) == {FindingKind.DEAD_LETTER_NOT_RECORDED: {Did.RECORDED: 1}}
     row = world.index.delivery(event.id)
     assert (row.state, row.reason, row.attempts) == (DeliveryState.DEAD_LETTER, "refused: no such SOP class", 3)
     assert (await world.reconcile()).found == {}
@@ -300,7 +303,7 @@ async def test_a_refusal_without_a_dead_letter_can_be_sent_again(world: Reconcil
     """A delivery that was refused, its dead letter lost, becomes a dead one that says how to send it again."""
     (event,) = await world.forwarding()
     world.index.delivery_attempted([DeliveryAttempt(event.id, AttemptOutcome.FAILED, "0x0122")])
-    assert _kinds(await world.reconcile()) == {Kind.FAILURE_WITHOUT_LETTER: {Did.RECORDED: 1}}
+    assert _kinds(await world.reconcile()) == {FindingKind.FAILURE_WITHOUT_LETTER: {Did.RECORDED: 1}}
     row = world.index.delivery(event.id)
     assert row.state is DeliveryState.DEAD_LETTER
     assert row.reason.startswith("0x0122 (")
@@ -317,10 +320,10 @@ async def test_a_dry_run_changes_nothing(world: ReconcileWorld) -> None:
     before = world.tables.rows(instances, series, deliveries, routings)
     report = await world.reconcile(dry_run=True)
     assert set(report.found) == {
-        Kind.OBJECT_NOT_INDEXED,
-        Kind.COUNTS_DIFFER,
-        Kind.NOT_ROUTED,
-        Kind.REQUEST_LOST,
+        FindingKind.OBJECT_NOT_INDEXED,
+        FindingKind.COUNTS_DIFFER,
+        FindingKind.NOT_ROUTED,
+        FindingKind.REQUEST_LOST,
     }
     assert report.wrong
     assert world.tables.rows(instances, series, deliveries, routings) == before

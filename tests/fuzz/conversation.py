@@ -5,17 +5,17 @@ from collections.abc import Callable
 
 from bucky.settings import Settings
 from bucky.text.listeners import Listener
-from edge_scp.association.limits import Limits
+from edge_scp.association.limits import AssociationLimits
 from edge_scp.association.negotiation import Negotiator
-from edge_scp.association.service_user import Association, Service
-from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.service_user import AcceptedAssociation, Service
+from edge_scp.association.sink import Requestor, StoreStatus
 from edge_scp.association.states import State
 from edge_scp.association.statuses import Status
 from edge_scp.association.storage_syntaxes import Syntaxes
 from edge_scp.association.store_service import Refusal, StoreCommand
 from tests.support.dimse.raw_peer import ABORT, RELEASE_RP, RELEASE_RQ, echo, request, store
 
-LIMITS = Limits(max_pdu=4096, artim_seconds=10, idle_seconds=20)
+LIMITS = AssociationLimits(max_pdu=4096, artim_seconds=10, idle_seconds=20)
 SYNTAXES = Syntaxes(Settings())
 ACCEPT = request()
 # A conversation's first byte: what it begins with, who waits, and how its bytes are cut.
@@ -39,13 +39,13 @@ class Kept:
             raise Violation("a fragment after the end")
         self._world.data_set_bytes += sum(map(len, fragments))
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """Answer now or later."""
         self._end()
         if self._world.answers_wait:
             self._world.waiting.append(answered)
         else:
-            answered(Answer(Status.SUCCESS))
+            answered(StoreStatus(Status.SUCCESS))
 
     def abandon(self) -> None:
         """End without an answer."""
@@ -62,7 +62,7 @@ class ConversationWorld:
 
     def __init__(self, answers_wait: bool) -> None:
         self.answers_wait = answers_wait
-        self.waiting: list[Callable[[Answer], None]] = []
+        self.waiting: list[Callable[[StoreStatus], None]] = []
         self.instances: list[Kept] = []
         self.outcomes: list[str] = []
         self.sent = b""
@@ -71,19 +71,19 @@ class ConversationWorld:
         self.data_set_bytes = 0
         self._early = b""
         self._reading = False
-        self.user = Association(
+        self.user = AcceptedAssociation(
             Service(Listener(), LIMITS, NEGOTIATOR, self, self, lambda: None, lambda: self.now), "127.0.0.1"
         )
         self.user.provider.connected(self)
 
-    def begin(self, _command: StoreCommand, _caller: Caller) -> Kept:
+    def begin(self, _command: StoreCommand, _caller: Requestor) -> Kept:
         """Begin an instance; one at a time."""
         if any(not instance.ended for instance in self.instances) or self.waiting:
             raise Violation("a request before the last was answered")
         self.instances.append(Kept(self))
         return self.instances[-1]
 
-    def refuse(self, command: StoreCommand, _caller: Caller, refusal: Refusal, received: int) -> Kept:
+    def refuse(self, command: StoreCommand, _caller: Requestor, refusal: Refusal, received: int) -> Kept:
         """Go on with an instance that the express lane refused; there is none here."""
         raise Violation(f"{command}: {refusal} after {received} bytes")
 
@@ -122,7 +122,7 @@ class ConversationWorld:
         """Let the sink answer what waits."""
         waiting, self.waiting = self.waiting, []
         for answered in waiting:
-            answered(Answer(Status.OUT_OF_RESOURCES, "full"))
+            answered(StoreStatus(Status.OUT_OF_RESOURCES, "full"))
 
     def pass_time(self, seconds: float) -> None:
         """Let the clock run, with a look at it every half second."""

@@ -12,14 +12,14 @@ from typing import Protocol, cast
 from bucky.text.listeners import Listener
 from edge_scp.association.admission import Rejection
 from edge_scp.association.connection import Connection, receive_buffer
-from edge_scp.association.limits import Limits
+from edge_scp.association.limits import AssociationLimits
 from edge_scp.association.negotiation import Negotiator
 from edge_scp.association.plain_transport import PlainTransport
-from edge_scp.association.service_user import Association, AssociationMetrics, Service
-from edge_scp.association.sink import Reports, Sink
+from edge_scp.association.service_user import AcceptedAssociation, AssociationMetrics, Service
+from edge_scp.association.sink import CommitmentSink, Sink
 from edge_scp.association.storage_syntaxes import Syntaxes
-from edge_scp.association.timeouts import Sweep
-from edge_scp.association.tls import Alerting, Certificates
+from edge_scp.association.timeouts import TimeoutSweep
+from edge_scp.association.tls import Alerting, ReloadedTls
 
 # For peers to close after the last word, and for close_notify to be answered.
 LINGER_SECONDS = 1.0
@@ -29,7 +29,7 @@ TLS_SHUTDOWN_SECONDS = 2.0
 class Lane(Protocol):
     """Who may serve an association for some time: `edge_scp.receive.fast_path`."""
 
-    def offer(self, association: Association, connection: Connection) -> None:
+    def offer(self, association: AcceptedAssociation, connection: Connection) -> None:
         """Take a connection that is between two messages, if it is a usual one."""
 
 
@@ -38,7 +38,7 @@ def no_obstacle() -> Rejection | None:
     return None
 
 
-class Standing(Enum):
+class ConnectionState(Enum):
     """How a connection stands, for who counts them."""
 
     ASSOCIATED = "it has an association"
@@ -47,7 +47,7 @@ class Standing(Enum):
 
 
 # Told how a connection stands, and whether an instance was stored over it.
-Told = Callable[[Standing, bool], None]
+Told = Callable[[ConnectionState, bool], None]
 
 
 class Acceptor:
@@ -60,7 +60,7 @@ class Acceptor:
     def __init__(
         self,
         listener: Listener,
-        limits: Limits,
+        limits: AssociationLimits,
         syntaxes: Syntaxes,
         sink: Sink,
         metrics: AssociationMetrics,
@@ -68,7 +68,7 @@ class Acceptor:
         obstacle: Callable[[], Rejection | None] = no_obstacle,
         buffer: memoryview | None = None,
         lane: Lane | None = None,
-        reports: Reports | None = None,
+        reports: CommitmentSink | None = None,
     ) -> None:
         self._lane = lane if listener.tls is None else None
         self._loop = asyncio.get_running_loop()
@@ -83,14 +83,14 @@ class Acceptor:
             reports=reports,
         )
         self._buffer = receive_buffer() if buffer is None else buffer
-        self._certificates = Certificates(listener.tls) if listener.tls else None
-        self._sweep = Sweep(self._loop, limits.sweep_seconds)
-        self._open: dict[Connection, Association] = {}
+        self._certificates = ReloadedTls(listener.tls) if listener.tls else None
+        self._sweep = TimeoutSweep(self._loop, limits.sweep_seconds)
+        self._open: dict[Connection, AcceptedAssociation] = {}
         self._emptied = asyncio.Event()
         self._connecting: set[asyncio.Task[None]] = set()
 
     @property
-    def associations(self) -> list[Association]:
+    def associations(self) -> list[AcceptedAssociation]:
         """Return the associations that were accepted and are not over."""
         return [association for association in self._open.values() if association.established]
 
@@ -106,15 +106,15 @@ class Acceptor:
         """
 
         def stands(*, associated: bool) -> None:
-            told(Standing.ASSOCIATED if associated else Standing.OVER, association.stored)
+            told(ConnectionState.ASSOCIATED if associated else ConnectionState.OVER, association.stored)
 
-        association = Association(self._service, address, stands)
+        association = AcceptedAssociation(self._service, address, stands)
 
         def closed() -> None:
             if self._open.pop(connection, None) is not None:
                 self._sweep.remove(association.tick)
                 association.disconnected()
-                told(Standing.CLOSED, association.stored)
+                told(ConnectionState.CLOSED, association.stored)
             if not self._open:
                 self._emptied.set()
 
@@ -157,7 +157,7 @@ class Acceptor:
     async def _shake_hands(
         self,
         connection: Connection,
-        association: Association,
+        association: AcceptedAssociation,
         accepted: socket.socket,
         context: ssl.SSLContext,
         closed: Callable[[], None],
@@ -186,7 +186,7 @@ class Acceptor:
                 await asyncio.wait_for(self._emptied.wait(), seconds)
 
 
-def _evict(association: Association, connection: Connection, connecting: asyncio.Task[None] | None) -> None:
+def _evict(association: AcceptedAssociation, connection: Connection, connecting: asyncio.Task[None] | None) -> None:
     """Close a connection that has no association, be it in the middle of its TLS handshake."""
     if association.established:
         return

@@ -57,7 +57,7 @@ class Phase(IntEnum):
     ANSWERING = 2
 
 
-class Standing(NamedTuple):
+class SessionState(NamedTuple):
     """Since when, by the loop's clock, and the bytes of the data set in transit."""
 
     phase: Phase
@@ -75,11 +75,11 @@ class Unfinished(NamedTuple):
     refusal: Refusal
 
 
-class Ride(Protocol):
+class FastSession(Protocol):
     """An association's time in the express lane."""
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> SessionState:
         """Return where it stands."""
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from edge_scp.association.provider import Provider
+from edge_scp.association.provider import UpperLayerProvider
 from edge_scp.association.states import State
 
 RECEIVED_AT_ONCE = 256 * 1024
@@ -29,7 +29,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        provider: Provider,
+        provider: UpperLayerProvider,
         connection: socket.socket,
         buffer: memoryview,
         *,

@@ -7,7 +7,7 @@ from bucky.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AssociationLimits:
     """The bounds of every connection of a listener."""
 
     max_pdu: int = 131072

@@ -19,9 +19,9 @@ from edge_scp.association.dimse import (
     read_request,
     response_pdus,
 )
-from edge_scp.association.negotiation import Agreement, Context
+from edge_scp.association.negotiation import Agreement, PresentationContext
 from edge_scp.association.pdu import COMMAND, LAST, Taker
-from edge_scp.association.sink import Answer, Caller, Reception, Reports, Sink
+from edge_scp.association.sink import CommitmentSink, IncomingInstance, Requestor, Sink, StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION
 from edge_scp.association.store_service import StoreCommand
@@ -37,7 +37,7 @@ class Messages:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: Requestor,
         agreement: Agreement,
         sink: Sink,
         *,
@@ -45,12 +45,12 @@ class Messages:
         patience: Patience,
         data_set_goes_to: Callable[[int, Taker | None], None],
         respond: Callable[[bytes], None],
-        reports: Reports | None = None,
+        reports: CommitmentSink | None = None,
     ) -> None:
         self.answers: Counter[str] = Counter()
         self.agreement = agreement
         self._caller, self._sink, self._reports = caller, sink, reports
-        self._contexts: Mapping[int, Context] = agreement.contexts
+        self._contexts: Mapping[int, PresentationContext] = agreement.contexts
         self._peer_max_pdu = agreement.peer_max_pdu
         self._max_command = max_command
         self._patience = patience
@@ -59,7 +59,7 @@ class Messages:
         self._context_id = 0  # of the message in hand
         self._command: bytearray | None = None  # the fragments so far of a command set
         self._request: Request | None = None
-        self._reception: Reception | None = None  # where the data set in transit goes
+        self._reception: IncomingInstance | None = None  # where the data set in transit goes
         self._answering = False
 
     @property
@@ -151,12 +151,12 @@ class Messages:
         else:
             self._data_set_ends(request, reception)
 
-    def _take_data_set(self, reception: Reception) -> None:
+    def _take_data_set(self, reception: IncomingInstance) -> None:
         self._reception = reception
         self._data_set_goes_to(self._context_id, reception.write)
         self._patience.data_set_begins()
 
-    def _reception_of(self, request: Request, context: Context) -> Reception:
+    def _reception_of(self, request: Request, context: PresentationContext) -> IncomingInstance:
         """Return who takes the request's data set and answers it: the sink, or a status (PS3.7 Annex C)."""
         verification = context.abstract_syntax_uid == VERIFICATION
         commitment = context.abstract_syntax_uid == STORAGE_COMMITMENT
@@ -172,13 +172,13 @@ class Messages:
             return _Unkept(Status.SOP_CLASS_NOT_SUPPORTED)
         return _Unkept(Status.UNRECOGNIZED_OPERATION)
 
-    def _data_set_ends(self, request: Request, reception: Reception) -> None:
+    def _data_set_ends(self, request: Request, reception: IncomingInstance) -> None:
         self._reception = None
         self._data_set_goes_to(self._context_id, None)
         self._answering = True
         reception.finish(partial(self._answered, request))
 
-    def _answered(self, request: Request, answer: Answer) -> None:
+    def _answered(self, request: Request, answer: StoreStatus) -> None:
         if self._request is not request:
             return  # the association was over before the answer came
         self._request = None
@@ -188,7 +188,7 @@ class Messages:
         self._respond(response_pdus(self._context_id, request, answer.status, answer.error_comment, self._peer_max_pdu))
 
 
-def _store_command(request: Request, context: Context) -> StoreCommand:
+def _store_command(request: Request, context: PresentationContext) -> StoreCommand:
     return StoreCommand(
         affected_sop_class_uid=request.sop_class_uid,
         affected_sop_instance_uid=request.sop_instance_uid,
@@ -206,9 +206,9 @@ class _Unkept:
     def write(self, *fragments: memoryview) -> None:
         """Read past them."""
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """Answer."""
-        answered(Answer(self._status))
+        answered(StoreStatus(self._status))
 
     def abandon(self) -> None:
         """Nothing was kept."""

@@ -57,7 +57,7 @@ class AssociateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class PresentationContext:
     """An accepted presentation context."""
 
     abstract_syntax_uid: str
@@ -133,7 +133,7 @@ class Agreement:
     """
 
     application_context: str
-    contexts: Mapping[int, Context]
+    contexts: Mapping[int, PresentationContext]
     refused: int
     peer_max_pdu: int
     items: bytes
@@ -172,7 +172,7 @@ class Negotiator:
         peer_max_pdu = user.maximum_length or 0
         if 0 < peer_max_pdu < _LEAST_MAX_PDU:
             raise InvalidPdu("an A-ASSOCIATE-RQ whose maximum length leaves no room for a response")
-        accepted: dict[int, Context] = {}
+        accepted: dict[int, PresentationContext] = {}
         answers: list[bytes] = []
         roles: dict[str, bytes] = {}
         for proposed in proposal.contexts:
@@ -180,7 +180,7 @@ class Negotiator:
             result, transfer_syntax = self._result(proposed, abstract, user.roles.get(abstract))
             answers.append(_answer(proposed.context_id, result, transfer_syntax))
             if result == _ACCEPTED:
-                accepted[proposed.context_id] = Context(abstract, uid_of(transfer_syntax))
+                accepted[proposed.context_id] = PresentationContext(abstract, uid_of(transfer_syntax))
                 if abstract in user.roles:
                     roles[abstract] = _role(abstract, reports=abstract == STORAGE_COMMITMENT)
         return Agreement(

@@ -32,7 +32,7 @@ class InvalidPdu(ValueError):
     """A PDU breaks PS3.8 §9.3, so where the next one begins is anybody's guess."""
 
 
-class Wanted(Enum):
+class PduHandling(Enum):
     """What is to happen with a PDU whose header has arrived."""
 
     SKIPPED = "read past it"
@@ -45,14 +45,14 @@ class Wanted(Enum):
 Taker = Callable[..., None]
 
 
-class Consumer(Protocol):
+class PduHandler(Protocol):
     """Who takes the PDUs; each method may raise `InvalidPdu`."""
 
     @property
     def busy(self) -> bool:
         """Tell whether the next value must wait."""
 
-    def pdu_begins(self, kind: int, length: int) -> Wanted:
+    def pdu_begins(self, kind: int, length: int) -> PduHandling:
         """Decide on a PDU of this type and length; asked again after `HELD`."""
 
     def pdu_arrived(self, kind: int, body: bytes) -> None:
@@ -65,13 +65,13 @@ class Consumer(Protocol):
 class PduReader:
     """Cuts one connection's bytes into PDUs; `max_data` is the length of P-DATA-TF that was advertised."""
 
-    def __init__(self, consumer: Consumer, max_data: int) -> None:
+    def __init__(self, consumer: PduHandler, max_data: int) -> None:
         self._consumer, self._max_data = consumer, max_data
         self._header = bytearray()  # of a PDU or a value, while it is incomplete
         self._kind = 0
         self._left = 0  # bytes of the PDU still to come
         self._asking = False  # its header is here, and the consumer has not decided
-        self._wanted = Wanted.SKIPPED
+        self._wanted = PduHandling.SKIPPED
         self._body = bytearray()
         self._context_id = self._control = 0
         self._value_left = 0  # bytes of the value still to come
@@ -99,7 +99,7 @@ class PduReader:
                 at = self._read_value(data, at, end)
             elif not self._left:
                 at = self._read_pdu_header(data, at, end)
-            elif self._wanted is Wanted.VALUES:
+            elif self._wanted is PduHandling.VALUES:
                 if self._consumer.busy:
                     return at
                 at = self._read_value_header(data, at, end)
@@ -113,7 +113,7 @@ class PduReader:
 
     def skip_pdu(self) -> None:
         """Read past what is left of the present PDU."""
-        self._wanted = Wanted.SKIPPED
+        self._wanted = PduHandling.SKIPPED
         self._value_left = 0
         self._body.clear()
         if self._left:
@@ -130,19 +130,19 @@ class PduReader:
 
     def _decided(self) -> bool:
         self._wanted = wanted = self._consumer.pdu_begins(self._kind, self._left)
-        if wanted is Wanted.HELD:
+        if wanted is PduHandling.HELD:
             return False
         self._asking = False
-        if wanted is Wanted.VALUES and self._left < _HEADER_SIZE:
+        if wanted is PduHandling.VALUES and self._left < _HEADER_SIZE:
             raise InvalidPdu("a P-DATA-TF holds no presentation data value")
-        if wanted is Wanted.WHOLE and not self._left:
+        if wanted is PduHandling.WHOLE and not self._left:
             self._consumer.pdu_arrived(self._kind, b"")
         return True
 
     def _read_body(self, data: memoryview, at: int, end: int) -> int:
         size = min(self._left, end - at)
         self._left -= size
-        if self._wanted is Wanted.WHOLE:
+        if self._wanted is PduHandling.WHOLE:
             self._body += data[at : at + size]
             if not self._left:
                 body, self._body = bytes(self._body), bytearray()

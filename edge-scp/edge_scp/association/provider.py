@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from edge_scp.association import pdu
 from edge_scp.association.boundaries import ServiceUser, Transport
-from edge_scp.association.limits import Limits
-from edge_scp.association.pdu import InvalidPdu, PduReader, Taker, Wanted
+from edge_scp.association.limits import AssociationLimits
+from edge_scp.association.pdu import InvalidPdu, PduHandling, PduReader, Taker
 from edge_scp.association.states import TABLE, Action, Event, State
 
 _EVENTS = {
@@ -27,10 +27,10 @@ _VERSION_1 = 0x0001
 VERSION_NOT_SUPPORTED = (1, 2, 2)  # rejected permanent, by the service provider (ACSE): PS3.8 Table 9-21
 
 
-class Provider:
+class UpperLayerProvider:
     """The state machine of one association."""
 
-    def __init__(self, user: ServiceUser, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, user: ServiceUser, limits: AssociationLimits, clock: Callable[[], float]) -> None:
         self.state = State.Sta1
         self.trouble = ""
         self._user = user
@@ -127,35 +127,35 @@ class Provider:
         """Tell whether a request is being carried out, so that what follows it waits."""
         return self._user.busy
 
-    def pdu_begins(self, kind: int, length: int) -> Wanted:
+    def pdu_begins(self, kind: int, length: int) -> PduHandling:
         """Take a PDU's header: events that need no more happen now, and no body is kept in vain."""
         if self.state is State.Sta1:
-            return Wanted.HELD
+            return PduHandling.HELD
         event = _EVENTS.get(kind)
         if event is None:
             self._arrives(kind, Event.Evt19)
-            return Wanted.SKIPPED
+            return PduHandling.SKIPPED
         if kind == pdu.P_DATA_TF:
             return self._data_begins(length)
         if kind in _ENDINGS:
             if length != pdu.ENDING_LENGTH:
                 raise InvalidPdu(f"PDU type 0x{kind:02X} of impossible length")
-            return Wanted.WHOLE
+            return PduHandling.WHOLE
         if event is Event.Evt6 and self.state is State.Sta2:
             if not _LEAST_ASSOCIATE_LENGTH <= length <= self._limits.max_associate:
                 raise InvalidPdu("an A-ASSOCIATE-RQ of impossible length")
-            return Wanted.WHOLE
+            return PduHandling.WHOLE
         self._arrives(kind, event)
-        return Wanted.SKIPPED
+        return PduHandling.SKIPPED
 
-    def _data_begins(self, length: int) -> Wanted:
+    def _data_begins(self, length: int) -> PduHandling:
         if self.state is State.Sta6:
             if self._user.busy or self._transport.congested:
-                return Wanted.HELD
+                return PduHandling.HELD
             if length > self._limits.max_pdu:
                 raise InvalidPdu("a P-DATA-TF longer than the maximum length advertised")
         self._arrives(pdu.P_DATA_TF, Event.Evt10)
-        return Wanted.VALUES if self.state is State.Sta6 else Wanted.SKIPPED
+        return PduHandling.VALUES if self.state is State.Sta6 else PduHandling.SKIPPED
 
     def pdu_arrived(self, kind: int, body: bytes) -> None:
         self._body = body
@@ -290,10 +290,12 @@ class Provider:
         self._transport.read_on()
 
 
-_ACTIONS: dict[Action, Callable[[Provider], None]] = {
-    action: getattr(Provider, f"_{action.name.lower()}") for action in Action if action.name not in {"AR_5", "AR_7"}
+_ACTIONS: dict[Action, Callable[[UpperLayerProvider], None]] = {
+    action: getattr(UpperLayerProvider, f"_{action.name.lower()}")
+    for action in Action
+    if action.name not in {"AR_5", "AR_7"}
 }
 # The same actions under two names.
-_ACTIONS[Action.AR_5] = Provider._aa_5
-_ACTIONS[Action.AR_7] = Provider._dt_1
+_ACTIONS[Action.AR_5] = UpperLayerProvider._aa_5
+_ACTIONS[Action.AR_7] = UpperLayerProvider._dt_1
 _TRANSITIONS = {state: {event: _ACTIONS[action] for event, action in events.items()} for state, events in TABLE.items()}

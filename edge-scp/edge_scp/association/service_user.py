@@ -11,12 +11,12 @@ from bucky.log import get_logger
 from bucky.text.listeners import Listener
 from bucky.trace import new_traceparent
 from edge_scp.association.admission import CALLING_AET_UNKNOWN, Rejection, refusal
-from edge_scp.association.boundaries import Phase, Ride, Unfinished
-from edge_scp.association.limits import Limits
+from edge_scp.association.boundaries import FastSession, Phase, Unfinished
+from edge_scp.association.limits import AssociationLimits
 from edge_scp.association.messages import Messages, OutOfSequence
 from edge_scp.association.negotiation import APPLICATION_CONTEXT, Agreement, AssociateRequest, Negotiator, is_ae_title
-from edge_scp.association.provider import Provider
-from edge_scp.association.sink import Caller, Reports, Sink
+from edge_scp.association.provider import UpperLayerProvider
+from edge_scp.association.sink import CommitmentSink, Requestor, Sink
 from edge_scp.association.states import State
 from edge_scp.association.statuses import Status
 from edge_scp.association.timeouts import Patience
@@ -50,34 +50,34 @@ class Service:
     """What the associations of one listener share; `obstacle` says why no more can be accepted now, if so."""
 
     listener: Listener
-    limits: Limits
+    limits: AssociationLimits
     negotiator: Negotiator
     sink: Sink
     metrics: AssociationMetrics
     obstacle: Callable[[], Rejection | None]
     clock: Callable[[], float]
-    reports: Reports | None = None
+    reports: CommitmentSink | None = None
 
 
-class Association:
+class AcceptedAssociation:
     """One association, from its connection to its end."""
 
     def __init__(self, service: Service, source_address: str, stands: Stands = _nobody) -> None:
-        self.caller: Caller | None = None
+        self.caller: Requestor | None = None
         self._stands = stands
         self._over_told = False
         self._service = service
         self._source_address = source_address
-        self._provider = Provider(self, service.limits, service.clock)
+        self._provider = UpperLayerProvider(self, service.limits, service.clock)
         self._patience = Patience(service.limits, service.clock)
         self._messages: Messages | None = None
         self._began = time.monotonic()
         self._release_waits = False
         self._outcome = ""
-        self._ride: Ride | None = None
+        self._ride: FastSession | None = None
 
     @property
-    def provider(self) -> Provider:
+    def provider(self) -> UpperLayerProvider:
         """Return the provider that serves it."""
         return self._provider
 
@@ -133,14 +133,14 @@ class Association:
 
     # The express lane, in which an association may be between any two messages.
 
-    def offered(self) -> tuple[Caller, Agreement] | None:
+    def offered(self) -> tuple[Requestor, Agreement] | None:
         """Return whose messages the lane may have now, and what was agreed on; None in the middle of something."""
         messages, caller = self._messages, self.caller
         if messages is None or caller is None or self._release_waits or not messages.idle:
             return None
         return (caller, messages.agreement) if self._provider.between_pdus else None
 
-    def lane_entered(self, ride: Ride) -> None:
+    def lane_entered(self, ride: FastSession) -> None:
         """Have messages served in the lane from here on."""
         self._ride = ride
 
@@ -167,7 +167,7 @@ class Association:
     def associate_indicated(self, request: bytes) -> None:
         """Accept the association, or reject it with the reason that PS3.8 Table 9-21 has for it."""
         asked = AssociateRequest.read(request)
-        caller = Caller(
+        caller = Requestor(
             association_id=secrets.token_hex(8),
             calling_aet=asked.calling_aet,
             called_aet=asked.called_aet,
@@ -218,7 +218,7 @@ class Association:
         """Note that a connection never became an association."""
         self._ends("failed", reason=reason or self._provider.trouble or "closed before a request")
 
-    def _accept(self, caller: Caller, asked: AssociateRequest, agreement: Agreement) -> None:
+    def _accept(self, caller: Requestor, asked: AssociateRequest, agreement: Agreement) -> None:
         self._messages = Messages(
             caller,
             agreement,
@@ -283,7 +283,7 @@ class Association:
         )
 
 
-def _fields(caller: Caller) -> dict[str, str]:
+def _fields(caller: Requestor) -> dict[str, str]:
     return {
         "association_id": caller.association_id,
         "calling_aet": caller.calling_aet,

@@ -13,7 +13,7 @@ from edge_scp.association.store_service import Refusal, StoreCommand
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Requestor:
     """The association an instance comes over; all it brings belongs to its trace."""
 
     association_id: str
@@ -25,20 +25,20 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoreStatus:
     """The response: a status and, unless it is success, an Error Comment."""
 
     status: Status
     error_comment: str = ""
 
 
-class Reception(Protocol):
+class IncomingInstance(Protocol):
     """One instance arriving; used from the event loop's thread only."""
 
     def write(self, *fragments: memoryview) -> None:
         """Take fragments of the data set, any size; never raises, never keeps the views."""
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """All fragments came: `answered` is called once, later, in the event loop's thread."""
 
     def abandon(self) -> None:
@@ -48,15 +48,15 @@ class Reception(Protocol):
 class Sink(Protocol):
     """Where instances go."""
 
-    def begin(self, command: StoreCommand, caller: Caller) -> Reception:
+    def begin(self, command: StoreCommand, caller: Requestor) -> IncomingInstance:
         """Start an instance; never raises, since a refusal is kept for `finish` to answer."""
 
-    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> Reception:
+    def refuse(self, command: StoreCommand, caller: Requestor, refusal: Refusal, received: int) -> IncomingInstance:
         """Go on with an instance that is refused, after so many bytes of it."""
 
 
-class Reports(Protocol):
+class CommitmentSink(Protocol):
     """Where N-EVENT-REPORTs on storage commitments go (PS3.4 §J.3.3)."""
 
-    def report(self, event_type: int, transfer_syntax_uid: str, caller: Caller) -> Reception:
+    def report(self, event_type: int, transfer_syntax_uid: str, caller: Requestor) -> IncomingInstance:
         """Start a report; its data set is written to what is returned."""

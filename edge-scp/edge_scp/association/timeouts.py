@@ -7,7 +7,7 @@ renewed by a byte, only by work done, so a peer that sends one byte a second hol
 import asyncio
 from collections.abc import Callable
 
-from edge_scp.association.limits import Limits
+from edge_scp.association.limits import AssociationLimits
 
 
 class Patience:
@@ -15,7 +15,7 @@ class Patience:
 
     __slots__ = ("_clock", "_limits", "_quiet_since", "_window_began", "_window_bytes")
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: AssociationLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._quiet_since = self._window_began = clock()
@@ -51,7 +51,7 @@ class Patience:
         return None
 
 
-class Sweep:
+class TimeoutSweep:
     """Calls what is registered with the loop's time, every so often; no timer runs while nothing is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:

@@ -67,7 +67,7 @@ class Alerting:
         return tls
 
 
-class Certificates:
+class ReloadedTls:
     """A listener's TLS context, made anew when its files have changed: a renewal needs no restart."""
 
     def __init__(self, tls: ListenerTls) -> None:

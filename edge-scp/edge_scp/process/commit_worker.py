@@ -15,20 +15,20 @@ from bucky import log
 from bucky.settings import Settings
 from edge_scp.metrics import CommitterMetrics
 from edge_scp.process.channel import Channel, Message
-from edge_scp.process.supervisor import Inherited, end_at_once, run
+from edge_scp.process.supervisor import WorkerContext, end_at_once, run
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.sync_queue import CommitBoard
+from edge_scp.spool.sync_queue import SyncQueue
 from edge_scp.spool.syncer import Syncer
 
 # How long nobody may ask before it is looked whether they did: the bell tells of all, so this may be long.
 QUIET_SECONDS = 60.0
 
 
-async def commit(settings: Settings, inherited: Inherited) -> None:
+async def commit(settings: Settings, inherited: WorkerContext) -> None:
     """Wire the process and work until the parent says to stop."""
     disk, metrics = Disk(), CommitterMetrics()
-    board = CommitBoard(inherited.board)
+    board = SyncQueue(inherited.board)
     stop = asyncio.Event()
 
     def received(message: Message, _connection: socket.socket | None) -> None:
@@ -45,7 +45,7 @@ async def commit(settings: Settings, inherited: Inherited) -> None:
     await stop.wait()
 
 
-def _serve(board: CommitBoard, syncer: Syncer) -> None:
+def _serve(board: SyncQueue, syncer: Syncer) -> None:
     """Work whenever the bell rings. All senders wait for this, so no event loop is in the way."""
     logger = log.get_logger("edge")
     try:

@@ -26,7 +26,7 @@ _GRACE = 1 / 3
 _REMEMBERED = 1024
 
 
-class Verdict(Enum):
+class Handling(Enum):
     """What becomes of a connection that was accepted."""
 
     SERVE = "serve"
@@ -37,7 +37,7 @@ class Verdict(Enum):
 class Admission(NamedTuple):
     """A verdict, and the number of the connection that gives way, if one must."""
 
-    verdict: Verdict
+    verdict: Handling
     evicted: int | None = None
 
 
@@ -72,15 +72,15 @@ class Connections:
         """Decide about one more connection; strangers to the listener's networks take no place of a peer."""
         if network_allowed(self._listener, address):
             if self._room(address):
-                return Admission(Verdict.SERVE)
+                return Admission(Handling.SERVE)
             evicted = self._gives_way(address)
             if evicted is not None:
-                return Admission(Verdict.SERVE, evicted)
-        return Admission(Verdict.REJECT if len(self._rejecting) < REJECTED_AT_ONCE else Verdict.DROP)
+                return Admission(Handling.SERVE, evicted)
+        return Admission(Handling.REJECT if len(self._rejecting) < REJECTED_AT_ONCE else Handling.DROP)
 
-    def opened(self, number: int, address: str, verdict: Verdict) -> None:
+    def opened(self, number: int, address: str, verdict: Handling) -> None:
         """Count a connection that was handed to a receiver."""
-        if verdict is Verdict.SERVE:
+        if verdict is Handling.SERVE:
             self._waiting[number] = _Waiting(address, self._clock())
             self._held[address] += 1
         else:

@@ -17,8 +17,8 @@ from bucky.runtime.trouble import Troubles
 from edge_scp.metrics import ParentMetrics
 from edge_scp.process.channel import Message
 from edge_scp.process.port import Port
-from edge_scp.process.supervisor import Child
-from edge_scp.spool.capacity import Ledger, Limits
+from edge_scp.process.supervisor import Worker
+from edge_scp.spool.capacity import SharedCounters, SpoolLimits
 
 EFFECTS = {
     "store": "What is received stays in the spool, on this machine's disk, until the store takes it.",
@@ -35,11 +35,11 @@ class EdgeState:
     def __init__(
         self,
         ports: Sequence[Port],
-        receivers: Sequence[Child],
-        uploader: Child,
-        committers: Sequence[Child],
-        ledger: Ledger,
-        limits: Limits,
+        receivers: Sequence[Worker],
+        uploader: Worker,
+        committers: Sequence[Worker],
+        ledger: SharedCounters,
+        limits: SpoolLimits,
         normal_seconds: float = 600.0,
     ) -> None:
         self._ports, self._receivers, self._uploader = ports, receivers, uploader

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from bucky.settings import Settings
 from edge_scp.process.channel import Message
-from edge_scp.process.connections import Connections, Verdict
-from edge_scp.process.supervisor import Child, Shared
-from edge_scp.spool.capacity import SLOTS, Ledger
-from edge_scp.spool.notifications import announce_end
+from edge_scp.process.connections import Connections, Handling
+from edge_scp.process.supervisor import Shared, Worker
+from edge_scp.spool.capacity import SLOTS, SharedCounters
+from edge_scp.spool.notifications import notify_end
 
 _MOST_BY_DEFAULT = 4
 _RETRY_SECONDS = 0.5
@@ -25,10 +25,10 @@ class _Handed(NamedTuple):
     address: str
 
 
-class Receivers:
+class WorkerPool:
     """The pool; `counts` are the listeners' counts, which connections that end are taken from."""
 
-    def __init__(self, settings: Settings, shared: Shared, ledger: Ledger, announcing: int) -> None:
+    def __init__(self, settings: Settings, shared: Shared, ledger: SharedCounters, announcing: int) -> None:
         self.counts: list[Connections] = []
         self._ledger, self._announcing = ledger, announcing
         self._slots = cycle(range(SLOTS))
@@ -38,11 +38,11 @@ class Receivers:
         self._handed: list[dict[int, _Handed]] = [{} for _ in range(process_count(settings))]
         self.children = [self._child(number, shared) for number in range(len(self._handed))]
 
-    def of(self, listener: int) -> "ListenersReceivers":
+    def of(self, listener: int) -> "ListenerPool":
         """Return the pool as one listener's port has it."""
-        return ListenersReceivers(self, listener)
+        return ListenerPool(self, listener)
 
-    def hand(self, handed: _Handed, connection: socket.socket, number: int, verdict: Verdict) -> bool:
+    def hand(self, handed: _Handed, connection: socket.socket, number: int, verdict: Handling) -> bool:
         """Pass a connection to the receiver that has fewest; return False when there is none."""
         message = {"number": number, "verdict": verdict.value, **handed._asdict()}
         for receiver in self._by_load():
@@ -70,8 +70,8 @@ class Receivers:
     def _by_load(self) -> Iterator[int]:
         return iter(sorted(range(len(self._handed)), key=lambda receiver: len(self._handed[receiver])))
 
-    def _child(self, number: int, shared: Shared) -> Child:
-        return Child(
+    def _child(self, number: int, shared: Shared) -> Worker:
+        return Worker(
             f"receiver-{number}",
             "edge_scp.process.receive_worker",
             shared,
@@ -110,19 +110,19 @@ class Receivers:
 
     def _announce_gone(self) -> None:
         for slot in tuple(self._gone):
-            if announce_end(self._announcing, slot):
+            if notify_end(self._announcing, slot):
                 self._gone.discard(slot)
         if self._gone:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._announce_gone)
 
 
-class ListenersReceivers:
+class ListenerPool:
     """The receivers, for the connections of one listener."""
 
-    def __init__(self, receivers: Receivers, listener: int) -> None:
+    def __init__(self, receivers: WorkerPool, listener: int) -> None:
         self._receivers, self._listener = receivers, listener
 
-    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Handling) -> bool:
         """Pass a connection to the receiver that has fewest; return False when there is none."""
         return self._receivers.hand(_Handed(self._listener, address), connection, number, verdict)
 

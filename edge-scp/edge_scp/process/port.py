@@ -9,7 +9,7 @@ from bucky.errors import SettingsError
 from bucky.log import get_logger
 from bucky.settings import Settings
 from bucky.text.listeners import Listener
-from edge_scp.process.connections import Connections, Verdict
+from edge_scp.process.connections import Connections, Handling
 
 log = get_logger("edge")
 
@@ -21,7 +21,7 @@ _PAUSE_SECONDS = 0.5
 class Served(Protocol):
     """Who serves connections, by number, and closes those that give way."""
 
-    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Handling) -> bool:
         """Pass a connection to who serves it; return False when there is nobody."""
 
     def evict(self, number: int) -> None:
@@ -83,7 +83,7 @@ class Port:
 
     def _decide(self, connection: socket.socket, address: str) -> None:
         verdict, evicted = self.connections.admission(address)
-        if verdict is Verdict.DROP:
+        if verdict is Handling.DROP:
             self._refused("too many connections")
             log.warning("connection.dropped", source_address=address, reason="too many connections")
             return

@@ -16,47 +16,47 @@ from prometheus_client import generate_latest
 from bucky import log
 from bucky.settings import Settings
 from edge_scp.association import limits as upper_layer
-from edge_scp.association.acceptor import Acceptor, Lane, Standing, Told
+from edge_scp.association.acceptor import Acceptor, ConnectionState, Lane, Told
 from edge_scp.association.admission import TOO_MANY_ASSOCIATIONS
 from edge_scp.association.connection import receive_buffer
-from edge_scp.association.sink import Reports, Sink
+from edge_scp.association.sink import CommitmentSink, Sink
 from edge_scp.association.storage_syntaxes import Syntaxes
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.process.channel import Channel, Message
-from edge_scp.process.connections import Verdict
+from edge_scp.process.connections import Handling
 from edge_scp.process.pool import process_count
-from edge_scp.process.supervisor import Inherited, end_at_once, run
+from edge_scp.process.supervisor import WorkerContext, end_at_once, run
 from edge_scp.receive.commitment_reports import CommitmentReports
-from edge_scp.receive.fast_path import LaneSelector, TraysFor, lane_of
-from edge_scp.receive.store_handler import Receiver
-from edge_scp.spool.capacity import Capacity, Ledger, Limits
+from edge_scp.receive.fast_path import FastPathSelector, WorkerSlots, native_loop
+from edge_scp.receive.store_handler import StoreHandler
+from edge_scp.spool.capacity import Capacity, SharedCounters, SpoolLimits
 from edge_scp.spool.disk import Disk, UnhurriedDisk
 from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.group_commit import Committer, FileCommitter, GroupCommitter, NoCommitter
-from edge_scp.spool.notifications import Announcer
-from edge_scp.spool.sync_queue import CommitBoard
-from edge_scp.upload.broker_link import BrokerLink
+from edge_scp.spool.notifications import Notifier
+from edge_scp.spool.sync_queue import SyncQueue
+from edge_scp.upload.broker_link import UploadPublisher
 
 
-async def receive(selector: LaneSelector, settings: Settings, inherited: Inherited) -> bool:
+async def receive(selector: FastPathSelector, settings: Settings, inherited: WorkerContext) -> bool:
     """Wire the process and serve until the parent says to drain; tell whether no association was cut short."""
-    ledger = Ledger(inherited.ledger)
+    ledger = SharedCounters(inherited.ledger)
     metrics = ReceiverMetrics()
-    capacity = Capacity(ledger, inherited.slot, Limits.of(settings, ledger))
+    capacity = Capacity(ledger, inherited.slot, SpoolLimits.of(settings, ledger))
     folder = SpoolFolder(settings.spool_dir)
-    receiver = Receiver(
+    receiver = StoreHandler(
         folder,
         capacity,
-        Announcer(inherited.announcements, ledger, inherited.slot),
+        Notifier(inherited.announcements, ledger, inherited.slot),
         committer_of(settings, inherited),
         metrics,
         UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
-    asking = CommitBoard(inherited.board).lane(inherited.number)
-    trays = TraysFor(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
-    lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
+    asking = SyncQueue(inherited.board).lane(inherited.number)
+    trays = WorkerSlots(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
+    lane = native_loop(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
     log.get_logger("edge").info("receiver.started", express=lane is not None)
-    broker = BrokerLink(settings)
+    broker = UploadPublisher(settings)
     acceptors = Acceptors(settings, receiver, metrics, lane, CommitmentReports(broker))
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
@@ -68,7 +68,7 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
                 channel.send({"closed": number, "stored": False})
             else:
                 told = partial(_tell, channel, number)
-                verdict = Verdict(message["verdict"])
+                verdict = Handling(message["verdict"])
                 acceptors.serve(message["listener"], connection, number, message["address"], verdict, told)
         elif "evict" in message:
             acceptors.evict(message["evict"])
@@ -89,22 +89,22 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
     return drained
 
 
-def _tell(channel: Channel, number: int, standing: Standing, stored: bool) -> None:
+def _tell(channel: Channel, number: int, standing: ConnectionState, stored: bool) -> None:
     """Tell the parent how a connection stands."""
-    if standing is Standing.CLOSED:
+    if standing is ConnectionState.CLOSED:
         channel.send({"closed": number, "stored": stored})
     else:
-        channel.send({"number": number, "associated": standing is Standing.ASSOCIATED})
+        channel.send({"number": number, "associated": standing is ConnectionState.ASSOCIATED})
 
 
-def committer_of(settings: Settings, inherited: Inherited) -> Committer:
+def committer_of(settings: Settings, inherited: WorkerContext) -> Committer:
     """Return what makes files durable, as the settings ask for, wired to the running loop."""
     if settings.spool_sync == "none":
         return NoCommitter()
     if settings.spool_sync == "file":
         disk = Disk()
         return FileCommitter(disk, disk.open_folder(SpoolFolder(settings.spool_dir).ready))
-    committer = GroupCommitter(CommitBoard(inherited.board), inherited.number)
+    committer = GroupCommitter(SyncQueue(inherited.board), inherited.number)
     asyncio.get_running_loop().add_reader(committer.answers, committer.answered)
     return committer
 
@@ -118,9 +118,9 @@ class Acceptors:
         sink: Sink,
         metrics: ReceiverMetrics,
         lane: Lane | None = None,
-        reports: Reports | None = None,
+        reports: CommitmentSink | None = None,
     ) -> None:
-        limits, syntaxes, buffer = upper_layer.Limits.of(settings), Syntaxes(settings), receive_buffer()
+        limits, syntaxes, buffer = upper_layer.AssociationLimits.of(settings), Syntaxes(settings), receive_buffer()
         self._serving = [
             Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, lane=lane, reports=reports)
             for listener in settings.edge_listeners
@@ -132,13 +132,13 @@ class Acceptors:
         self._evictions: dict[int, Callable[[], None]] = {}
 
     def serve(
-        self, listener: int, connection: socket.socket, number: int, address: str, verdict: Verdict, told: Told
+        self, listener: int, connection: socket.socket, number: int, address: str, verdict: Handling, told: Told
     ) -> None:
         """Serve a connection, or reject what it asks for; `told` hears how it stands, and at last that it is closed."""
-        acceptors = self._serving if verdict is Verdict.SERVE else self._rejecting
+        acceptors = self._serving if verdict is Handling.SERVE else self._rejecting
 
-        def stands(standing: Standing, stored: bool) -> None:
-            if standing is Standing.CLOSED:
+        def stands(standing: ConnectionState, stored: bool) -> None:
+            if standing is ConnectionState.CLOSED:
                 self._evictions.pop(number, None)
             told(standing, stored)
 
@@ -163,7 +163,7 @@ class Acceptors:
 def main() -> None:
     """Receive; a failure nobody foresaw ends the process, and the parent starts another."""
     threading.excepthook = _thread_failed
-    selector = LaneSelector()
+    selector = FastPathSelector()
     run(partial(receive, selector), lambda: asyncio.SelectorEventLoop(selector))
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from bucky.errors import SettingsError
 from bucky.log import configure, get_logger
 from bucky.runtime.backoff import Backoff
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 from bucky.settings import Settings
 from edge_scp.metrics import ParentMetrics
 from edge_scp.process.channel import Channel, Message, channel_pair
-from edge_scp.spool.sync_queue import BoardDescriptors
+from edge_scp.spool.sync_queue import SyncQueueDescriptors
 
 log = get_logger("edge")
 
@@ -32,7 +32,7 @@ _ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Inherited:
+class WorkerContext:
     """What a child is given: its number among its kind, its slot in the ledger, and descriptors."""
 
     number: int
@@ -42,7 +42,7 @@ class Inherited:
     announcements: int
     lock: int
     trays: int
-    board: BoardDescriptors
+    board: SyncQueueDescriptors
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -54,12 +54,12 @@ class Inherited:
         return [str(value) for value in (self.number, self.slot, *self.descriptors)]
 
     @classmethod
-    def of(cls, arguments: list[str]) -> "Inherited":
+    def of(cls, arguments: list[str]) -> "WorkerContext":
         """Read them from command line arguments."""
         if len(arguments) < 9:
             raise SettingsError("this process is started by `python -m edge_scp`, not by hand")
         number, slot, channel, ledger, announcements, lock, trays, *board = map(int, arguments)
-        return cls(number, slot, channel, ledger, announcements, lock, trays, BoardDescriptors.of(board))
+        return cls(number, slot, channel, ledger, announcements, lock, trays, SyncQueueDescriptors.of(board))
 
     def parent(self) -> socket.socket:
         """Return the child's end of its channel."""
@@ -73,11 +73,11 @@ class Shared:
     ledger: int
     lock: int
     trays: int
-    board: BoardDescriptors
+    board: SyncQueueDescriptors
     metrics: ParentMetrics
 
 
-class Child:
+class Worker:
     """A child process. `heard` gets its messages, `begin` gives it a slot and `ended` is told that it is gone."""
 
     def __init__(
@@ -174,7 +174,7 @@ class Child:
         slot = self._begin()
         ours, theirs = channel_pair()
         shared = self._shared
-        inherited = Inherited(
+        inherited = WorkerContext(
             *(self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.trays),
             shared.board,
         )
@@ -205,7 +205,7 @@ class Child:
 
 
 def run(
-    work: Callable[[Settings, Inherited], Coroutine[Any, Any, bool | None]],
+    work: Callable[[Settings, WorkerContext], Coroutine[Any, Any, bool | None]],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Be a child: read the settings and work; unless that ends well, which is not False, the exit code is 1.
@@ -216,9 +216,9 @@ def run(
         signal.signal(number, signal.SIG_IGN)
     try:
         settings = Settings.load(os.environ)
-        inherited = Inherited.of(sys.argv[1:])
+        inherited = WorkerContext.of(sys.argv[1:])
         configure(settings.log_level)
-        settle()
+        freeze_loaded()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             well = runner.run(work(settings, inherited))
     except SettingsError as error:

@@ -17,18 +17,18 @@ from bucky.errors import SettingsError
 from bucky.log import get_logger
 from bucky.settings import Settings
 from bucky.store.barrier import barrier_of
-from bucky.store.local_cache import NearbyCopies
+from bucky.store.local_cache import LocalCache
 from bucky.store.objects import S3ObjectStore
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.process.channel import Channel, Message
-from edge_scp.process.supervisor import Inherited, end_at_once, run
-from edge_scp.spool.capacity import Ledger
+from edge_scp.process.supervisor import WorkerContext, end_at_once, run
+from edge_scp.spool.capacity import SharedCounters
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.notifications import Arrivals
-from edge_scp.spool.slots import Trays, wanted
-from edge_scp.upload.broker_link import BrokerLink
+from edge_scp.spool.notifications import Notifications
+from edge_scp.spool.slots import Slots, wanted
+from edge_scp.upload.broker_link import UploadPublisher
 from edge_scp.upload.dependency import Dependency, Unavailable
 from edge_scp.upload.uploader import Uploader
 
@@ -40,16 +40,16 @@ PLENTY = 64
 PLENTY_SECONDS = 0.05
 
 
-async def upload(settings: Settings, inherited: Inherited) -> None:
+async def upload(settings: Settings, inherited: WorkerContext) -> None:
     """Wire the process and work until the parent says to stop; what is not released then stays in the spool."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(settings.upload_concurrency + 8))
     folder = SpoolFolder(settings.spool_dir)
-    trays = Trays.shared(folder.trays, inherited.trays)
-    spool = Spool(folder, Ledger(inherited.ledger), trays=trays)
+    trays = Slots.shared(folder.trays, inherited.trays)
+    spool = Spool(folder, SharedCounters(inherited.ledger), trays=trays)
     metrics = UploaderMetrics()
     objects = S3ObjectStore(settings)
-    link = BrokerLink(settings)
+    link = UploadPublisher(settings)
     store = Dependency("store", lambda: asyncio.to_thread(objects.ensure_bucket))
     broker = Dependency("broker", link.prepare)
     uploader = Uploader(
@@ -77,7 +77,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
 
     channel = Channel(inherited.parent(), received, end_at_once)
     spool.open()
-    arrivals = Arrivals(inherited.announcements)
+    arrivals = Notifications(inherited.announcements)
 
     def announced() -> None:
         spool.arrived(arrivals.read())
@@ -102,7 +102,7 @@ async def upload(settings: Settings, inherited: Inherited) -> None:
     os._exit(0)
 
 
-def _prepare(trays: Trays | None, settings: Settings) -> None:
+def _prepare(trays: Slots | None, settings: Settings) -> None:
     """Make the trays that are not there yet, as long as the disk has more than is to stay free."""
     disk, least = Disk(), 2 * settings.spool_min_free_bytes
     try:
@@ -112,10 +112,10 @@ def _prepare(trays: Trays | None, settings: Settings) -> None:
         log.warning("trays.unprepared", error=str(error))
 
 
-def _nearby(settings: Settings) -> NearbyCopies | None:
+def _nearby(settings: Settings) -> LocalCache | None:
     if settings.nearby_dir is None or settings.store_files_dir is not None:
         return None
-    copies = NearbyCopies(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
+    copies = LocalCache(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
     try:
         copies.open()
     except OSError as error:

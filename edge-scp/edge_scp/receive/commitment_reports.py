@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bucky.cloudevents import CloudEvent
-from bucky.dimse.commitment import InvalidReport, Report, read_report
+from bucky.dimse.commitment import CommitmentReport, InvalidReport, read_report
 from bucky.errors import BrokerUnavailable
 from bucky.events import CommitmentReported, NotCommitted
 from bucky.log import get_logger
 from bucky.trace import child_of
-from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.sink import Requestor, StoreStatus
 from edge_scp.association.statuses import Status
 
 SOURCE = "/bucky/edge"
@@ -42,31 +42,33 @@ class CommitmentReports:
         self._connected = False
         self._publishing: set[asyncio.Task[None]] = set()
 
-    def report(self, event_type: int, transfer_syntax_uid: str, caller: Caller) -> "_Arriving":
+    def report(self, event_type: int, transfer_syntax_uid: str, caller: Requestor) -> "_Arriving":
         """Start a report."""
         return _Arriving(self, event_type, transfer_syntax_uid, caller)
 
-    def publish(self, report: Report, caller: Caller, answered: Callable[[Answer], None]) -> None:
+    def publish(self, report: CommitmentReport, caller: Requestor, answered: Callable[[StoreStatus], None]) -> None:
         """Publish a report, and answer it when the broker has it."""
         task = asyncio.get_running_loop().create_task(self._published(report, caller, answered))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
 
-    async def _published(self, report: Report, caller: Caller, answered: Callable[[Answer], None]) -> None:
+    async def _published(
+        self, report: CommitmentReport, caller: Requestor, answered: Callable[[StoreStatus], None]
+    ) -> None:
         try:
             event = _event(report, caller)
             if not self._connected:
                 await self._link.prepare()
                 self._connected = True
             await self._link.publish(event)
-            answer = Answer(Status.SUCCESS)
+            answer = StoreStatus(Status.SUCCESS)
         except BrokerUnavailable as error:
-            answer = Answer(Status.PROCESSING_FAILURE, "the report cannot be passed on now; report again later")
+            answer = StoreStatus(Status.PROCESSING_FAILURE, "the report cannot be passed on now; report again later")
             log.warning("commitment.not_passed_on", reason=str(error), transaction_uid=report.transaction_uid)
         except Exception:
             # An unforeseen failure must still be answered.
             log.exception("commitment.failed", association_id=caller.association_id)
-            answer = Answer(Status.PROCESSING_FAILURE, "Unexpected error; see the receiver's log")
+            answer = StoreStatus(Status.PROCESSING_FAILURE, "Unexpected error; see the receiver's log")
         else:
             log.info(
                 "commitment.reported",
@@ -81,9 +83,11 @@ class CommitmentReports:
 
 
 class _Arriving:
-    """The `Reception` of one report."""
+    """The `IncomingInstance` of one report."""
 
-    def __init__(self, reports: CommitmentReports, event_type: int, transfer_syntax_uid: str, caller: Caller) -> None:
+    def __init__(
+        self, reports: CommitmentReports, event_type: int, transfer_syntax_uid: str, caller: Requestor
+    ) -> None:
         self._reports, self._event_type, self._transfer_syntax_uid = reports, event_type, transfer_syntax_uid
         self._caller = caller
         self._data_set = bytearray()
@@ -96,17 +100,17 @@ class _Arriving:
             for fragment in fragments:
                 self._data_set += fragment
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """Read what came and publish it, or answer what is wrong with it."""
         loop = asyncio.get_running_loop()
         if self._too_large:
-            loop.call_soon(answered, Answer(Status.RESOURCE_LIMITATION, "the report is larger than any can be"))
+            loop.call_soon(answered, StoreStatus(Status.RESOURCE_LIMITATION, "the report is larger than any can be"))
             return
         try:
             report = read_report(self._event_type, bytes(self._data_set), self._transfer_syntax_uid)
         except InvalidReport as error:
             log.warning("commitment.invalid", reason=str(error), association_id=self._caller.association_id)
-            loop.call_soon(answered, Answer(Status(error.status), str(error)[:64]))
+            loop.call_soon(answered, StoreStatus(Status(error.status), str(error)[:64]))
             return
         self._reports.publish(report, self._caller, answered)
 
@@ -114,7 +118,7 @@ class _Arriving:
         """Forget it; what was passed on already is true all the same."""
 
 
-def _event(report: Report, caller: Caller) -> CloudEvent:
+def _event(report: CommitmentReport, caller: Requestor) -> CloudEvent:
     payload = CommitmentReported(
         transaction_uid=report.transaction_uid,
         committed=report.committed,

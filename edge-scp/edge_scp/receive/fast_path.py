@@ -19,14 +19,14 @@ from bucky.dicom.part10 import around_the_instance
 from bucky.errors import Retriable
 from bucky.log import get_logger
 from bucky.settings import Settings
-from edge_scp.association.boundaries import Phase, Standing, Unfinished
+from edge_scp.association.boundaries import Phase, SessionState, Unfinished
 from edge_scp.association.connection import Connection
-from edge_scp.association.service_user import Association
-from edge_scp.association.sink import Caller
+from edge_scp.association.service_user import AcceptedAssociation
+from edge_scp.association.sink import Requestor
 from edge_scp.association.statuses import Status
 from edge_scp.association.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION
 from edge_scp.association.store_service import Refusal
-from edge_scp.receive.store_handler import KeptInLane, Receiver
+from edge_scp.receive.store_handler import FastPathResults, StoreHandler
 from edge_scp.spool.capacity import Capacity
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import not_synced, refused
@@ -46,19 +46,19 @@ _RESPONSE_BYTES = 512
 _CUT_SHORT = Refusal(Status.PROCESSING_FAILURE, "The instance did not come whole")
 
 
-def lane_of(
+def native_loop(
     settings: Settings,
-    selector: "LaneSelector",
-    receiver: Receiver,
+    selector: "FastPathSelector",
+    receiver: StoreHandler,
     capacity: Capacity,
     *,
     ledger: int,
     asking: tuple[int, int, int, int, int],
-    trays: "TraysFor | None" = None,
-) -> "Express | None":
+    trays: "WorkerSlots | None" = None,
+) -> "FastPath | None":
     """Return the process's lane, served by the running loop's selector; None if settings or machine have none.
 
-    `ledger` is the descriptor of the spool's account; `asking` is as `CommitBoard.lane` has it.
+    `ledger` is the descriptor of the spool's account; `asking` is as `SyncQueue.lane` has it.
     """
     if _express is None or not settings.edge_express or settings.spool_sync == "file":
         return None
@@ -74,11 +74,11 @@ def lane_of(
     )
     if trays is not None and trays.any:
         _use(lane, trays, synced=synced)
-    return Express(lane, selector, receiver)
+    return FastPath(lane, selector, receiver)
 
 
 @dataclass(frozen=True, slots=True)
-class TraysFor:
+class WorkerSlots:
     """The trays that one of so many receivers may take, by their page; `slot` is its slot in the ledger."""
 
     path: Path
@@ -93,7 +93,7 @@ class TraysFor:
         return os.fstat(self.page).st_size > 0
 
 
-def _use(lane: "_express.Lane", trays: TraysFor, *, synced: bool) -> None:
+def _use(lane: "_express.Lane", trays: WorkerSlots, *, synced: bool) -> None:
     """Have instances kept in trays, past the cache if they are to be on the disk; unless this process may not."""
     try:
         descriptor = os.open(trays.path, os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if synced else 0))
@@ -105,7 +105,7 @@ def _use(lane: "_express.Lane", trays: TraysFor, *, synced: bool) -> None:
         log.warning("trays.unusable", error=str(error))
 
 
-class LaneSelector(selectors.EpollSelector):
+class FastPathSelector(selectors.EpollSelector):
     """What an event loop waits with. The lane is served while it waits, and the loop need not turn for it."""
 
     lane: "_express.Lane | None" = None
@@ -118,10 +118,10 @@ class LaneSelector(selectors.EpollSelector):
         return super().select(0)
 
 
-class Express:
+class FastPath:
     """The lane of one process, in the running event loop."""
 
-    def __init__(self, lane: "_express.Lane", selector: LaneSelector, receiver: Receiver) -> None:
+    def __init__(self, lane: "_express.Lane", selector: FastPathSelector, receiver: StoreHandler) -> None:
         self._lane, self._selector, self._receiver = lane, selector, receiver
         self._rides: dict[int, _Ride] = {}
         self._loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ class Express:
         selector.lane = lane
         receiver.kept_in_lane = self._kept
 
-    def offer(self, association: Association, connection: Connection) -> None:
+    def offer(self, association: AcceptedAssociation, connection: Connection) -> None:
         """Take a connection that is between two messages, if it is a usual one."""
         offered = association.offered()
         if offered is None:
@@ -153,13 +153,13 @@ class Express:
         self._loop.remove_reader(self._lane.fileno())
         self._lane.close()
 
-    def standing(self, number: int) -> Standing:
+    def standing(self, number: int) -> SessionState:
         """Return where an association stands."""
         progress = self._lane.progress(number)
         if progress is None:
             raise AssertionError("a ride ends when the connection leaves the lane")
         phase, since, received = progress
-        return Standing(Phase(phase), since, received)
+        return SessionState(Phase(phase), since, received)
 
     def end(self, number: int) -> None:
         """Let a connection leave, wherever it stands."""
@@ -174,8 +174,8 @@ class Express:
         for each in left:
             self._left(each)
 
-    def _kept(self) -> KeptInLane:
-        return KeptInLane(*self._lane.kept())
+    def _kept(self) -> FastPathResults:
+        return FastPathResults(*self._lane.kept())
 
     def _left(self, left: "_express.LeftFields") -> None:
         number, answered, request, refusal, held, unsent, closed = left
@@ -198,13 +198,13 @@ class Express:
 class _Ride:
     """One connection in the lane."""
 
-    express: Express
+    express: FastPath
     number: int
-    association: Association
+    association: AcceptedAssociation
     connection: Connection
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> SessionState:
         """Return where it stands."""
         return self.express.standing(self.number)
 
@@ -218,7 +218,7 @@ def _usual(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:
     return abstract_syntax_uid not in {VERIFICATION, STORAGE_COMMITMENT} and not rare
 
 
-def _context(abstract_syntax_uid: str, transfer_syntax_uid: str, caller: Caller) -> "_express.Context":
+def _context(abstract_syntax_uid: str, transfer_syntax_uid: str, caller: Requestor) -> "_express.Context":
     return _context_of(abstract_syntax_uid, transfer_syntax_uid, caller.calling_aet, caller.called_aet)
 
 
@@ -230,8 +230,8 @@ def _context_of(
     return _express.Context(abstract_syntax_uid, transfer_syntax_uid, transfer_syntax_uid in IMPLICIT, before, after)
 
 
-def _fields(caller: Caller) -> tuple[str, str]:
-    """Return what the instances of an association have in common, as JSON: in a `Record`, and in the log."""
+def _fields(caller: Requestor) -> tuple[str, str]:
+    """Return what the instances of an association have in common, as JSON: in a `SpoolRecord`, and in the log."""
     in_log = {"calling_aet": caller.calling_aet, "association_id": caller.association_id}
     in_record = {
         **in_log,

@@ -11,22 +11,22 @@ from bucky.dicom.part10 import FileMeta
 from bucky.errors import Retriable
 from bucky.log import get_logger
 from bucky.trace import child_of
-from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.sink import Requestor, StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.store_service import Refusal, StoreCommand, decide, objection
 from edge_scp.spool.file import SpoolFile
 from edge_scp.spool.group_commit import Commit
-from edge_scp.spool.record import Record
+from edge_scp.spool.record import SpoolRecord
 
 log = get_logger("edge")
 
-_SUCCESS = Answer(Status.SUCCESS)
+_SUCCESS = StoreStatus(Status.SUCCESS)
 
 
 class Acknowledged(NamedTuple):
     """An instance that is durable; sizes in bytes, of its data set and of its file."""
 
-    caller: Caller
+    caller: Requestor
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
@@ -55,11 +55,13 @@ class Spooler(Protocol):
         """Take a file that is durable, and whose sender is about to be answered."""
         ...
 
-    def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
+    def later(self, answered: Callable[[StoreStatus], None], answer: StoreStatus) -> None:
         """Answer in the next turn of the event loop."""
         ...
 
-    def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
+    def log_refused(
+        self, refusal: Refusal, command: StoreCommand, caller: Requestor, size: int, seconds: float
+    ) -> None:
         """Note that an instance was refused: the canonical line."""
         ...
 
@@ -70,8 +72,8 @@ def _layouts(_calling_aet: str, _abstract_syntax_uid: str, _transfer_syntax_uid:
     return Layouts()
 
 
-class Arrival:
-    """The `Reception` of one instance."""
+class SpooledInstance:
+    """The `IncomingInstance` of one instance."""
 
     __slots__ = (
         "_answered",
@@ -92,7 +94,7 @@ class Arrival:
         self,
         spooler: Spooler,
         command: StoreCommand,
-        caller: Caller,
+        caller: Requestor,
         refusal: Refusal | None = None,
         received: int = 0,
     ) -> None:
@@ -101,7 +103,7 @@ class Arrival:
         self._reader = IdentityReader(command.transfer_syntax_uid, layouts)
         self._identity: Identity | None = None
         self._file: SpoolFile | None = None
-        self._record: Record | None = None
+        self._record: SpoolRecord | None = None
         self._size, self._epoch = received, 0
         self._started = 0.0
         self._refusal = refusal or objection(command)
@@ -114,7 +116,7 @@ class Arrival:
         if self._refusal is None:
             self._guarded(self._keep, fragments)
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """Make durable what came, then answer; or answer why it is refused."""
         self._started = time.perf_counter()
         self._answered = answered
@@ -161,8 +163,8 @@ class Arrival:
         self._record = self._recorded(self._file, self._identity)
         self._spooler.keep(self._file, self._record.footer(), self._epoch, self._ended)
 
-    def _recorded(self, file: SpoolFile, identity: Identity) -> Record:
-        return Record(
+    def _recorded(self, file: SpoolFile, identity: Identity) -> SpoolRecord:
+        return SpoolRecord(
             study_instance_uid=identity.study_instance_uid,
             series_instance_uid=identity.series_instance_uid,
             sop_instance_uid=identity.sop_instance_uid,
@@ -192,7 +194,7 @@ class Arrival:
         self._spooler.kept(commit.file, self._acknowledged(commit.file, self._record))
         self._answered(_SUCCESS)
 
-    def _acknowledged(self, file: SpoolFile, record: Record) -> Acknowledged:
+    def _acknowledged(self, file: SpoolFile, record: SpoolRecord) -> Acknowledged:
         return Acknowledged(
             self._caller,
             record.study_instance_uid,
@@ -228,7 +230,7 @@ class Arrival:
         if file is not None:
             file.discard()
 
-    def _answer_refused(self, refusal: Refusal) -> Answer:
+    def _answer_refused(self, refusal: Refusal) -> StoreStatus:
         seconds = time.perf_counter() - self._started
         self._spooler.log_refused(refusal, self._command, self._caller, self._size, seconds)
-        return Answer(refusal.status, refusal.error_comment)
+        return StoreStatus(refusal.status, refusal.error_comment)

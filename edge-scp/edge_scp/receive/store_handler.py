@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from bucky.dicom.part10 import FileMeta
 from bucky.log import get_logger, write_lines
-from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.sink import Requestor, StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.store_service import Refusal, StoreCommand
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receive.instance import Acknowledged, Arrival
+from edge_scp.receive.instance import Acknowledged, SpooledInstance
 from edge_scp.spool.capacity import Capacity
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import SpoolFile
 from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.group_commit import Commit, Committer
-from edge_scp.spool.notifications import Announcer
+from edge_scp.spool.notifications import Notifier
 
 log = get_logger("edge")
 
@@ -28,7 +28,7 @@ log = get_logger("edge")
 SETTLE_SECONDS = 0.02
 
 
-class KeptInLane(NamedTuple):
+class FastPathResults(NamedTuple):
     """Instances that became durable in the express lane.
 
     Names and sizes of their files, in the order they came; the bytes of all data sets; the seconds that each took;
@@ -41,10 +41,10 @@ class KeptInLane(NamedTuple):
     lines: bytes
 
 
-_NOTHING_KEPT = KeptInLane((), 0, (), b"")
+_NOTHING_KEPT = FastPathResults((), 0, (), b"")
 
 
-class Receiver:
+class StoreHandler:
     """The `Sink` of one process: turns what associations bring into durable spool entries.
 
     Used from the running event loop's thread only, where it is also made.
@@ -54,7 +54,7 @@ class Receiver:
         self,
         folder: SpoolFolder,
         capacity: Capacity,
-        announcer: Announcer,
+        announcer: Notifier,
         committer: Committer,
         metrics: ReceiverMetrics,
         disk: Disk | None = None,
@@ -66,17 +66,17 @@ class Receiver:
         self._unsettled: list[tuple[SpoolFile, Acknowledged]] = []
         self._settling: asyncio.TimerHandle | None = None
         # What became durable in the express lane since it was asked last.
-        self.kept_in_lane: Callable[[], KeptInLane] = lambda: _NOTHING_KEPT
+        self.kept_in_lane: Callable[[], FastPathResults] = lambda: _NOTHING_KEPT
         self._committer = committer
         committer.deliver = self._committed
 
-    def begin(self, command: StoreCommand, caller: Caller) -> "Arrival":
+    def begin(self, command: StoreCommand, caller: Requestor) -> "SpooledInstance":
         """Start an instance."""
-        return Arrival(self, command, caller)
+        return SpooledInstance(self, command, caller)
 
-    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> "Arrival":
+    def refuse(self, command: StoreCommand, caller: Requestor, refusal: Refusal, received: int) -> "SpooledInstance":
         """Go on with an instance that is refused."""
-        return Arrival(self, command, caller, refusal, received)
+        return SpooledInstance(self, command, caller, refusal, received)
 
     def close(self) -> None:
         """Make durable what was finished, and end."""
@@ -94,7 +94,7 @@ class Receiver:
         file.seal(footer, self._ready)
         self._committer.submit(Commit(file, epoch, ended))
 
-    def later(self, answered: Callable[[Answer], None], answer: Answer) -> None:
+    def later(self, answered: Callable[[StoreStatus], None], answer: StoreStatus) -> None:
         """Answer in the next turn of the event loop."""
         self._loop.call_soon(answered, answer)
 
@@ -141,7 +141,9 @@ class Receiver:
             traceparent=instance.traceparent,
         )
 
-    def log_refused(self, refusal: Refusal, command: StoreCommand, caller: Caller, size: int, seconds: float) -> None:
+    def log_refused(
+        self, refusal: Refusal, command: StoreCommand, caller: Requestor, size: int, seconds: float
+    ) -> None:
         """Note that an instance was refused: the canonical line."""
         self._metrics.refused(refusal.status, seconds)
         log.warning(

@@ -3,14 +3,14 @@
 import asyncio
 
 from bucky.log import get_logger
-from edge_scp.spool.capacity import Ledger, Limits
+from edge_scp.spool.capacity import SharedCounters, SpoolLimits
 
 log = get_logger("edge")
 
 _LOOK_SECONDS = 0.5
 
 
-async def watch_spool(ledger: Ledger, limits: Limits) -> None:
+async def watch_spool(ledger: SharedCounters, limits: SpoolLimits) -> None:
     """Log each change, until cancelled; `bucky_edge_spool_accepting` and the health page show the state."""
     refusing = False
     while True:

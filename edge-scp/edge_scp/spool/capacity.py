@@ -54,14 +54,14 @@ class _Head(IntEnum):
 _SLOTS_START = len(_Head)
 
 
-class Announced(NamedTuple):
+class Notified(NamedTuple):
     """How much a receiver has kept since the edge started."""
 
     size: int
     instances: int
 
 
-class Ledger:
+class SharedCounters:
     """The shared page. A word is eight aligned bytes, which a machine writes whole."""
 
     def __init__(self, descriptor: int = -1) -> None:
@@ -73,7 +73,7 @@ class Ledger:
         return (_SLOTS_START + SLOTS * _SLOT_WORDS) * _WORD
 
     @classmethod
-    def create(cls) -> tuple["Ledger", int]:
+    def create(cls) -> tuple["SharedCounters", int]:
         """Return a new page, and a descriptor by which other processes open the same one."""
         descriptor = os.memfd_create("bucky-spool-ledger")
         os.ftruncate(descriptor, cls.size())
@@ -123,7 +123,7 @@ class Ledger:
         self._page[_Head.HELD], self._page[_Head.HELD_BYTES] = instances, size
         self._page[_Head.OLDEST_NS], self._page[_Head.QUARANTINED] = oldest_ns, quarantined
 
-    def adopt(self, slot: int, announced: Announced) -> None:
+    def adopt(self, slot: int, announced: Notified) -> None:
         """Note that the uploader now counts itself what a receiver had announced at some time."""
         page = self._page
         for word, value in zip((_Word.ADOPTED_BYTES, _Word.ADOPTED), announced, strict=True):
@@ -146,18 +146,18 @@ class Ledger:
         """Start a receiver in a settled slot, where the last one ended."""
         self._page[_at(slot, _Word.ANNOUNCED_BYTES)] = self._page[_at(slot, _Word.TAKEN)]
 
-    def announce(self, slot: int, size: int) -> Announced:
+    def announce(self, slot: int, size: int) -> Notified:
         """Count one more instance kept; return all a receiver kept so far."""
         self._page[_at(slot, _Word.ANNOUNCED_BYTES)] += size
         self._page[_at(slot, _Word.ANNOUNCED)] += 1
         return self.announced(slot)
 
-    def announced(self, slot: int) -> Announced:
+    def announced(self, slot: int) -> Notified:
         """Return all a receiver announced so far."""
         page = self._page
-        return Announced(page[_at(slot, _Word.ANNOUNCED_BYTES)], page[_at(slot, _Word.ANNOUNCED)])
+        return Notified(page[_at(slot, _Word.ANNOUNCED_BYTES)], page[_at(slot, _Word.ANNOUNCED)])
 
-    def all_announced(self) -> list[Announced]:
+    def all_announced(self) -> list[Notified]:
         """Return what each slot announced so far."""
         return [self.announced(slot) for slot in range(SLOTS)]
 
@@ -175,12 +175,12 @@ def _at(slot: int, word: int) -> int:
     return _SLOTS_START + slot * _SLOT_WORDS + word
 
 
-class Limits:
+class SpoolLimits:
     """Whether there is room: refuses past the most it may hold until it holds clearly less."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: SharedCounters,
         *,
         max_bytes: int,
         min_free_bytes: int,
@@ -195,7 +195,7 @@ class Limits:
         self._free = 0
 
     @classmethod
-    def of(cls, settings: Settings, ledger: Ledger) -> Self:
+    def of(cls, settings: Settings, ledger: SharedCounters) -> Self:
         """Return the limits the settings describe."""
         disk = Disk()
         return cls(
@@ -234,7 +234,7 @@ class Limits:
 class Capacity:
     """One receiver's account of the bytes it takes; used from its event loop's thread only."""
 
-    def __init__(self, ledger: Ledger, slot: int, limits: Limits) -> None:
+    def __init__(self, ledger: SharedCounters, slot: int, limits: SpoolLimits) -> None:
         self._words, self._taken = ledger.words, _at(slot, _Word.TAKEN)
         self._ledger, self._limits = ledger, limits
         self._allowance = 0

@@ -9,19 +9,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_scp.spool.capacity import Announced, Ledger
+from edge_scp.spool.capacity import Notified, SharedCounters
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.entry import Entry
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.notifications import Ended, Kept
-from edge_scp.spool.slots import SUFFIX, Trays
+from edge_scp.spool.notifications import Ended, Spooled
+from edge_scp.spool.slots import SUFFIX, Slots
 
 
 class Spool:
     """The entries of a spool, in files or trays; one process uses it, from any of its threads."""
 
     def __init__(
-        self, folder: SpoolFolder, ledger: Ledger, disk: Disk | None = None, trays: Trays | None = None
+        self, folder: SpoolFolder, ledger: SharedCounters, disk: Disk | None = None, trays: Slots | None = None
     ) -> None:
         self._disk, self._trays = disk or Disk(), trays
         self._folder, self._ledger = folder, ledger
@@ -38,9 +38,9 @@ class Spool:
         self._look()
         return len(self._entries)
 
-    def arrived(self, announcements: Iterable[Kept | Ended]) -> None:
+    def arrived(self, announcements: Iterable[Spooled | Ended]) -> None:
         """Queue what receivers announced; look into the folder where they could not."""
-        adopted: dict[int, Announced] = {}
+        adopted: dict[int, Notified] = {}
         arrived: list[Entry] = []
         for announcement in announcements:
             if isinstance(announcement, Ended):
@@ -135,7 +135,7 @@ class Spool:
         for slot, announced in enumerate(slots):
             self._ledger.adopt(slot, announced)
 
-    def _trays_of(self, entry: Entry) -> Trays | None:
+    def _trays_of(self, entry: Entry) -> Slots | None:
         return self._trays if entry.name.endswith(SUFFIX) else None
 
     def _found(self) -> Iterator[Entry]:

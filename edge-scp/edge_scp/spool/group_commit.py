@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from bucky.errors import Retriable
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import SpoolFile, not_synced, refused
-from edge_scp.spool.sync_queue import CommitBoard
+from edge_scp.spool.sync_queue import SyncQueue
 
 SyncMode = Literal["group", "file", "none"]
 
@@ -58,7 +58,7 @@ class GroupCommitter:
     In an event loop `answered` is to be called when `answers` is readable.
     """
 
-    def __init__(self, board: CommitBoard, receiver: int) -> None:
+    def __init__(self, board: SyncQueue, receiver: int) -> None:
         self.deliver: Deliver
         self._board, self._receiver = board, receiver
         self._asked = board.asked(receiver)

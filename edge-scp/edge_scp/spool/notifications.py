@@ -14,7 +14,7 @@ import select
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edge_scp.spool.capacity import Announced, Ledger
+from edge_scp.spool.capacity import Notified, SharedCounters
 
 _ENDED = "ended"
 # The most a user without privileges may ask for (fs.pipe-max-size): some ten thousand lines.
@@ -23,13 +23,13 @@ _READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Spooled:
     """An instance was kept."""
 
     name: str
     size: int
     slot: int
-    announced: Announced
+    announced: Notified
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def open_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-class Announcer:
+class Notifier:
     """A receiver's end of the pipe."""
 
-    def __init__(self, pipe: int, ledger: Ledger, slot: int) -> None:
+    def __init__(self, pipe: int, ledger: SharedCounters, slot: int) -> None:
         self._pipe, self._ledger, self._slot = pipe, ledger, slot
 
     def kept(self, files: Iterable[tuple[str, int]]) -> None:
@@ -73,7 +73,7 @@ class Announcer:
             self._ledger.miss(self._slot)
 
 
-def announce_end(pipe: int, slot: int) -> bool:
+def notify_end(pipe: int, slot: int) -> bool:
     """Announce that a receiver is gone; return whether the pipe had room for it."""
     try:
         os.write(pipe, f"{_ENDED} {slot}\n".encode())
@@ -82,23 +82,23 @@ def announce_end(pipe: int, slot: int) -> bool:
     return True
 
 
-class Arrivals:
+class Notifications:
     """The uploader's end of the pipe."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._rest = b""
 
-    def read(self) -> Iterator[Kept | Ended]:
+    def read(self) -> Iterator[Spooled | Ended]:
         """Iterate over what has been announced, or some of it; it does not wait."""
         with contextlib.suppress(BlockingIOError):
             *lines, self._rest = (self._rest + os.read(self._pipe, _READ_BYTES)).split(b"\n")
             yield from map(_announcement, lines)
 
 
-def _announcement(line: bytes) -> Kept | Ended:
+def _announcement(line: bytes) -> Spooled | Ended:
     fields = line.decode().split(" ")
     if fields[0] == _ENDED:
         return Ended(int(fields[1]))
     name, (size, slot, total, instances) = fields[0], map(int, fields[1:])
-    return Kept(name, size, slot, Announced(total, instances))
+    return Spooled(name, size, slot, Notified(total, instances))

@@ -1,7 +1,7 @@
 """A spool record: a whole DICOM file, then a footer that says what it is and proves it is whole.
 
     DICOM file (PS3.10)   preamble, file meta information, the data set bytes as they were received
-    footer                JSON of `Record`
+    footer                JSON of `SpoolRecord`
     trailer               footer length (uint32), CRC-32 of the footer (uint32), the 8 bytes `BUCKYSP1`
 
 One file is one fsync, and a file cut short anywhere has no valid trailer.
@@ -32,7 +32,7 @@ class CorruptRecord(Permanent):
 
 
 @dataclass(slots=True)
-class Record:
+class SpoolRecord:
     """What the edge knows of one instance it acknowledged; `object_size` is of the DICOM file, in bytes.
 
     Only reading validates: when a record is made, all that is in it has been checked.
@@ -71,11 +71,11 @@ class Record:
         return text + _TRAILER.pack(len(text), zlib.crc32(text), MAGIC)
 
 
-_RECORDS = TypeAdapter(Record)
-_TOLD = [each.name for each in fields(Record) if each.name in InstanceStored.model_fields]
+_RECORDS = TypeAdapter(SpoolRecord)
+_TOLD = [each.name for each in fields(SpoolRecord) if each.name in InstanceStored.model_fields]
 
 
-def read_record(file: BinaryIO) -> Record:
+def read_record(file: BinaryIO) -> SpoolRecord:
     """Read a record's footer; raise `CorruptRecord` when it is torn."""
     size = file.seek(0, 2)
     if size < _TRAILER.size:
@@ -97,7 +97,7 @@ def read_record(file: BinaryIO) -> Record:
     return record
 
 
-def verify(file: BinaryIO) -> Record:
+def verify(file: BinaryIO) -> SpoolRecord:
     """Read a record's footer and check the data set bytes against their SHA-256."""
     record = read_record(file)
     file.seek(record.data_set_offset)

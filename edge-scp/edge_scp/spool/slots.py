@@ -32,7 +32,7 @@ _LABEL = struct.Struct("<8sQQI")
 _AT_ONCE = 8
 
 
-class State(IntEnum):
+class SlotState(IntEnum):
     """What the page says of a tray; from OWNED on, by how much more: the receiver's slot in the ledger."""
 
     ABSENT = 0  # there is no such tray, or none that may be used
@@ -50,7 +50,7 @@ def wanted(settings: Settings) -> int:
     return min(settings.spool_trays, settings.spool_max_bytes // TRAY_BYTES)
 
 
-class Trays:
+class Slots:
     """The trays of a spool, as all but the receivers see them."""
 
     def __init__(self, path: Path, page: int) -> None:
@@ -61,7 +61,7 @@ class Trays:
         self._empty = mmap.mmap(-1, LABEL_BYTES)
 
     @classmethod
-    def start(cls, path: Path, count: int) -> "tuple[Trays | None, int]":
+    def start(cls, path: Path, count: int) -> "tuple[Slots | None, int]":
         """Open the trays when the edge starts; return them, and their page's descriptor for the other processes.
 
         None where there are none and shall be none, or where the file system cannot write past its cache.
@@ -79,14 +79,14 @@ class Trays:
             return None, page
         used = [index for index in range(there) if trays._label(index) is not None]
         for index in range(min(there, count)):
-            trays._states[index] = State.FREE
+            trays._states[index] = SlotState.FREE
         for index in used:
-            trays._states[index] = State.HELD
+            trays._states[index] = SlotState.HELD
         os.truncate(path, min(there, max([count, *(index + 1 for index in used)])) * TRAY_BYTES)
         return trays, page
 
     @classmethod
-    def shared(cls, path: Path, page: int) -> "Trays | None":
+    def shared(cls, path: Path, page: int) -> "Slots | None":
         """Open what the edge's first process started."""
         return cls(path, page) if os.fstat(page).st_size else None
 
@@ -95,39 +95,39 @@ class Trays:
         zeros = mmap.mmap(-1, _AT_ONCE * TRAY_BYTES)
         there = os.fstat(self._writing).st_size // TRAY_BYTES
         for index in range(min(there, count)):
-            if self._states[index] == State.ABSENT:
+            if self._states[index] == SlotState.ABSENT:
                 # Written by an uploader that did not live to say so.
-                self._states[index] = State.FREE
+                self._states[index] = SlotState.FREE
         for first in range(there, count, _AT_ONCE):
             if not room():
                 return
             trays = min(_AT_ONCE, count - first)
             written = os.pwrite(self._writing, memoryview(zeros)[: trays * TRAY_BYTES], first * TRAY_BYTES)
             for index in range(first, first + written // TRAY_BYTES):
-                self._states[index] = State.FREE
+                self._states[index] = SlotState.FREE
 
     @property
     def free(self) -> int:
         """Return how many trays are free."""
-        return bytes(self._states).count(State.FREE)
+        return bytes(self._states).count(SlotState.FREE)
 
     def found(self) -> Iterator[Entry]:
         """Iterate over what is in trays."""
         for index, state in enumerate(bytes(self._states)):
-            if state in (State.ABSENT, State.FREE):
+            if state in (SlotState.ABSENT, SlotState.FREE):
                 continue
             label = self._label(index)
             if label is not None:
                 yield Entry(f"{label[0]:020d}-{index}{SUFFIX}", label[1], verified=False)
-            elif state == State.HELD:
+            elif state == SlotState.HELD:
                 # It was emptied by an uploader that did not live to say so.
-                self._states[index] = State.FREE
+                self._states[index] = SlotState.FREE
 
     def reclaim(self, slot: int) -> None:
         """Take over the trays of a receiver that is gone; what it had not finished was not acknowledged."""
         for index, state in enumerate(bytes(self._states)):
-            if state == State.OWNED + slot:
-                self._states[index] = State.FREE if self._label(index) is None else State.HELD
+            if state == SlotState.OWNED + slot:
+                self._states[index] = SlotState.FREE if self._label(index) is None else SlotState.HELD
 
     def holds(self, entry: Entry) -> bool:
         """Tell whether an entry is still in its tray."""
@@ -146,7 +146,7 @@ class Trays:
             return
         os.pwrite(self._writing, self._empty, index * TRAY_BYTES)
         os.posix_fadvise(self._reading, index * TRAY_BYTES, TRAY_BYTES, os.POSIX_FADV_DONTNEED)
-        self._states[index] = State.FREE
+        self._states[index] = SlotState.FREE
 
     def close(self) -> None:
         """Close the file; what is in it stays."""

@@ -20,7 +20,7 @@ _EPOCH_BITS = 16
 EPOCHS = 1 << _EPOCH_BITS
 
 
-class Dealt(NamedTuple):
+class Completed(NamedTuple):
     """The committer's answer: files dealt with, and the epoch, which changes when the disk fails."""
 
     files: int
@@ -28,7 +28,7 @@ class Dealt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class BoardDescriptors:
+class SyncQueueDescriptors:
     """By which processes share a board: the page, the committer's bell, and each receiver's."""
 
     page: int
@@ -36,7 +36,7 @@ class BoardDescriptors:
     answering: tuple[int, ...]
 
     @classmethod
-    def create(cls, receivers: int) -> "BoardDescriptors":
+    def create(cls, receivers: int) -> "SyncQueueDescriptors":
         """Make a board for so many receivers."""
         page = os.memfd_create("bucky-commit-board")
         os.ftruncate(page, _size(receivers))
@@ -47,16 +47,16 @@ class BoardDescriptors:
         return iter((self.page, self.asking, *self.answering))
 
     @classmethod
-    def of(cls, descriptors: Sequence[int]) -> "BoardDescriptors":
+    def of(cls, descriptors: Sequence[int]) -> "SyncQueueDescriptors":
         """Read them as `iter` gave them."""
         page, asking, *answering = descriptors
         return cls(page, asking, tuple(answering))
 
 
-class CommitBoard:
+class SyncQueue:
     """The page, in one of its processes; a word is eight aligned bytes, which a machine writes whole."""
 
-    def __init__(self, descriptors: BoardDescriptors) -> None:
+    def __init__(self, descriptors: SyncQueueDescriptors) -> None:
         self._descriptors = descriptors
         self._page = memoryview(mmap.mmap(descriptors.page, _size(len(descriptors.answering)))).cast("q")
         self._asked, self._dealt = self._page[_HEAD_WORDS::_WORDS], self._page[_HEAD_WORDS + 1 :: _WORDS]
@@ -72,9 +72,9 @@ class CommitBoard:
         self._asked[receiver] = files
         os.eventfd_write(self._descriptors.asking, 1)
 
-    def dealt(self, receiver: int) -> Dealt:
+    def dealt(self, receiver: int) -> Completed:
         """Return how far the committer has come with a receiver's files."""
-        return Dealt(*divmod(self._dealt[receiver], EPOCHS))
+        return Completed(*divmod(self._dealt[receiver], EPOCHS))
 
     def lane(self, receiver: int) -> tuple[int, int, int, int, int]:
         """Return what a receiver's express lane asks by: the page, its two words on it, and both bells."""
@@ -105,9 +105,9 @@ class CommitBoard:
         """Return how many files each receiver has asked for so far."""
         return self._asked.tolist()
 
-    def all_dealt(self) -> list[Dealt]:
+    def all_dealt(self) -> list[Completed]:
         """Return how far the committer has come with each receiver."""
-        return [Dealt(*divmod(word, EPOCHS)) for word in self._dealt]
+        return [Completed(*divmod(word, EPOCHS)) for word in self._dealt]
 
     def next_epoch(self) -> int:
         """Begin another epoch, of which no receiver has been told, and return it."""

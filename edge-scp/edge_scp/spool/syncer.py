@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from bucky.log import get_logger
 from edge_scp.spool.disk import Disk
-from edge_scp.spool.sync_queue import CommitBoard
+from edge_scp.spool.sync_queue import SyncQueue
 
 log = get_logger("edge")
 
@@ -28,7 +28,7 @@ class Syncer:
     `committed` is told of each group: how many instances, and the seconds that its sync took.
     """
 
-    def __init__(self, board: CommitBoard, disk: Disk, ready: int, committed: Committed) -> None:
+    def __init__(self, board: SyncQueue, disk: Disk, ready: int, committed: Committed) -> None:
         self._board, self._disk, self._ready, self._committed = board, disk, ready, committed
         # A predecessor may have been told of a failure and have told nobody, or not all.
         self._epoch = board.next_epoch()

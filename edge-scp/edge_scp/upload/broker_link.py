@@ -13,7 +13,7 @@ from bucky.errors import BrokerUnavailable
 from bucky.settings import Settings
 
 
-class BrokerLink:
+class UploadPublisher:
     """A publisher that connects at its first `prepare`; every failure is `BrokerUnavailable`."""
 
     def __init__(self, settings: Settings) -> None:

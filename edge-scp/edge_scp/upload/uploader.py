@@ -20,12 +20,12 @@ from bucky.cloudevents import CloudEvent
 from bucky.errors import InvalidInstance
 from bucky.log import get_logger
 from bucky.store.barrier import Barrier
-from bucky.store.local_cache import NearbyCopies
+from bucky.store.local_cache import LocalCache
 from bucky.store.objects import ObjectStore
 from edge_scp.metrics import UploaderMetrics
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.entry import Entry
-from edge_scp.spool.record import CorruptRecord, Record, read_record, verify
+from edge_scp.spool.record import CorruptRecord, SpoolRecord, read_record, verify
 from edge_scp.upload.dependency import Dependency, Unavailable
 
 SOURCE = "/bucky/edge"
@@ -46,7 +46,7 @@ class Uploaded:
     """An entry whose object and event are out, waiting for the barrier; times are monotonic seconds."""
 
     entry: Entry
-    record: Record
+    record: SpoolRecord
     started_at: float
     uploaded_at: float
 
@@ -70,7 +70,7 @@ class Uploader:
         broker: Dependency,
         bucket: str,
         concurrency: int,
-        nearby: NearbyCopies | None = None,
+        nearby: LocalCache | None = None,
     ) -> None:
         self._spool, self._objects, self._publisher = spool, objects, publisher
         self._barrier, self._metrics = barrier, metrics
@@ -157,7 +157,7 @@ class Uploader:
             with contextlib.suppress(Unavailable):
                 return await self._broker.call(lambda: self._publisher.publish(event))
 
-    def _put(self, entry: Entry) -> Record:
+    def _put(self, entry: Entry) -> SpoolRecord:
         """Upload an entry, in a thread; its record is read once, and a copy stays nearby."""
         with self._spool.open_record(entry) as file:
             try:

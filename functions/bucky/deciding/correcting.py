@@ -10,7 +10,7 @@ from bucky.cloudevents import CloudEvent, Payload
 from bucky.errors import NotFound
 from bucky.events import InstanceIndexed
 from bucky.index import DeliveryState, Index, InstanceRow
-from bucky.routing.corrections import Decision
+from bucky.routing.corrections import ConflictDecision
 from bucky.store.objects import ObjectStore, put_bytes
 from bucky.trace import within
 
@@ -18,7 +18,7 @@ _ON_THE_WAY = {DeliveryState.REQUESTED, DeliveryState.RETRYING}
 
 
 async def carry_out(
-    decision: Decision, index: Index, objects: ObjectStore, publisher: Publisher, source: str
+    decision: ConflictDecision, index: Index, objects: ObjectStore, publisher: Publisher, source: str
 ) -> tuple[str, ...]:
     """Do what follows from a decision, and record that it was done.
 
@@ -34,7 +34,7 @@ async def carry_out(
     return gone
 
 
-def _corrections(decision: Decision, index: Index, source: str) -> tuple[list[CloudEvent], tuple[str, ...]]:
+def _corrections(decision: ConflictDecision, index: Index, source: str) -> tuple[list[CloudEvent], tuple[str, ...]]:
     """Return the events that have the current bytes routed, and sent again where they were sent before.
 
     With the names of the destinations among those that are there no more.
@@ -58,6 +58,6 @@ def _corrections(decision: Decision, index: Index, source: str) -> tuple[list[Cl
     return events, tuple(sorted({one.destination for one in ever} - {one.destination for one in sent}))
 
 
-def _event(payload: Payload, row: InstanceRow, decision: Decision, source: str) -> CloudEvent:
+def _event(payload: Payload, row: InstanceRow, decision: ConflictDecision, source: str) -> CloudEvent:
     event = CloudEvent.of(payload, source=source, traceparent=within(row.trace_id))
     return event.once_more(f"decision-{decision.number}")

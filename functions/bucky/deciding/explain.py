@@ -10,11 +10,11 @@ from pydicom.dataset import Dataset
 
 from bucky.cloudevents import URGENT, Priority
 from bucky.errors import BuckyError, Retriable
-from bucky.morph.change import Change
-from bucky.morph.splice import Wanted, change
+from bucky.morph.change import AttributeChange
+from bucky.morph.splice import WantedChanges, change
 from bucky.routing.crosswalk import Crosswalks
 from bucky.routing.document import Routing
-from bucky.routing.evaluation import Decision, Facts, RuleVerdict, Verdict, evaluate
+from bucky.routing.evaluation import ConditionResult, Facts, RuleDecision, RuleResult, evaluate
 from bucky.routing.rules import TRIGGERS, Rule
 
 _GIVEN = {"instance": "instance", "series": "series", "study_stable": "study"}
@@ -32,7 +32,7 @@ class Going:
     destination: str
     rule: str
     priority: Priority
-    changes: tuple[Change, ...] = ()
+    changes: tuple[AttributeChange, ...] = ()
     original_attributes: str = ""
     problem: str = ""
     given: str = ""
@@ -43,7 +43,7 @@ class Going:
 class Explanation:
     """How every rule came out, in order, and what follows."""
 
-    rules: tuple[RuleVerdict, ...]
+    rules: tuple[RuleResult, ...]
     deliveries: tuple[Going, ...]
 
 
@@ -54,28 +54,28 @@ def explain(routing: Routing, facts: Facts, header: Callable[[], Dataset], cross
     """
     evaluations = {trigger: evaluate(routing, facts, trigger) for trigger in TRIGGERS}
     verdicts = tuple(evaluations[rule.trigger].rules[number] for number, rule in enumerate(routing.rules))
-    decided: dict[str, Decision] = {}
+    decided: dict[str, RuleDecision] = {}
     for trigger in TRIGGERS:
         for decision in evaluations[trigger].decisions:
             decided.setdefault(f"{decision.destination}/{decision.rule if decision.process else ''}", decision)
     return Explanation(verdicts, tuple(_going(decision, routing, header, crosswalks) for decision in decided.values()))
 
 
-def _going(decision: Decision, routing: Routing, header: Callable[[], Dataset], crosswalks: Crosswalks) -> Going:
+def _going(decision: RuleDecision, routing: Routing, header: Callable[[], Dataset], crosswalks: Crosswalks) -> Going:
     rule = routing.rule(decision.rule)
     if rule is not None and decision.process is not None:
         return Going(decision.destination, rule.name, decision.priority, given=_GIVEN[rule.trigger])
     if rule is None or not rule.morph:
         return Going(decision.destination, decision.rule, decision.priority)
     try:
-        wanted = Wanted(rule.morph, crosswalks.among(routing.crosswalks), None)
+        wanted = WantedChanges(rule.morph, crosswalks.among(routing.crosswalks), None)
         changes, problem = tuple(change(header(), wanted).changes), ""
     except BuckyError as error:
         changes, problem = (), f"{'it would wait' if isinstance(error, Retriable) else 'not sent'}: {error}"
     return Going(decision.destination, rule.name, decision.priority, changes, _kept(rule, changes), problem)
 
 
-def _kept(rule: Rule, changes: tuple[Change, ...]) -> str:
+def _kept(rule: Rule, changes: tuple[AttributeChange, ...]) -> str:
     return rule.original_attributes if changes else ""
 
 
@@ -101,7 +101,7 @@ def lines(explanation: Explanation) -> Iterator[str]:
         yield "goes nowhere"
 
 
-def _reasons(verdict: Verdict, depth: int) -> Iterator[str]:
+def _reasons(verdict: ConditionResult, depth: int) -> Iterator[str]:
     sign, seen = "✓" if verdict.held else "✗", ""
     if not verdict.parts and verdict.condition != "always":
         seen = f"   found: {', '.join(verdict.found)}" if verdict.found else "   found: nothing"

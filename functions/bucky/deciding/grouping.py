@@ -18,7 +18,7 @@ _READ_AT_ONCE = 500
 
 
 @dataclass
-class Gathered:
+class Grouped:
     """Requests, and the digests of the instances that each takes."""
 
     requests: list[ProcessingRequested] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Gathered:
         self.members[request.delivery_id] = digests
 
 
-class Gathering:
+class Grouping:
     """Gathers what functions get of the instances that a trigger is asked about."""
 
     def __init__(self, trigger: Trigger) -> None:
@@ -52,9 +52,9 @@ class Gathering:
                 self._least[key] = request
         return rest
 
-    def gathered(self) -> Gathered:
+    def gathered(self) -> Grouped:
         """Return one request for each function, rule, and series or study."""
-        made = Gathered()
+        made = Grouped()
         for key, digests in self._of.items():
             least, what = self._least[key], unit_sha256(digests)
             named = delivery_id(what, least.destination, least.rule_version, least.morph_sha256)
@@ -63,10 +63,10 @@ class Gathering:
         return made
 
 
-def of_study(index: Index, rules: RoutingVersion, study_uid: str) -> Gathered:
+def of_study(index: Index, rules: RoutingVersion, study_uid: str) -> Grouped:
     """Return what rules that wait for a series or study give to functions, as the index knows the study now."""
     parents, after = ParentsInIndex(index), ""
-    gatherings = {trigger: Gathering(trigger) for trigger in _UNITS}
+    gatherings = {trigger: Grouping(trigger) for trigger in _UNITS}
     while page := index.study_with_headers(study_uid, after=after, limit=_READ_AT_ONCE):
         after = page[-1].sha256
         for row in page:
@@ -74,7 +74,7 @@ def of_study(index: Index, rules: RoutingVersion, study_uid: str) -> Gathered:
             facts = facts_of(received, row.header, parents.of(received))
             for trigger, gathering in gatherings.items():
                 gathering.sift(requests_of(received, facts, rules, trigger))
-    made = Gathered()
+    made = Grouped()
     for gathering in gatherings.values():
         found = gathering.gathered()
         for request in found.requests:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bucky.events import DeliveryRequested, ProcessingRequested, ReceivedInstance
 from bucky.index import DeliveryRow, DeliveryState, Index, RoutingVersion
-from bucky.routing.evaluation import Decision, Evaluation, Facts, SeriesFacts, StudyFacts, evaluate
+from bucky.routing.evaluation import Evaluation, Facts, RuleDecision, SeriesFacts, StudyFacts, evaluate
 from bucky.routing.rules import Process, Trigger
 from bucky.text.identifiers import delivery_id
 
@@ -86,7 +86,9 @@ def requested(instance: ReceivedInstance, evaluation: Evaluation, routing: Routi
     return made
 
 
-def given_alone(instance: ReceivedInstance, decision: Decision, process: Process, version: int) -> ProcessingRequested:
+def given_alone(
+    instance: ReceivedInstance, decision: RuleDecision, process: Process, version: int
+) -> ProcessingRequested:
     """Return the request to give an instance to a function; `bucky.deciding.grouping` makes one request of several."""
     how = process.parameters_sha256()
     return ProcessingRequested(

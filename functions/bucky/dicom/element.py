@@ -24,7 +24,7 @@ class Span(NamedTuple):
     implicit: bool
 
 
-class Pixels(NamedTuple):
+class PixelElement(NamedTuple):
     """Where the value of the pixels begins, and how many bytes it has; None when it is in fragments."""
 
     tag: int

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bucky.dicom.element import Element, Pixels, Span
+from bucky.dicom.element import Element, PixelElement, Span
 from bucky.dicom.pixel_length import PIXEL_DATA, PIXEL_TAGS
 from bucky.dicom.source import MalformedDataSet, Source
 from bucky.dicom.value_representations import KNOWN_VRS, LONG_VRS, is_long, lacks_vr, looks_implicit
@@ -37,7 +37,7 @@ class _Head(NamedTuple):
     value_at: int
 
 
-class Walk:
+class HeaderWalk:
     """One walk over a data set that begins at `start` of a source."""
 
     def __init__(self, source: Source, start: int, *, implicit: bool, little: bool) -> None:
@@ -81,7 +81,7 @@ class Walk:
             vr, end, implicit = self._past(head)
             yield Span(head.tag, vr, start, head.value_at, end, self._at, implicit)
 
-    def pixels(self) -> Pixels | None:
+    def pixels(self) -> PixelElement | None:
         """Go on to the pixels, past their offset tables, and return them, or None when there are none.
 
         Raises `MalformedDataSet` when the data set ends within them.
@@ -95,9 +95,9 @@ class Walk:
         if head is None or head.tag not in PIXEL_TAGS:
             return None
         if head.length != _UNDEFINED:
-            return Pixels(head.tag, head.value_at, head.length)
+            return PixelElement(head.tag, head.value_at, head.length)
         self._check_fragments(head)
-        return Pixels(head.tag, head.value_at, None)
+        return PixelElement(head.tag, head.value_at, None)
 
     def _check_fragments(self, head: _Head) -> None:
         size = self._source.size()

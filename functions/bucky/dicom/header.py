@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from bucky.dicom.element import Element
-from bucky.dicom.elements import Walk
+from bucky.dicom.elements import HeaderWalk
 from bucky.dicom.identity import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT
 from bucky.dicom.json_model import quietly
 from bucky.dicom.pixel_length import too_few, without_pixels
@@ -33,7 +33,7 @@ def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple
     elements: list[Element] = []
     problem = None
     try:
-        walk = Walk(source, start, implicit=implicit, little=little)
+        walk = HeaderWalk(source, start, implicit=implicit, little=little)
         implicit = walk.implicit
         for element in _bounded(walk):
             elements.append(element)
@@ -55,7 +55,7 @@ def read_data_set(source: Source, start: int, transfer_syntax_uid: str) -> tuple
 def encoding_of(transfer_syntax_uid: str) -> tuple[bool, bool]:
     """Return whether a transfer syntax is in implicit VR, and whether it is little endian (PS3.5 Annex A).
 
-    Of a vendor's own nobody knows: a `Walk` looks at the data set itself.
+    Of a vendor's own nobody knows: a `HeaderWalk` looks at the data set itself.
     """
     return transfer_syntax_uid in IMPLICIT, transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
 
@@ -75,7 +75,7 @@ def data_set_of(elements: Iterable[Element], *, implicit: bool, little: bool) ->
     return dataset
 
 
-def _bounded(walk: Walk) -> Iterator[Element]:
+def _bounded(walk: HeaderWalk) -> Iterator[Element]:
     """Yield a walk's elements while they make a header of reasonable size."""
     kept = 0
     for element in walk.elements():

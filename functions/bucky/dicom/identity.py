@@ -10,7 +10,7 @@ import zlib
 from functools import lru_cache
 from typing import NamedTuple
 
-from bucky.dicom.identity_walk import UID_KEYWORDS, Walk
+from bucky.dicom.identity_walk import UID_KEYWORDS, IdentityWalk
 from bucky.dicom.uids import checked_uid
 from bucky.errors import InvalidInstance
 
@@ -62,7 +62,7 @@ class IdentityReader:
         self._transfer_syntax_uid = transfer_syntax_uid
         self._layouts = layouts
         self._values: tuple[bytes, ...] | None = None
-        self._walk: Walk | None = None
+        self._walk: IdentityWalk | None = None
         self._inflater: zlib._Decompress | None = None
         self._inflated = 0
         self._failure: InvalidInstance | None = None
@@ -96,7 +96,7 @@ class IdentityReader:
             self._layouts.missed(self._transfer_syntax_uid, piece)
         return enough
 
-    def _walk_on(self, walk: Walk, piece: memoryview) -> bool:
+    def _walk_on(self, walk: IdentityWalk, piece: memoryview) -> bool:
         if not walk.over:
             try:
                 walk.feed(piece if self._inflater is None else self._inflate(piece))
@@ -148,10 +148,10 @@ def _uid(value: bytes, keyword: str) -> str:
     return checked_uid(value.decode("ascii", "replace").strip("\0 "), keyword)
 
 
-def _walk_of(transfer_syntax_uid: str) -> Walk:
+def _walk_of(transfer_syntax_uid: str) -> IdentityWalk:
     """Return a walk over a data set in a transfer syntax."""
     private = not transfer_syntax_uid.startswith(_DICOM_ROOT)
-    return Walk(
+    return IdentityWalk(
         implicit=None if private else transfer_syntax_uid in IMPLICIT,
         big_endian=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
     )

@@ -30,7 +30,7 @@ _LONGEST_LAYOUT = 500
 _NO_VR = "the data set is not in its transfer syntax: an element has no VR"
 
 
-class Walk:
+class IdentityWalk:
     """One pass over the elements of a data set, from its first byte to Series Instance UID."""
 
     def __init__(self, *, implicit: bool | None, big_endian: bool) -> None:

@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bucky.differences.model import Differences, Pixels
+from bucky.differences.model import Differences, PixelComparison
 
 SECONDS = 120.0
-_FAILED = Differences(False, ("", ""), (), Pixels.UNKNOWN, "they could not be compared: the decoder failed on them")
+_FAILED = Differences(
+    False, ("", ""), (), PixelComparison.UNKNOWN, "they could not be compared: the decoder failed on them"
+)
 
 
 def compared(first: Path, second: Path, *, seconds: float = SECONDS) -> Differences:

@@ -17,7 +17,7 @@ from bucky.dicom.identity import DEFLATED
 from bucky.dicom.json_model import UNDECODABLE, quietly
 from bucky.dicom.part10 import sha256_of, split
 from bucky.differences.headers import OF_ENCODED_PIXELS, PIXEL_DATA, differing
-from bucky.differences.model import Differences, Pixels
+from bucky.differences.model import Differences, PixelComparison
 from bucky.errors import InvalidInstance
 
 HEAD_BYTES = 4096
@@ -33,12 +33,12 @@ def compare_files(first: Path, second: Path) -> Differences:
         if data_set_sha256(first) == data_set_sha256(second):
             syntaxes = _transfer_syntax(first), _transfer_syntax(second)
             if syntaxes[0] == syntaxes[1]:
-                return Differences(True, syntaxes, (), Pixels.SAME)
+                return Differences(True, syntaxes, (), PixelComparison.SAME)
     try:
         with quietly():
             return _compared(first, second)
     except (*UNDECODABLE, InvalidDicomError, InvalidInstance, MemoryError):
-        return Differences(False, ("", ""), (), Pixels.UNKNOWN, _NOT_READ)
+        return Differences(False, ("", ""), (), PixelComparison.UNKNOWN, _NOT_READ)
 
 
 def data_set_sha256(file: Path) -> str:
@@ -59,9 +59,9 @@ def _compared(first: Path, second: Path) -> Differences:
     syntaxes = str(ours.file_meta.TransferSyntaxUID), str(theirs.file_meta.TransferSyntaxUID)
     pixels = _pixels(first, second, ours, theirs)
     attributes = differing(ours, theirs)
-    if pixels is Pixels.SAME and syntaxes[0] != syntaxes[1] and _are_coloured(ours, theirs):
+    if pixels is PixelComparison.SAME and syntaxes[0] != syntaxes[1] and _are_coloured(ours, theirs):
         attributes = tuple(one for one in attributes if one.path not in OF_ENCODED_PIXELS)
-    return Differences(False, syntaxes, attributes, pixels, _NOT_DECODED if pixels is Pixels.UNKNOWN else "")
+    return Differences(False, syntaxes, attributes, pixels, _NOT_DECODED if pixels is PixelComparison.UNKNOWN else "")
 
 
 def _are_coloured(*both: FileDataset) -> bool:
@@ -69,19 +69,19 @@ def _are_coloured(*both: FileDataset) -> bool:
     return all(str(one.get("PhotometricInterpretation", "")).startswith(("RGB", "YBR_")) for one in both)
 
 
-def _pixels(first: Path, second: Path, ours: FileDataset, theirs: FileDataset) -> Pixels:
+def _pixels(first: Path, second: Path, ours: FileDataset, theirs: FileDataset) -> PixelComparison:
     tags = [tag for tag in sorted(PIXEL_DATA) if tag in ours or tag in theirs]
     if not tags:
-        return Pixels.NONE
+        return PixelComparison.NONE
     if any((tag in ours) != (tag in theirs) for tag in tags):
-        return Pixels.OTHER
+        return PixelComparison.OTHER
     same_syntax = ours.file_meta.TransferSyntaxUID == theirs.file_meta.TransferSyntaxUID
     if same_syntax and all(_digest(ours[tag].value) == _digest(theirs[tag].value) for tag in tags):
-        return Pixels.SAME
+        return PixelComparison.SAME
     try:
-        return Pixels.SAME if _equal(_frames(first, ours), _frames(second, theirs)) else Pixels.OTHER
+        return PixelComparison.SAME if _equal(_frames(first, ours), _frames(second, theirs)) else PixelComparison.OTHER
     except Exception:  # noqa: BLE001 - decoders raise whatever malformed bytes lead them to; this process is theirs
-        return Pixels.UNKNOWN
+        return PixelComparison.UNKNOWN
 
 
 def _digest(value: Any) -> bytes:

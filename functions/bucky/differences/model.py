@@ -8,7 +8,7 @@ from typing import Any
 NAMED = 5
 
 
-class Pixels(StrEnum):
+class PixelComparison(StrEnum):
     """How the pixel data of two instances compare."""
 
     SAME = "same"
@@ -44,7 +44,7 @@ class Differences:
     same_bytes: bool
     transfer_syntaxes: tuple[str, str]
     attributes: tuple[Attribute, ...]
-    pixels: Pixels
+    pixels: PixelComparison
     problem: str = ""
 
     @property
@@ -52,14 +52,14 @@ class Differences:
         """Whether both say the same, in whichever transfer syntax."""
         if self.same_bytes:
             return True
-        return not self.attributes and not self.problem and self.pixels in {Pixels.SAME, Pixels.NONE}
+        return not self.attributes and not self.problem and self.pixels in {PixelComparison.SAME, PixelComparison.NONE}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Differences":
         """Return what `dataclasses.asdict` made plain data of."""
         first, second = data["transfer_syntaxes"]
         attributes = tuple(Attribute(**one) for one in data["attributes"])
-        return cls(data["same_bytes"], (first, second), attributes, Pixels(data["pixels"]), data["problem"])
+        return cls(data["same_bytes"], (first, second), attributes, PixelComparison(data["pixels"]), data["problem"])
 
 
 def in_words(differences: Differences) -> str:
@@ -71,7 +71,7 @@ def in_words(differences: Differences) -> str:
         names = [one.name for one in differences.attributes[:NAMED]]
         more = len(differences.attributes) - len(names)
         said.append("other values of " + ", ".join(names) + (f" and {more} more" if more else ""))
-    if differences.pixels is Pixels.OTHER:
+    if differences.pixels is PixelComparison.OTHER:
         said.append("other pixels")
     if differences.problem:
         said.append(differences.problem)

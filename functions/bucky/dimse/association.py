@@ -36,7 +36,7 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Only Linux has it."""
 
 
-class Association:
+class RequestedAssociation:
     """An open association; leave its `with` block to release it, or to abort it on an error."""
 
     def __init__(self, peer: Peer, contexts: Sequence[Context]) -> None:

@@ -12,7 +12,7 @@ from itertools import chain
 from pydicom.uid import UID
 
 from bucky.dimse import status
-from bucky.dimse.association import Association
+from bucky.dimse.association import RequestedAssociation
 from bucky.dimse.messages import MAX_CONTEXTS, Context, StoreResponse
 from bucky.dimse.outgoing import Outcome, Outgoing, StoreResult, not_sent
 from bucky.dimse.peer import Peer
@@ -105,7 +105,7 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
     while groups and lost < MAX_LOST_ASSOCIATIONS and not limits.reached():
         waiting = groups[0]
         try:
-            association = Association(
+            association = RequestedAssociation(
                 peer, sorted({context for index in waiting for context in contexts_for(items[index])})
             )
         except DestinationUnavailable as error:
@@ -122,7 +122,7 @@ def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], te
 
 
 def _store_until_lost(
-    association: Association, items: Sequence[Outgoing], waiting: deque[int], tell: OnResult, limits: _Limits
+    association: RequestedAssociation, items: Sequence[Outgoing], waiting: deque[int], tell: OnResult, limits: _Limits
 ) -> DestinationUnavailable | None:
     """Send what waits over one association, taking off what was sent; return what ended it early."""
     with association:
@@ -137,7 +137,7 @@ def _store_until_lost(
     return None
 
 
-def _store_one(association: Association, item: Outgoing) -> StoreResult:
+def _store_one(association: RequestedAssociation, item: Outgoing) -> StoreResult:
     """Send one instance; raise `DestinationUnavailable` only when the association is lost."""
     started = time.monotonic()
     ids = ((association.context_id(context), context[1]) for context in contexts_for(item))
@@ -174,7 +174,7 @@ def _answered(response: StoreResponse, item: Outgoing, syntax: str, seconds: flo
     )
 
 
-def _context_refused(association: Association, item: Outgoing) -> str:
+def _context_refused(association: RequestedAssociation, item: Outgoing) -> str:
     sop_class = UID(item.sop_class_uid).name
     if association.refusal((item.sop_class_uid, item.transfer_syntax_uid)) == _ABSTRACT_SYNTAX_NOT_SUPPORTED:
         return f"the destination does not accept {sop_class}"

@@ -36,7 +36,7 @@ class InvalidReport(Permanent):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CommitmentReport:
     """What a node says of a transaction: which instances it commits to, and why not to others."""
 
     transaction_uid: str
@@ -67,7 +67,7 @@ def action_information(transaction_uid: str, references: Sequence[tuple[str, str
     return bytes(buffer.getvalue())
 
 
-def read_report(event_type: int, data_set: bytes, transfer_syntax_uid: str) -> Report:
+def read_report(event_type: int, data_set: bytes, transfer_syntax_uid: str) -> CommitmentReport:
     """Read the data set of an N-EVENT-REPORT; raise `InvalidReport` when it is none."""
     if event_type not in {ALL_COMMITTED, SOME_FAILED}:
         raise InvalidReport(f"there is no event of type {event_type} (PS3.4 Table J.3-2)", 0x0113)
@@ -81,14 +81,14 @@ def read_report(event_type: int, data_set: bytes, transfer_syntax_uid: str) -> R
         raise InvalidReport("the data set of the report cannot be read", 0x0115) from error
 
 
-def _report(told: Dataset) -> Report:
+def _report(told: Dataset) -> CommitmentReport:
     transaction = checked_uid(str(told.get("TransactionUID", "")), "TransactionUID")
     failed: dict[str, int | None] = {}
     for item in told.get("FailedSOPSequence") or ():
         reason = item.get("FailureReason")
         failed[_instance(item)] = None if reason is None else int(reason)
     committed = dict.fromkeys(_instance(item) for item in told.get("ReferencedSOPSequence") or ())
-    return Report(transaction, tuple(uid for uid in committed if uid not in failed), failed)
+    return CommitmentReport(transaction, tuple(uid for uid in committed if uid not in failed), failed)
 
 
 def _instance(item: Dataset) -> str:

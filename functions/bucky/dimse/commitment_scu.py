@@ -13,14 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from bucky.dimse import messages, status
-from bucky.dimse.association import MAX_COMMAND, Association
+from bucky.dimse.association import MAX_COMMAND, RequestedAssociation
 from bucky.dimse.commitment import (
     IMPLICIT,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     REQUEST_COMMITMENT,
+    CommitmentReport,
     InvalidReport,
-    Report,
     action_information,
     read_report,
 )
@@ -40,10 +40,10 @@ Transaction = tuple[str, Sequence[tuple[str, str]]]
 """Its UID, and the SOP class and instance of each that is asked about."""
 
 
-class CommitmentAssociation(Association):
+class CommitmentAssociation(RequestedAssociation):
     """An association that asks for commitments; `reported` is told each report before that is answered."""
 
-    def __init__(self, peer: Peer, reported: Callable[[Report], None]) -> None:
+    def __init__(self, peer: Peer, reported: Callable[[CommitmentReport], None]) -> None:
         self._reported = reported
         self._fragments: deque[tuple[bytes, bool, bool]] = deque()  # received and not yet read
         super().__init__(peer, [_CONTEXT])
@@ -141,7 +141,7 @@ def ask_for_commitment(
     transactions: Iterable[Transaction],
     *,
     asked: Callable[[str, str], None],
-    reported: Callable[[Report], None],
+    reported: Callable[[CommitmentReport], None],
     linger: float,
 ) -> None:
     """Ask a node in several transactions over one association, then listen for so many seconds.
@@ -151,7 +151,7 @@ def ask_for_commitment(
     """
     waiting: set[str] = set()
 
-    def heard(report: Report) -> None:
+    def heard(report: CommitmentReport) -> None:
         reported(report)
         waiting.discard(report.transaction_uid)
 

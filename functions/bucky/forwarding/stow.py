@@ -16,7 +16,7 @@ from bucky.forwarding.secrets import Secrets
 from bucky.forwarding.stow_answer import ALREADY_STORED, BEING_STORED, StowAnswer, read_answer
 from bucky.forwarding.stow_copy import Holds, copy_at
 from bucky.forwarding.stow_request import ACCEPT, MultipartBody, NothingToSend, requests_for
-from bucky.routing.destinations import BasicAuth, BearerAuth, StowDestination
+from bucky.routing.destinations import BearerAuth, HttpBasicAuth, StowDestination
 from bucky.runtime.tls import ANSWER_FACTOR, MISCONFIGURED_RETRY_SECONDS, client_context, in_words
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -196,7 +196,7 @@ def _auth(destination: StowDestination, secrets: Secrets) -> httpx.Auth | None:
     match destination.auth:
         case None:
             return None
-        case BasicAuth() as basic:
+        case HttpBasicAuth() as basic:
             return httpx.BasicAuth(basic.username, secrets.text(basic.password_secret))
         case BearerAuth() as bearer:
             return _Bearer(secrets.text(bearer.token_secret))

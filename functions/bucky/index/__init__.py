@@ -14,7 +14,7 @@ from bucky.index.delivery_rows import (
     Reference,
     Settlement,
 )
-from bucky.index.rebuild import Gathered, InstanceRows, Rebuilt, StudyPart
+from bucky.index.rebuild import InstanceRows, Rebuilt, StudyAttributes, StudyPart
 from bucky.index.rows import (
     Counts,
     Declaration,
@@ -42,7 +42,6 @@ __all__ = [
     "DeliveryCount",
     "DeliveryRow",
     "DeliveryState",
-    "Gathered",
     "Index",
     "IndexedInstance",
     "InstanceRow",
@@ -56,6 +55,7 @@ __all__ = [
     "RoutingVersion",
     "SeriesRow",
     "Settlement",
+    "StudyAttributes",
     "StudyPart",
     "StudyQuery",
     "StudyRow",

@@ -55,7 +55,7 @@ from bucky.index.rows import (
     TimelineStep,
     UpsertResult,
 )
-from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.corrections import ConflictDecision, Verdict
 from bucky.routing.document import Routing
 
 
@@ -149,15 +149,15 @@ class Index:
         """Return the instance that is current under a SOP Instance UID, without its header."""
         return self._db.read(decisions.current, sop_instance_uid)
 
-    def decide(self, sha256: str, verdict: Verdict, author: str, note: str = "") -> Decision:
+    def decide(self, sha256: str, verdict: Verdict, author: str, note: str = "") -> ConflictDecision:
         """Decide about bytes in one transaction; deciding the same again changes nothing."""
         return self._db.write(decisions.decide, sha256, verdict, author, note, utc_now())
 
-    def decisions(self, *, limit: int = 100, offset: int = 0) -> list[Decision]:
+    def decisions(self, *, limit: int = 100, offset: int = 0) -> list[ConflictDecision]:
         """Return a page of decisions, the newest first."""
         return self._db.read(decisions.listed, limit, offset)
 
-    def decisions_about(self, sop_instance_uid: str) -> list[Decision]:
+    def decisions_about(self, sop_instance_uid: str) -> list[ConflictDecision]:
         """Return the decisions about a SOP Instance UID, the first first."""
         return self._db.read(decisions_in_force.of_instance, sop_instance_uid)
 
@@ -165,15 +165,15 @@ class Index:
         """Return, for those of these bytes that a decision made current, the digests that were sent in their place."""
         return self._db.read(decisions.corrections, digests)
 
-    def decisions_to_carry_out(self, before: datetime, *, limit: int = 100) -> list[Decision]:
+    def decisions_to_carry_out(self, before: datetime, *, limit: int = 100) -> list[ConflictDecision]:
         """Return decisions from before a time of which what follows may not have been done."""
         return self._db.read(decisions.not_carried_out, before, limit)
 
-    def decision_carried_out(self, decision: Decision) -> None:
+    def decision_carried_out(self, decision: ConflictDecision) -> None:
         """Record that the bucket has it, and that what follows was requested."""
         self._db.write(decisions.carried_out, decision, utc_now())
 
-    def restore_decisions(self, found: Sequence[Decision]) -> None:
+    def restore_decisions(self, found: Sequence[ConflictDecision]) -> None:
         """Take the bucket's decisions that the index does not have."""
         self._db.write(decisions_in_force.restore, found)
 

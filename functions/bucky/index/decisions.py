@@ -18,7 +18,7 @@ from bucky.index.delivery_schema import deliveries
 from bucky.index.parents import record_arrivals
 from bucky.index.rows import IndexedInstance, InstanceRow
 from bucky.index.schema import decisions, instances, series, studies
-from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.corrections import ConflictDecision, Verdict
 
 _DIGEST_LENGTH = 64
 SET_ASIDE = "other bytes of this instance were accepted in its place (`bucky conflicts`): it was not sent"
@@ -79,14 +79,16 @@ def current(connection: Connection, sop_instance_uid: str) -> InstanceRow | None
     return None if row is None else InstanceRow(**row)
 
 
-def listed(connection: Connection, limit: int, offset: int) -> list[Decision]:
+def listed(connection: Connection, limit: int, offset: int) -> list[ConflictDecision]:
     """Return a page of decisions, the newest first."""
     c = decisions.c
     query = select(*COLUMNS).order_by(c.decided_at.desc(), c.sop_instance_uid, c.number.desc())
-    return [Decision(**row) for row in connection.execute(query.limit(limit).offset(offset)).mappings()]
+    return [ConflictDecision(**row) for row in connection.execute(query.limit(limit).offset(offset)).mappings()]
 
 
-def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, note: str, now: datetime) -> Decision:
+def decide(
+    connection: Connection, sha256: str, verdict: Verdict, author: str, note: str, now: datetime
+) -> ConflictDecision:
     """Decide about bytes; raise `Conflict` for a decision that makes no sense.
 
     The same decision again is the one there is, unless it comes with another note: then that is recorded as one more,
@@ -113,7 +115,7 @@ def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, n
     if verdict is Verdict.REOPENED:
         settled.pop(sha256, None)
     settled.pop(after, None)
-    decision = Decision(
+    decision = ConflictDecision(
         sop_instance_uid=asked,
         number=number,
         verdict=verdict,
@@ -135,7 +137,9 @@ def decide(connection: Connection, sha256: str, verdict: Verdict, author: str, n
     return decision
 
 
-def _noted(connection: Connection, made: Sequence[Decision], author: str, note: str, now: datetime) -> Decision:
+def _noted(
+    connection: Connection, made: Sequence[ConflictDecision], author: str, note: str, now: datetime
+) -> ConflictDecision:
     """Record what somebody says of the decision that holds: the same once more, with this note."""
     last, number = made[-1], max(one.number for one in made) + 1
     said = {"other_sha256": last.current_sha256, "decided_at": now, "author": author, "note": note}
@@ -145,7 +149,7 @@ def _noted(connection: Connection, made: Sequence[Decision], author: str, note: 
 
 
 def _current_after(
-    sha256: str, verdict: Verdict, before: str, made: Sequence[Decision], rows: dict[str, RowMapping]
+    sha256: str, verdict: Verdict, before: str, made: Sequence[ConflictDecision], rows: dict[str, RowMapping]
 ) -> str:
     """Return which bytes are current when this is decided; raise `Conflict` when it makes no sense."""
     if verdict is Verdict.ACCEPTED:
@@ -167,7 +171,7 @@ def _current_after(
     return before
 
 
-def _holds(decision: Decision, rows: dict[str, RowMapping]) -> bool:
+def _holds(decision: ConflictDecision, rows: dict[str, RowMapping]) -> bool:
     found = rows.get(decision.current_sha256)
     return found is not None and not found["quarantined"]
 
@@ -191,15 +195,15 @@ def corrections(connection: Connection, digests: Sequence[str]) -> dict[str, fro
     return found
 
 
-def not_carried_out(connection: Connection, before: datetime, limit: int) -> list[Decision]:
+def not_carried_out(connection: Connection, before: datetime, limit: int) -> list[ConflictDecision]:
     """Return decisions from before a time of which nobody knows that what follows was done."""
     c = decisions.c
     query = select(*COLUMNS).where(c.carried_out_at.is_(None), c.decided_at <= before)
     rows = connection.execute(query.order_by(c.decided_at).limit(limit)).mappings()
-    return [Decision(**row) for row in rows]
+    return [ConflictDecision(**row) for row in rows]
 
 
-def carried_out(connection: Connection, decision: Decision, now: datetime) -> None:
+def carried_out(connection: Connection, decision: ConflictDecision, now: datetime) -> None:
     """Record that the bucket has a decision and that what follows was requested."""
     c = decisions.c
     its_row = and_(c.sop_instance_uid == decision.sop_instance_uid, c.number == decision.number)
@@ -223,7 +227,7 @@ def _gather(connection: Connection, study_uid: str) -> None:
     query = select(c.study_instance_uid, c.series_instance_uid, c.header).where(
         c.study_instance_uid == study_uid, ~c.quarantined
     )
-    gathered = rebuild.Gathered()
+    gathered = rebuild.StudyAttributes()
     for row in connection.execute(query.order_by(c.received_at, c.sha256)):
         header = decode_header(row.header)
         its = {name: getattr(row, name) for name in ("study_instance_uid", "series_instance_uid")}

@@ -6,16 +6,16 @@ from sqlalchemy import Connection, RowMapping, select, update
 
 from bucky.index.database import insert_into
 from bucky.index.schema import decisions, instances
-from bucky.routing.corrections import Decision
+from bucky.routing.corrections import ConflictDecision
 
 COLUMNS = [column for column in decisions.c if column.name != "carried_out_at"]
 
 
-def of_instance(connection: Connection, sop_instance_uid: str) -> list[Decision]:
+def of_instance(connection: Connection, sop_instance_uid: str) -> list[ConflictDecision]:
     """Return every decision about a SOP Instance UID, the first first."""
     query = select(*COLUMNS).where(decisions.c.sop_instance_uid == sop_instance_uid)
     rows = connection.execute(query.order_by(decisions.c.decided_at, decisions.c.number)).mappings()
-    return [Decision(**row) for row in rows]
+    return [ConflictDecision(**row) for row in rows]
 
 
 def locked(connection: Connection, sop_instance_uid: str) -> dict[str, RowMapping]:
@@ -44,18 +44,18 @@ def enforce(connection: Connection, sop_instance_uids: Iterable[str]) -> set[str
     return changed
 
 
-def newest(connection: Connection, sop_instance_uids: Iterable[str]) -> dict[str, Decision]:
+def newest(connection: Connection, sop_instance_uids: Iterable[str]) -> dict[str, ConflictDecision]:
     """Return the decision that holds for each of these SOP Instance UIDs."""
-    found: dict[str, Decision] = {}
+    found: dict[str, ConflictDecision] = {}
     wanted = sorted(set(sop_instance_uids))
     for at in range(0, len(wanted), 1000):
         query = select(*COLUMNS).where(decisions.c.sop_instance_uid.in_(wanted[at : at + 1000]))
         rows = connection.execute(query.order_by(decisions.c.decided_at, decisions.c.number)).mappings()
-        found |= {row["sop_instance_uid"]: Decision(**row) for row in rows}
+        found |= {row["sop_instance_uid"]: ConflictDecision(**row) for row in rows}
     return found
 
 
-def restore(connection: Connection, found: Sequence[Decision]) -> None:
+def restore(connection: Connection, found: Sequence[ConflictDecision]) -> None:
     """Take decisions from the bucket that the index does not have; what follows was requested before."""
     for one in sorted(found, key=lambda each: (each.decided_at, each.number)):
         made = of_instance(connection, one.sop_instance_uid)

@@ -53,12 +53,12 @@ class StudyPart:
 
     study_instance_uid: str
     instances: Sequence[InstanceRows]
-    attributes: "Gathered"
+    attributes: "StudyAttributes"
     objects: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
-class Gathered:
+class StudyAttributes:
     """The attributes of a study and of its series, by series UID: the first value that is not null.
 
     `patients` are all that its `instances` current ones name, by their key.

@@ -32,7 +32,7 @@ Texts = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AttributeChange:
     """What one action did to one attribute; None is an attribute that is not there. May hold patient values."""
 
     action: str
@@ -54,7 +54,7 @@ class Changing:
 
     def __init__(self, dataset: Dataset, look_up: LookUp) -> None:
         self.dataset = dataset
-        self.changes: list[Change] = []
+        self.changes: list[AttributeChange] = []
         self.tags: set[BaseTag] = set()
         self._look_up = look_up
         self._scope = Scope(dataset, character_set_in(dataset, character_set_of(None)))
@@ -150,7 +150,7 @@ class Changing:
                 self._note(action, place, path, before, None)
 
     def _note(self, action: str, place: str, path: tuple[Step, ...], before: Texts | None, after: Texts | None) -> None:
-        self.changes.append(Change(action, place, before, after))
+        self.changes.append(AttributeChange(action, place, before, after))
         self.tags.add(_tag(path[0]))
 
     def _holders(self, path: tuple[Step, ...], attribute: str) -> Iterator["_Spot"]:

@@ -12,14 +12,14 @@ from pydicom.tag import BaseTag
 from bucky.dicom.character_sets import SPECIFIC_CHARACTER_SET, character_set_in, character_set_of
 from bucky.dicom.deflated import inflated
 from bucky.dicom.element import Element, Span
-from bucky.dicom.elements import MAX_VALUE_BYTES, Walk
+from bucky.dicom.elements import MAX_VALUE_BYTES, HeaderWalk
 from bucky.dicom.header import data_set_of, encoding_of
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.json_model import UNDECODABLE, quietly
 from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.whole import whole
 from bucky.errors import Permanent
-from bucky.morph.change import Change, Changing
+from bucky.morph.change import AttributeChange, Changing
 from bucky.morph.encoding import Encoding
 from bucky.morph.original import ORIGINAL_ATTRIBUTES, Modification, record
 from bucky.morph.values import Unchangeable, is_plain
@@ -34,7 +34,7 @@ _NO_TEXT = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "FD", "FL", "SL", "SS"
 _ALWAYS_READ = frozenset({SPECIFIC_CHARACTER_SET, ORIGINAL_ATTRIBUTES, BaseTag(0x00100021)})
 
 
-class Wanted(NamedTuple):
+class WantedChanges(NamedTuple):
     """What a rule wants changed, what looks values up for it, and what is recorded of it, if anything."""
 
     actions: tuple[Action, ...]
@@ -46,10 +46,10 @@ class Morphed(NamedTuple):
     """The data set to send, from the stream's beginning; no changes means that it is the one that was given."""
 
     content: BinaryIO
-    changes: tuple[Change, ...]
+    changes: tuple[AttributeChange, ...]
 
 
-def change(dataset: Dataset, wanted: Wanted) -> Changing:
+def change(dataset: Dataset, wanted: WantedChanges) -> Changing:
     """Carry out the changes on a header and record what was there before."""
     before = dict(dataset.items())
     changing = Changing(dataset, wanted.look_up)
@@ -65,7 +65,7 @@ def change(dataset: Dataset, wanted: Wanted) -> Changing:
     return changing
 
 
-def morphed(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Morphed:
+def morphed(content: BinaryIO, transfer_syntax_uid: str, wanted: WantedChanges) -> Morphed:
     """Return the data set that stands at the stream's position, changed; closing the result closes the stream.
 
     Raises `Permanent` when it cannot be changed so, and what a crosswalk raises.
@@ -101,12 +101,12 @@ def _unchangeable(damage: MalformedDataSet) -> Permanent:
     )
 
 
-def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Morphed:
+def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: WantedChanges) -> Morphed:
     start = content.tell()
     source = StreamSource(content)
     whole(source, start, transfer_syntax_uid)
     implicit, little = encoding_of(transfer_syntax_uid)
-    walk = Walk(source, start, implicit=implicit, little=little)
+    walk = HeaderWalk(source, start, implicit=implicit, little=little)
     spans = list(walk.spans())
     dataset = data_set_of(_elements(spans, source, wanted), implicit=walk.implicit, little=little)
     changing = change(dataset, wanted)
@@ -123,7 +123,7 @@ def _spliced(content: BinaryIO, transfer_syntax_uid: str, wanted: Wanted) -> Mor
     return Morphed(io.BufferedReader(_Spliced(content, pieces), _COPIED_BYTES), tuple(changing.changes))
 
 
-def _elements(spans: Iterable[Span], source: StreamSource, wanted: Wanted) -> Iterator[Element]:
+def _elements(spans: Iterable[Span], source: StreamSource, wanted: WantedChanges) -> Iterator[Element]:
     """Yield the elements that are small, or that the changes need."""
     needed = set(_ALWAYS_READ)
     for action in wanted.actions:

@@ -29,7 +29,7 @@ class Step(NamedTuple):
     item: int | None
 
 
-class Found(NamedTuple):
+class AttributeValue(NamedTuple):
     """A value as text, and its VR."""
 
     text: str
@@ -71,12 +71,14 @@ def is_there(header: Mapping[str, Any], path: tuple[Step, ...]) -> bool:
     return next(_elements(header, path, _DEFAULT), None) is not None
 
 
-def attribute_values(header: Mapping[str, Any], path: tuple[Step, ...], vr: str | None = None) -> tuple[Found, ...]:
+def attribute_values(
+    header: Mapping[str, Any], path: tuple[Step, ...], vr: str | None = None
+) -> tuple[AttributeValue, ...]:
     """Return an attribute's values as text; a person name counts whole and by component group.
 
     `vr` is how to read what was sent without one that anybody knows.
     """
-    found: list[Found] = []
+    found: list[AttributeValue] = []
     for element, character_set in _elements(header, path, _DEFAULT):
         found.extend(_found(element, vr, character_set))
         if len(found) >= MAX_VALUES:
@@ -84,15 +86,17 @@ def attribute_values(header: Mapping[str, Any], path: tuple[Step, ...], vr: str 
     return tuple(found[:MAX_VALUES])
 
 
-def _found(element: Mapping[str, Any], wanted_vr: str | None, character_set: CharacterSet) -> Iterator[Found]:
+def _found(element: Mapping[str, Any], wanted_vr: str | None, character_set: CharacterSet) -> Iterator[AttributeValue]:
     vr = str(element.get("vr", ""))
     if vr == UNKNOWN and "InlineBinary" in element:
         value = b64decode(element["InlineBinary"])
         yield from (
-            Found(text[:MAX_VALUE_LENGTH], its) for text, its in readings(value, wanted_vr, character_set) if text
+            AttributeValue(text[:MAX_VALUE_LENGTH], its)
+            for text, its in readings(value, wanted_vr, character_set)
+            if text
         )
     for value in (element.get("Value") or ())[:MAX_VALUES]:
-        yield from (Found(text[:MAX_VALUE_LENGTH], vr) for text in _texts(value, vr) if text)
+        yield from (AttributeValue(text[:MAX_VALUE_LENGTH], vr) for text in _texts(value, vr) if text)
 
 
 def _texts(value: Any, vr: str) -> tuple[str, ...]:

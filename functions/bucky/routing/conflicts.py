@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydicom.datadict import tag_for_keyword
 
-from bucky.differences import Differences, Pixels
+from bucky.differences import Differences, PixelComparison
 from bucky.routing.corrections import Verdict
 from bucky.text.names import NAME_PATTERN
 
@@ -46,7 +46,7 @@ class ConflictCondition(_Model):
         if found.problem:
             return False
         header_same = not found.attributes
-        pixels_same = found.pixels in {Pixels.SAME, Pixels.NONE}
+        pixels_same = found.pixels in {PixelComparison.SAME, PixelComparison.NONE}
         syntax_same = found.transfer_syntaxes[0] == found.transfer_syntaxes[1]
         for wanted, same in (
             (self.header, header_same),

@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     """The decision before was undone."""
 
 
-class Decision(BaseModel):
+class ConflictDecision(BaseModel):
     """One decision; it says all that holds from then on.
 
     `current_sha256` are the bytes that are current, `other_sha256` those that were until then, and `settled` the

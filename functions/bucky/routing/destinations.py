@@ -178,7 +178,7 @@ class S3Destination(_Destination):
         return f"s3://{self.bucket}" + (f" at {self.endpoint}" if self.endpoint else "")
 
 
-class BasicAuth(_Model):
+class HttpBasicAuth(_Model):
     """A user name and password (RFC 7617)."""
 
     type: Literal["basic"]
@@ -198,7 +198,7 @@ class StowDestination(_Destination):
 
     type: Literal["stow"]
     url: WebUrl
-    auth: Annotated[BasicAuth | BearerAuth, Field(discriminator="type")] | None = None
+    auth: Annotated[HttpBasicAuth | BearerAuth, Field(discriminator="type")] | None = None
     tls_ca_file: Path | None = None
     tls_identity_secret: SecretName | None = None
     instances_per_request: int = Field(default=20, ge=1, le=500)

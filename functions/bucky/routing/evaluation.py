@@ -13,7 +13,7 @@ from typing import Any
 from bucky.cloudevents import URGENT, Priority, utc_now
 from bucky.dicom.padding import without_padding
 from bucky.events import Processing
-from bucky.routing.attributes import Found, attribute_values, is_there
+from bucky.routing.attributes import AttributeValue, attribute_values, is_there
 from bucky.routing.conditions import (
     AllOf,
     AnyOf,
@@ -75,27 +75,27 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConditionResult:
     """Whether a condition held; `found` are the values a test saw, `parts` what a nested one is made of."""
 
     held: bool
     condition: str
     found: tuple[str, ...] = ()
-    parts: tuple["Verdict", ...] = ()
+    parts: tuple["ConditionResult", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class RuleVerdict:
+class RuleResult:
     """Whether a rule matched and why; one that was not evaluated has no `why`, but says why it was `skipped`."""
 
     rule: str
     matched: bool
-    why: Verdict | None
+    why: ConditionResult | None
     skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RuleDecision:
     """An instance goes to a destination because of a rule: the first that named it.
 
     It is urgent when any rule that named it says so. With `process`, the destination is a function; each rule
@@ -112,15 +112,15 @@ class Decision:
 class Evaluation:
     """The decisions, the enabled destinations only, and how every rule came out."""
 
-    decisions: tuple[Decision, ...]
-    rules: tuple[RuleVerdict, ...]
+    decisions: tuple[RuleDecision, ...]
+    rules: tuple[RuleResult, ...]
 
 
 def evaluate(routing: Routing, facts: Facts, trigger: Trigger = "instance") -> Evaluation:
     """Evaluate the rules of a trigger, in order; each destination is decided on once however many rules name it."""
-    verdicts: list[RuleVerdict] = []
+    verdicts: list[RuleResult] = []
     enabled = {destination.name for destination in routing.destinations if destination.enabled}
-    decided: dict[str, Decision] = {}
+    decided: dict[str, RuleDecision] = {}
     over = ""
     for rule in routing.rules:
         skipped = _skipped(rule, facts, trigger) or (over and f"rule {over!r} matched first")
@@ -128,28 +128,28 @@ def evaluate(routing: Routing, facts: Facts, trigger: Trigger = "instance") -> E
         verdicts.append(verdict)
         if verdict.matched:
             for name in (name for name in rule.destinations if name in enabled):
-                known = decided.setdefault(name, Decision(name, rule.name, rule.priority))
+                known = decided.setdefault(name, RuleDecision(name, rule.name, rule.priority))
                 if rule.priority == URGENT != known.priority:
                     decided[name] = replace(known, priority=URGENT)
             if rule.process is not None:
                 function = rule.process.function
-                decided[f"{function}/{rule.name}"] = Decision(function, rule.name, rule.priority, rule.process)
+                decided[f"{function}/{rule.name}"] = RuleDecision(function, rule.name, rule.priority, rule.process)
             if routing.match == "first":
                 over = rule.name
     return Evaluation(tuple(decided.values()), tuple(verdicts))
 
 
-def holds(condition: Condition, facts: Facts) -> Verdict:
+def holds(condition: Condition, facts: Facts) -> ConditionResult:
     """Return whether a condition holds, and why."""
     if isinstance(condition, AllOf):
         parts = tuple(holds(one, facts) for one in condition.all)
-        return Verdict(all(part.held for part in parts), "all", parts=parts)
+        return ConditionResult(all(part.held for part in parts), "all", parts=parts)
     if isinstance(condition, AnyOf):
         parts = tuple(holds(one, facts) for one in condition.any)
-        return Verdict(any(part.held for part in parts), "any", parts=parts)
+        return ConditionResult(any(part.held for part in parts), "any", parts=parts)
     if isinstance(condition, Not):
         part = holds(condition.not_, facts)
-        return Verdict(not part.held, "not", parts=(part,))
+        return ConditionResult(not part.held, "not", parts=(part,))
     if isinstance(condition, AttributeTest):
         values = attribute_values(facts.header, condition.path, condition.vr)
         return _tested(condition, condition.attribute, values, there=is_there(facts.header, condition.path))
@@ -162,14 +162,14 @@ def holds(condition: Condition, facts: Facts) -> Verdict:
         return _known(condition, f"origin {condition.origin}", names)
     if isinstance(condition, SeriesTest):
         return _known(condition, f"series {condition.series}", _of(facts.series, condition.series))
-    return Verdict(held=True, condition="always")
+    return ConditionResult(held=True, condition="always")
 
 
-def _judge(rule: Rule, facts: Facts, skipped: str) -> RuleVerdict:
+def _judge(rule: Rule, facts: Facts, skipped: str) -> RuleResult:
     if skipped:
-        return RuleVerdict(rule.name, matched=False, why=None, skipped=skipped)
+        return RuleResult(rule.name, matched=False, why=None, skipped=skipped)
     why = holds(rule.when, facts)
-    return RuleVerdict(rule.name, matched=why.held, why=why)
+    return RuleResult(rule.name, matched=why.held, why=why)
 
 
 def _skipped(rule: Rule, facts: Facts, trigger: Trigger) -> str:
@@ -189,15 +189,15 @@ def _of(facts: StudyFacts | SeriesFacts | None, name: str) -> Any:
     return () if facts is None else getattr(facts, name)
 
 
-def _known(test: AssociationTest | StudyTest | SeriesTest | OriginTest, name: str, value: Any) -> Verdict:
+def _known(test: AssociationTest | StudyTest | SeriesTest | OriginTest, name: str, value: Any) -> ConditionResult:
     """Apply a test to something that is no attribute: empty means that nobody knows it."""
     values = value if isinstance(value, tuple) else (value,)
     vr = "AE" if name in {"calling_aet", "called_aet"} else ""
-    texts = tuple(Found(without_padding(str(one), vr), vr) for one in values if one != "")
+    texts = tuple(AttributeValue(without_padding(str(one), vr), vr) for one in values if one != "")
     return _tested(test, name, texts, there=bool(texts))
 
 
-def _tested(test: ValueTest, name: str, values: tuple[Found, ...], *, there: bool) -> Verdict:
+def _tested(test: ValueTest, name: str, values: tuple[AttributeValue, ...], *, there: bool) -> ConditionResult:
     """Apply the one operator of a test: it holds when it holds for any of the values."""
     ((operator, operand),) = test.operators().items()
     if operator == "exists":
@@ -211,10 +211,10 @@ def _tested(test: ValueTest, name: str, values: tuple[Found, ...], *, there: boo
         asked = values if operator in {"equals", "in"} else _by_certainty(values)[0]
         held = any(matches(value, operand) for value in asked)
     found = tuple(value.text for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
-    return Verdict(held, f"{name} {operator} {_shown(operand)}", found=found)
+    return ConditionResult(held, f"{name} {operator} {_shown(operand)}", found=found)
 
 
-def _by_certainty(values: tuple[Found, ...]) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
+def _by_certainty(values: tuple[AttributeValue, ...]) -> tuple[tuple[AttributeValue, ...], tuple[AttributeValue, ...]]:
     """Return the values that are what they say, and the readings of those that may be a number of some kind."""
     unknown = tuple(value for value in values if value.vr == UNKNOWN)
     return (tuple(value for value in values if value.vr != UNKNOWN), unknown) if unknown else (values, ())
@@ -226,7 +226,7 @@ def _shown(operand: Any) -> str:
     return str(operand).lower() if isinstance(operand, bool) else str(operand)
 
 
-def _equals(value: Found, operand: Operand) -> bool:
+def _equals(value: AttributeValue, operand: Operand) -> bool:
     if value.text == without_padding(str(operand), value.vr):
         return True
     if value.vr in {"DA", "TM", "DT"}:
@@ -235,19 +235,19 @@ def _equals(value: Found, operand: Operand) -> bool:
     return value.vr in _NUMERIC and (found := number(value.text)) is not None and found == number(operand)
 
 
-def _is_in(value: Found, operands: tuple[Operand, ...]) -> bool:
+def _is_in(value: AttributeValue, operands: tuple[Operand, ...]) -> bool:
     return any(_equals(value, operand) for operand in operands)
 
 
-def _contains(value: Found, operand: str) -> bool:
+def _contains(value: AttributeValue, operand: str) -> bool:
     return operand in value.text
 
 
-def _matches(value: Found, pattern: str) -> bool:
+def _matches(value: AttributeValue, pattern: str) -> bool:
     return found_in(pattern, value.text)
 
 
-def _in_network(value: Found, networks: str | tuple[str, ...]) -> bool:
+def _in_network(value: AttributeValue, networks: str | tuple[str, ...]) -> bool:
     try:
         address = ip_address(value.text)
     except ValueError:
@@ -259,15 +259,15 @@ def _in_network(value: Found, networks: str | tuple[str, ...]) -> bool:
     return any(address in ip_network(network, strict=False) for network in wanted)
 
 
-def _comparing(sign: Callable[[int], bool]) -> Callable[[Found, Operand], bool]:
-    def compare(value: Found, operand: Operand) -> bool:
+def _comparing(sign: Callable[[int], bool]) -> Callable[[AttributeValue, Operand], bool]:
+    def compare(value: AttributeValue, operand: Operand) -> bool:
         found = order(value.text, operand, value.vr)
         return found is not None and sign(found)
 
     return compare
 
 
-_OPERATORS: Mapping[str, Callable[[Found, Any], bool]] = {
+_OPERATORS: Mapping[str, Callable[[AttributeValue, Any], bool]] = {
     "equals": _equals,
     "in": _is_in,
     "contains": _contains,

@@ -38,7 +38,7 @@ class Broken(CallFailed):
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """An answer; header names as they came. `cut_short` when it was longer than anybody asked for."""
 
     status: int = 0
@@ -52,14 +52,14 @@ class Answer:
         return next((value.decode("latin-1") for value in found), None)
 
 
-class KeptConnections:
+class ConnectionPool:
     """The connections to one server; each serves one call at a time, and is closed after `idle_seconds` without."""
 
     def __init__(self, host: str, port: int, *, idle_seconds: float, tls: ssl.SSLContext | None = None) -> None:
         self._host, self._port, self._tls, self._idle_seconds = host, port, tls, idle_seconds
         self._idle: deque[_Connection] = deque()
 
-    async def call(self, head: bytes, body: bytes, *, silence: float, most_bytes: int) -> Answer:
+    async def call(self, head: bytes, body: bytes, *, silence: float, most_bytes: int) -> HttpResponse:
         """Send a request and return the answer; `silence` seconds without a byte, and it is given up.
 
         `head` is the request line and the headers, Content-Length among them, without the empty line.
@@ -111,16 +111,16 @@ class _Connection(asyncio.Protocol):
         self.reusable = True
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Answer] | None = None
+        self._waiting: asyncio.Future[HttpResponse] | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._answer, self._most_bytes, self._heard_at = Answer(), 0, 0.0
+        self._answer, self._most_bytes, self._heard_at = HttpResponse(), 0, 0.0
         self._ends_with_connection = False
 
-    async def call(self, request: bytes, silence: float, most_bytes: int) -> Answer:
+    async def call(self, request: bytes, silence: float, most_bytes: int) -> HttpResponse:
         assert self._transport is not None  # noqa: S101 - it is connected
-        self._parser, self._answer = httptools.HttpResponseParser(self), Answer()
+        self._parser, self._answer = httptools.HttpResponseParser(self), HttpResponse()
         self._most_bytes, self._heard_at = most_bytes, self._loop.time()
-        waiting: asyncio.Future[Answer] = self._loop.create_future()
+        waiting: asyncio.Future[HttpResponse] = self._loop.create_future()
         self._waiting = waiting
         self._watching = self._loop.call_later(silence, self._watch, silence)
         self._transport.write(request)
@@ -169,7 +169,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if 100 <= self._answer.status < 200:
-            self._answer = Answer()
+            self._answer = HttpResponse()
         elif self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(self._answer)
 

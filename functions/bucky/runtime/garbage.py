@@ -7,7 +7,7 @@ import gc
 _THRESHOLDS = (20_000, 20, 10)
 
 
-def settle() -> None:
+def freeze_loaded() -> None:
     """Leave what has been loaded to the end of the process, and look for cycles in the rest less often."""
     gc.collect()
     gc.freeze()

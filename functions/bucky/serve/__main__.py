@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from bucky import log
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 from bucky.runtime.http_server import HttpServer, stop_signal
 from bucky.runtime.process import run_process
 from bucky.serve.app import FunctionApp
@@ -38,7 +38,7 @@ async def serve(settings: Settings) -> int:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = stop_signal()
     await server.start()
-    settle()
+    freeze_loaded()
     logger.info("function.started", function=handler.function, port=server.port, needs=handler.dependencies)
 
     opening = asyncio.create_task(dependencies.open())

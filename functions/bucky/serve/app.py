@@ -26,7 +26,7 @@ from bucky.serve.cloudevents import MalformedRequest, read_events
 from bucky.serve.contract import BatchResult
 from bucky.serve.dependencies import Dependencies
 from bucky.serve.handlers import Handler, RefusedBatch, failure_of, make_context
-from bucky.serve.processing_input import Given
+from bucky.serve.processing_input import ProcessingInput
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -134,7 +134,7 @@ class FunctionApp:
             raise MalformedRequest("a function that processes takes one event at a time")
         results = ResultsFile()
         try:
-            given = Given.of(events[0])
+            given = ProcessingInput.of(events[0])
             make = partial(self._handler.call, given, self._context, **self._dependencies.values)
             await asyncio.to_thread(lambda: results.fill(make()))
         except (Permanent, Retriable) as error:

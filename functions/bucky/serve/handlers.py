@@ -52,7 +52,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Dependency:
+class HandlerDependency:
     """Something a handler can ask for; `open` makes it, `check` raises unless it can be reached."""
 
     annotation: str
@@ -62,9 +62,9 @@ class Dependency:
 
 
 def _open_objects(settings: Settings) -> Any:
-    from bucky.store.local_cache import nearby_first
+    from bucky.store.local_cache import cached_object_store
 
-    return nearby_first(settings)
+    return cached_object_store(settings)
 
 
 def _open_index(settings: Settings) -> Any:
@@ -99,21 +99,23 @@ def _open_barrier(settings: Settings) -> Any:
     return barrier_of(settings)
 
 
-DEPENDENCIES: dict[str, Dependency] = {
-    "settings": Dependency("bucky.settings.Settings", lambda settings: settings),
-    "barrier": Dependency("bucky.store.barrier.Barrier", _open_barrier),
-    "objects": Dependency("bucky.store.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
-    "index": Dependency("bucky.index.Index", _open_index, lambda index: index.check(), lambda index: index.close()),
-    "crosswalks": Dependency(
+DEPENDENCIES: dict[str, HandlerDependency] = {
+    "settings": HandlerDependency("bucky.settings.Settings", lambda settings: settings),
+    "barrier": HandlerDependency("bucky.store.barrier.Barrier", _open_barrier),
+    "objects": HandlerDependency("bucky.store.objects.ObjectStore", _open_objects, lambda objects: objects.check()),
+    "index": HandlerDependency(
+        "bucky.index.Index", _open_index, lambda index: index.check(), lambda index: index.close()
+    ),
+    "crosswalks": HandlerDependency(
         "bucky.routing.crosswalk.Crosswalks", _open_crosswalks, close=lambda crosswalks: crosswalks.close()
     ),
-    "destination_secrets": Dependency("bucky.forwarding.secrets.Secrets", _open_destination_secrets),
-    "destination_places": Dependency("bucky.forwarding.places.Places", _open_destination_places),
-    "senders": Dependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
+    "destination_secrets": HandlerDependency("bucky.forwarding.secrets.Secrets", _open_destination_secrets),
+    "destination_places": HandlerDependency("bucky.forwarding.places.Places", _open_destination_places),
+    "senders": HandlerDependency("bucky.forwarding.Senders", _open_senders, None, lambda senders: senders.close()),
 }
 
 
-def register(name: str, dependency: Dependency) -> None:
+def register(name: str, dependency: HandlerDependency) -> None:
     """Let handlers ask for a dependency by this parameter name."""
     DEPENDENCIES[name] = dependency
 

@@ -38,7 +38,7 @@ MAX_INFLATED_BYTES = 4 * 1024**3
 SECONDS = 60.0
 
 
-class GivenInstance(Instance):
+class ProcessingInstance(Instance):
     """One instance; `url` gives its DICOM file to whoever asks, for as long as the function may take."""
 
     TYPE = EVENT_TYPE
@@ -90,7 +90,7 @@ def _check_whole(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-class Given(BaseModel):
+class ProcessingInput(BaseModel):
     """What one call is about; `id` and `decided_at` are the same when it is repeated after a failure."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -102,10 +102,10 @@ class Given(BaseModel):
     parameters: dict[str, Any]
     unit: Unit
     study_instance_uid: str
-    instances: tuple[GivenInstance, ...]
+    instances: tuple[ProcessingInstance, ...]
 
     @classmethod
-    def of(cls, event: CloudEvent) -> "Given":
+    def of(cls, event: CloudEvent) -> "ProcessingInput":
         """Read the event; raise `Permanent` when it is another."""
         if event.type != EVENT_TYPE:
             raise Permanent(f"this function processes {EVENT_TYPE} events, not {event.type}")

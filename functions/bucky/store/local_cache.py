@@ -20,18 +20,18 @@ from bucky.store.objects import S3ObjectStore
 _COPY = re.compile(r"[0-9a-f]{64}\.dcm")
 
 
-def nearby_first(settings: Settings) -> S3ObjectStore:
+def cached_object_store(settings: Settings) -> S3ObjectStore:
     """Return the bucket, read nearby first where the settings name a folder for that."""
     if settings.store_files_dir:
         bucket = settings.store_files_dir / settings.store_bucket
-        return NearbyFirst(settings, lambda key: bucket / key if key_parts(key) else None)
+        return CachedObjectStore(settings, lambda key: bucket / key if key_parts(key) else None)
     if settings.nearby_dir:
         copies = settings.nearby_dir
-        return NearbyFirst(settings, lambda key: copies / copy_name(key))
+        return CachedObjectStore(settings, lambda key: copies / copy_name(key))
     return S3ObjectStore(settings)
 
 
-class NearbyFirst(S3ObjectStore):
+class CachedObjectStore(S3ObjectStore):
     """An S3 bucket that looks for a file on this machine before it asks the server; `stored` never does.
 
     `find` says where the file of a key would be, None for nowhere.
@@ -60,7 +60,7 @@ class NearbyFirst(S3ObjectStore):
         return b""
 
 
-class NearbyCopies:
+class LocalCache:
     """The folder as the edge keeps it: at most `max_bytes`, the oldest go first, and none while the disk is short."""
 
     def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int) -> None:

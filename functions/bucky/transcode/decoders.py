@@ -19,7 +19,7 @@ from pydicom.uid import JPEG2000, UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEG
 
 from bucky.transcode import CannotTranscode
 from bucky.transcode.image import Samples
-from bucky.transcode.streams import Kind, Stream
+from bucky.transcode.streams import Compression, Stream
 
 Decoder = Callable[[bytes, Stream], Samples]
 _RLE_HEADER_BYTES = 64
@@ -49,13 +49,13 @@ def _asked(decoder: Decoder, frame: bytes, stream: Stream) -> Samples:
 
 
 def _by_imagecodecs(frame: bytes, stream: Stream) -> Samples:
-    if stream.kind is Kind.JPEG:
+    if stream.kind is Compression.JPEG:
         same = "GRAYSCALE" if stream.samples == 1 else "YCBCR"  # given both ways: nothing is to be changed
         return numpy.asarray(imagecodecs.jpeg8_decode(frame, colorspace=same, outcolorspace=same))
     decode = {
-        Kind.JPEG_LS: imagecodecs.jpegls_decode,
-        Kind.JPEG_2000: imagecodecs.jpeg2k_decode,
-        Kind.HTJ2K: imagecodecs.htj2k_decode,
+        Compression.JPEG_LS: imagecodecs.jpegls_decode,
+        Compression.JPEG_2000: imagecodecs.jpeg2k_decode,
+        Compression.HTJ2K: imagecodecs.htj2k_decode,
     }[stream.kind]
     return numpy.asarray(decode(frame))
 
@@ -109,8 +109,8 @@ def _by_gdcm(frame: bytes, stream: Stream) -> Samples:
 
 
 def _gdcm_syntax(stream: Stream) -> UID:
-    if stream.kind is not Kind.JPEG:
-        return JPEG2000 if stream.kind is Kind.JPEG_2000 else JPEGLSLossless
+    if stream.kind is not Compression.JPEG:
+        return JPEG2000 if stream.kind is Compression.JPEG_2000 else JPEGLSLossless
     if stream.lossless:
         return JPEGLosslessSV1
     return JPEGBaseline8Bit if stream.precision == 8 else JPEGExtended12Bit
@@ -151,9 +151,9 @@ def _by_pydicom(frame: bytes, stream: Stream) -> Samples:
     return array
 
 
-_FIRST: Mapping[Kind, Decoder] = {**dict.fromkeys(Kind, _by_imagecodecs), Kind.RLE: _packbits}
-_SECOND: Mapping[Kind, Decoder] = {
-    **dict.fromkeys(Kind, _by_gdcm),
-    Kind.RLE: _by_pydicom,
-    Kind.HTJ2K: _by_openjpeg,
+_FIRST: Mapping[Compression, Decoder] = {**dict.fromkeys(Compression, _by_imagecodecs), Compression.RLE: _packbits}
+_SECOND: Mapping[Compression, Decoder] = {
+    **dict.fromkeys(Compression, _by_gdcm),
+    Compression.RLE: _by_pydicom,
+    Compression.HTJ2K: _by_openjpeg,
 }

@@ -7,7 +7,7 @@ import numpy
 
 from bucky.dicom.whole import WholeDataSet
 from bucky.transcode import CannotTranscode
-from bucky.transcode.streams import Colours, Kind, Stream
+from bucky.transcode.streams import Colours, Compression, Stream
 
 SAMPLES, PHOTOMETRIC, PLANAR = 0x00280002, 0x00280004, 0x00280006
 ROWS, COLUMNS, FRAMES = 0x00280010, 0x00280011, 0x00280008
@@ -118,7 +118,7 @@ class Image(NamedTuple):
 
 def rle_stream(image: Image) -> Stream:
     """Return what is known of an RLE stream: it says nothing of itself (PS3.5 Annex G)."""
-    return Stream(Kind.RLE, image.rows, image.columns, image.samples, image.allocated)
+    return Stream(Compression.RLE, image.rows, image.columns, image.samples, image.allocated)
 
 
 def _shape(rows: int, columns: int, samples: int) -> str:

@@ -23,7 +23,7 @@ _MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _SIZ, _COD, _CAP, _START_OF_TILE = 0x51, 0x52, 0x50, 0x90
 
 
-class Kind(StrEnum):
+class Compression(StrEnum):
     """How a stream is compressed."""
 
     RLE = "RLE"
@@ -47,7 +47,7 @@ class Stream(NamedTuple):
     `transformed`: its colours were changed to be compressed, and come out as they were before (ISO 15444-1 Annex G).
     """
 
-    kind: Kind
+    kind: Compression
     rows: int
     columns: int
     samples: int
@@ -96,7 +96,7 @@ def stream_of(frame: bytes) -> Stream:
 
 def _end_of(frame: bytes, stream: Stream) -> int:
     """Return where the bytes behind a stream's end marker begin."""
-    if stream.kind in {Kind.JPEG_2000, Kind.HTJ2K}:
+    if stream.kind in {Compression.JPEG_2000, Compression.HTJ2K}:
         another = frame.find(_START_OF_CODESTREAM, len(_START_OF_CODESTREAM))
         return len(frame) if another < 0 else another
     at = 2
@@ -123,7 +123,7 @@ def _jpeg(frame: bytes) -> Stream:
     precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
     sampling = {content[7 + 3 * number] for number in range(samples)}
     if marker == _JPEG_LS_FRAME:
-        return Stream(Kind.JPEG_LS, rows, columns, samples, precision)
+        return Stream(Compression.JPEG_LS, rows, columns, samples, precision)
     lossless = _JPEG_FRAMES[marker] == "lossless"
     colours = Colours.UNSAID
     if samples == 3 and not lossless:  # lossless streams have no colours of their own
@@ -131,7 +131,7 @@ def _jpeg(frame: bytes) -> Stream:
             colours = Colours.YBR
         elif adobe == 0 or content[6:15:3] == b"RGB":
             colours = Colours.RGB
-    return Stream(Kind.JPEG, rows, columns, samples, precision, colours=colours, lossless=lossless)
+    return Stream(Compression.JPEG, rows, columns, samples, precision, colours=colours, lossless=lossless)
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
@@ -175,7 +175,7 @@ def _jpeg_2000(frame: bytes) -> Stream:
     if len(components) != 1 or len(component := components.pop()) != 3 or component[1:] != b"\1\1":
         raise CannotTranscode("the components of its JPEG 2000 stream are not all of one size and precision")
     _check_tiles(frame, at)
-    kind = Kind.HTJ2K if high_throughput else Kind.JPEG_2000
+    kind = Compression.HTJ2K if high_throughput else Compression.JPEG_2000
     precision, signed = (component[0] & 0x7F) + 1, bool(component[0] & 0x80)
     return Stream(kind, y - y_from, x - x_from, samples, precision, signed, transformed=transformed)
 

@@ -19,7 +19,7 @@ from pynetdicom.presentation import build_context
 from bucky.dimse import Outcome, Peer, store_all
 from bucky.errors import SettingsError
 from bucky.text.listeners import Listener, ListenerTls
-from edge_scp.receive.instance import Arrival
+from edge_scp.receive.instance import SpooledInstance
 from local_stack.certificates import CertificateFiles, ensure_certificates
 from tests.support.dicom.sample_instances import samples
 from tests.support.dimse.raw_peer import RELEASE_RP, RELEASE_RQ, RawPeer, request
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused_and_the_association_lives_on(
 def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the receiver meets an error nobody foresaw, the sender is told, and may send the next."""
 
-    def broken(_self: Arrival, _fragment: memoryview) -> None:
+    def broken(_self: SpooledInstance, _fragment: memoryview) -> None:
         raise RuntimeError("nobody foresaw this")
 
     good = samples(1)[0]
@@ -148,7 +148,7 @@ def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypa
     with listener_alone(tmp_path, edge_express=False) as alone:
         association = associate(alone.port)
         with monkeypatch.context() as patch:
-            patch.setattr(Arrival, "_keep", broken)
+            patch.setattr(SpooledInstance, "_keep", broken)
             answer = raw_store(association, CT, good.sop_instance_uid, data_set)
         assert answer.Status == 0x0110
         assert answer.ErrorComment

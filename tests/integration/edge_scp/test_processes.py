@@ -21,9 +21,9 @@ from pynetdicom.association import Association
 
 from bucky.dimse import Outcome, StoreResult, store_all
 from edge_scp.process.channel import channel_pair
-from edge_scp.process.supervisor import Inherited
+from edge_scp.process.supervisor import WorkerContext
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
+from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors
 from tests.support.dicom.sample_instances import Sample, samples
 from tests.support.dimse.raw_peer import RawPeer, request
 from tests.support.edge.edge_process import EdgeProcess, edge_process, standing_still
@@ -223,10 +223,10 @@ supervisor.run(commit_worker.commit)
 def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
     """A committer that cannot answer ends, so that its successor does; it would be waited for otherwise."""
     SpoolFolder(tmp_path).make()
-    descriptors = BoardDescriptors.create(1)
+    descriptors = SyncQueueDescriptors.create(1)
     ours, theirs = channel_pair()
     nothing = os.open(os.devnull, os.O_RDONLY)
-    inherited = Inherited(0, 0, theirs.fileno(), nothing, nothing, nothing, nothing, descriptors)
+    inherited = WorkerContext(0, 0, theirs.fileno(), nothing, nothing, nothing, nothing, descriptors)
     with ours, theirs:
         ours.settimeout(20)
         process = subprocess.Popen(
@@ -236,11 +236,11 @@ def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
         )
         assert b"ready" in ours.recv(1000)
-        CommitBoard(descriptors).ask(0, 1)
+        SyncQueue(descriptors).ask(0, 1)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(said)["event"] == "committer.failed"
-    assert CommitBoard(descriptors).dealt(0).files == 0
+    assert SyncQueue(descriptors).dealt(0).files == 0
     for descriptor in (nothing, *descriptors):
         os.close(descriptor)
 

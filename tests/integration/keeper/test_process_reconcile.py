@@ -12,7 +12,7 @@ from bucky.events import ProcessingRequested, payload_of
 from bucky.index import Index
 from bucky.routing.document import Routing
 from bucky.settings import Settings
-from keeper.findings import Kind, Report
+from keeper.findings import FindingKind, ReconcileReport
 from keeper.open_deliveries import reconcile_deliveries
 from keeper.republisher import Republisher
 from keeper.waiting import read
@@ -35,9 +35,9 @@ async def test_a_lost_request_is_published_once_more(nats_settings: Settings, in
         publisher, before = Republisher(jetstream(client)), utc_now() + timedelta(minutes=1)
         found = []
         for _ in range(2):
-            report = Report(dry_run=False)
+            report = ReconcileReport(dry_run=False)
             await reconcile_deliveries(index, publisher, report, before)
-            found.append(report.count(Kind.REQUEST_LOST))
+            found.append(report.count(FindingKind.REQUEST_LOST))
         subject = f"{ProcessingRequested.TYPE}.f"
         told: list[CloudEvent] = [one.event async for one in read(jetstream(client), "DELIVERIES", subject)]
     finally:

@@ -26,7 +26,7 @@ from bucky.routing.document import Routing
 from bucky.settings import Settings
 from keeper.completeness import Seen
 from keeper.evidence import Evidence
-from keeper.sweep import Sweep, Swept
+from keeper.sweep import StudySweep, Swept
 from keeper.waiting import read
 from tests.support.index.rows import header, received
 from tests.support.index.rows import indexed as index_row
@@ -55,7 +55,7 @@ class StudiesWorld:
     tables: Tables
     client: Client
     evidence: Told
-    sweep: Sweep
+    sweep: StudySweep
 
     def arrive(self, *names: str, series: str = "1.2.3", modality: str = "CT", **keywords: Any) -> None:
         """Index instances of study 1.2."""
@@ -90,7 +90,7 @@ async def world(nats_settings: Settings, index_url: str) -> AsyncIterator[Studie
     index, tables = Index.open(index_url), Tables(index_url)
     await ensure_streams(jetstream(client))
     index.migrate()
-    sweep = Sweep(index, JetStreamPublisher(jetstream(client)), evidence, quiet=60, hold=600)
+    sweep = StudySweep(index, JetStreamPublisher(jetstream(client)), evidence, quiet=60, hold=600)
     yield StudiesWorld(index, tables, client, evidence, sweep)
     await client.close()
     index.close()
@@ -245,7 +245,7 @@ async def test_a_broker_that_is_away_delays_the_news_and_loses_none(world: Studi
     world.arrive("a")
     world.pass_time(61)
     with pytest.raises(BrokerUnavailable):
-        await Sweep(world.index, away, world.evidence, quiet=60, hold=600).run()
+        await StudySweep(world.index, away, world.evidence, quiet=60, hold=600).run()
     assert await world.studies() == []
     assert await world.sweep.run() == Swept(declared=0, published=2)
     assert len(await world.studies()) == 1

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from admin_api.dead_letters import DeadLetter
+from admin_api.dead_letters import StoredDeadLetter
 from admin_api.rehearsal import rehearse
-from admin_api.replay import Order, _decided
+from admin_api.replay import ReplayRequest, _decided
 from bucky.cloudevents import CloudEvent, DeadLettered, utc_now
 from bucky.deciding.requests import facts_of, requests_of
 from bucky.events import InstanceStored, ProcessingRequested, StudyStable
@@ -151,7 +151,7 @@ def test_a_failed_processing_is_one_dead_letter_that_can_be_redriven(world: Proc
         event=event.model_dump(mode="json"),
     )
     record_dead_letters([CloudEvent.of(dead, source="/test")], Context("f", get_logger("test")), world.index)
-    letter = DeadLetter(1, utc_now(), "deadletter.process-instances", dead)
+    letter = StoredDeadLetter(1, utc_now(), "deadletter.process-instances", dead)
     assert letter.delivery == requested(event)
     (row,) = world.index.deliveries(study_uid=study)
     assert (row.state, row.reason, row.unit_instances) == (DeliveryState.DEAD_LETTER, failure.reason, 3)
@@ -181,7 +181,7 @@ def test_a_rehearsal_and_a_replay_speak_of_functions(world: ProcessWorld) -> Non
         (sample.sha256, "another") for sample in sent
     }
     world.route(text)
-    wanted, members, replayed = _decided(index, Order(index.routing()), page)
+    wanted, members, replayed = _decided(index, ReplayRequest(index.routing()), page)
     assert [(one.destination, one.delivery_id in members) for one in wanted] == [("another", True)]
     assert replayed.already == {"counter": 1}
 

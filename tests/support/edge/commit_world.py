@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import SpoolFile
 from edge_scp.spool.group_commit import Commit, GroupCommitter
-from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
+from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors
 from edge_scp.spool.syncer import Syncer
 
 RECEIVERS = 3
@@ -69,7 +69,7 @@ class ScriptedDisk(Disk):
         )
 
 
-class CommitterBoard(CommitBoard):
+class CommitterBoard(SyncQueue):
     """The committer's side of the board; it can be killed before any of its answers."""
 
     answers_left = -1
@@ -84,7 +84,7 @@ class CommitterBoard(CommitBoard):
 class ReceiverSide:
     """One receiver process: files it has begun, those it asked for, and those that ended, in order."""
 
-    def __init__(self, board: CommitBoard, number: int, now: Ticks) -> None:
+    def __init__(self, board: SyncQueue, number: int, now: Ticks) -> None:
         self.committer = GroupCommitter(board, number)
         self.committer.deliver = self._delivered
         self._now = now
@@ -126,7 +126,7 @@ class ReceiverSide:
 class Edge:
     """Receivers and their committer, each with its own view of one board, over one disk."""
 
-    def __init__(self, descriptors: BoardDescriptors) -> None:
+    def __init__(self, descriptors: SyncQueueDescriptors) -> None:
         self._descriptors = descriptors
         self.now = Ticks()
         self.disk = ScriptedDisk(self.now)
@@ -138,7 +138,7 @@ class Edge:
 
     def receiver(self, number: int) -> ReceiverSide:
         """Return a new receiver process at a number."""
-        return ReceiverSide(CommitBoard(self._descriptors), number, self.now)
+        return ReceiverSide(SyncQueue(self._descriptors), number, self.now)
 
     def start(self) -> None:
         """Start a committer, the last one being gone."""
@@ -157,11 +157,11 @@ class Edge:
 @contextmanager
 def an_edge(epoch: int = 0) -> Iterator[Edge]:
     """Run an edge for the length of a block; it has seen so many epochs already."""
-    descriptors = BoardDescriptors.create(RECEIVERS)
+    descriptors = SyncQueueDescriptors.create(RECEIVERS)
     # The page's first word is the epoch.
     os.pwrite(descriptors.page, epoch.to_bytes(8, sys.byteorder), 0)
     for receiver in range(RECEIVERS):
-        CommitBoard(descriptors).answer(receiver, 0, epoch)
+        SyncQueue(descriptors).answer(receiver, 0, epoch)
     try:
         yield Edge(descriptors)
     finally:

@@ -24,13 +24,13 @@ from bucky.dimse import Peer
 from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from bucky.text.listeners import Listener
-from edge_scp.association.acceptor import Standing
+from edge_scp.association.acceptor import ConnectionState
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.process.connections import Verdict
+from edge_scp.process.connections import Handling
 from edge_scp.process.port import Port
 from edge_scp.process.receive_worker import Acceptors
-from edge_scp.receive.fast_path import LaneSelector, TraysFor, lane_of
-from edge_scp.spool.record import Record, verify
+from edge_scp.receive.fast_path import FastPathSelector, WorkerSlots, native_loop
+from edge_scp.spool.record import SpoolRecord, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
 from tests.support.edge.spool_world import SLOT, SpoolWorld
 from tests.support.network.plain_http import get
@@ -191,7 +191,7 @@ class ListenerAlone:
     def __init__(self, folder: Path, listener: Listener, settings: Settings, trays: int = 0) -> None:
         self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes, trays=trays)
         self._listener, self._settings = listener, settings
-        self._selector = LaneSelector()
+        self._selector = FastPathSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._port: Port
@@ -214,7 +214,7 @@ class ListenerAlone:
         self._settle()
         return self.world.ledger.instances
 
-    def records(self) -> list[tuple[Record, bytes]]:
+    def records(self) -> list[tuple[SpoolRecord, bytes]]:
         """Take every spooled instance: what is known of it, and its data set bytes."""
         self._settle()
         self.world.spool.arrived(self.world.arrivals.read())
@@ -269,26 +269,26 @@ class ListenerAlone:
         self._port = Port(self._listener, settings, self, lambda _reason: None, itertools.count())
         metrics = ReceiverMetrics()
         self._receiver = self._ending.enter_context(self.world.receiving(metrics))
-        self.lane = lane_of(
+        self.lane = native_loop(
             settings.model_copy(update={"spool_dir": self.world.folder.path}),
             self._selector,
             self._receiver,
             self.world.capacity,
             ledger=self.world.ledger_descriptor,
             asking=self.world.lane_asks_by,
-            trays=TraysFor(self.world.folder.trays, self.world.trays_page, 0, 1, SLOT),
+            trays=WorkerSlots(self.world.folder.trays, self.world.trays_page, 0, 1, SLOT),
         )
         self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)
         self._port.start()
 
-    def hand(self, number: int, connection: socket.socket, address: str, verdict: Verdict) -> bool:
+    def hand(self, number: int, connection: socket.socket, address: str, verdict: Handling) -> bool:
         """Serve a connection, as a receiver that its parent handed it to."""
 
-        def told(standing: Standing, stored: bool) -> None:
-            if standing is Standing.CLOSED:
+        def told(standing: ConnectionState, stored: bool) -> None:
+            if standing is ConnectionState.CLOSED:
                 self._port.connections.closed(number, address, stored=stored)
             else:
-                self._port.connections.associated(number, address, is_now=standing is Standing.ASSOCIATED)
+                self._port.connections.associated(number, address, is_now=standing is ConnectionState.ASSOCIATED)
 
         # The port counts it when this has returned, and so in the loop's next turn.
         self._acceptors.serve(0, connection.dup(), number, address, verdict, told)

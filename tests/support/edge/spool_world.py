@@ -13,17 +13,17 @@ from pathlib import Path
 from bucky.dicom.identity import Identity
 from bucky.dicom.part10 import FileMeta
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receive.store_handler import Receiver
-from edge_scp.spool.capacity import Capacity, Ledger, Limits
+from edge_scp.receive.store_handler import StoreHandler
+from edge_scp.spool.capacity import Capacity, SharedCounters, SpoolLimits
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.file import SpoolFile
 from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.group_commit import Commit, Committer, FileCommitter, GroupCommitter, NoCommitter, SyncMode
-from edge_scp.spool.notifications import Announcer, Arrivals, open_pipe
-from edge_scp.spool.record import Record, verify
-from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Trays
-from edge_scp.spool.sync_queue import BoardDescriptors, CommitBoard
+from edge_scp.spool.notifications import Notifications, Notifier, open_pipe
+from edge_scp.spool.record import SpoolRecord, verify
+from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Slots
+from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors
 from edge_scp.spool.syncer import Syncer
 from tests.support.waiting import PATIENCE
 
@@ -40,8 +40,8 @@ class SyncingThread:
 
     def __init__(self, disk: Disk, ready: int) -> None:
         # Two that ask, and their express lanes.
-        self._descriptors = BoardDescriptors.create(4)
-        self.board = CommitBoard(self._descriptors)
+        self._descriptors = SyncQueueDescriptors.create(4)
+        self.board = SyncQueue(self._descriptors)
         self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
         self.gathering = threading.Lock()
         """Held, nothing is synced: what is asked for meanwhile waits together."""
@@ -64,13 +64,13 @@ class SyncingThread:
                 self._syncer.work()
 
 
-def verified(path: Path) -> Record:
+def verified(path: Path) -> SpoolRecord:
     """Return what a spool file holds, after checking its digest."""
     with path.open("rb") as file:
         return verify(file)
 
 
-def all_kept(spool: Path) -> list[tuple[Record, int]]:
+def all_kept(spool: Path) -> list[tuple[SpoolRecord, int]]:
     """Return what is in a spool's files and trays, and its bytes, after checking digests; an edge may be using it."""
     files = sorted((spool / "ready").iterdir())
     kept = [(verified(file), file.stat().st_size) for file in files]
@@ -100,8 +100,8 @@ class SpoolWorld:
         self.disk = disk or Disk()
         self.folder = SpoolFolder(folder)
         self.folder.make()
-        self.ledger, self.ledger_descriptor = Ledger.create()
-        self.limits = Limits(
+        self.ledger, self.ledger_descriptor = SharedCounters.create()
+        self.limits = SpoolLimits(
             self.ledger,
             max_bytes=max_bytes,
             min_free_bytes=min_free,
@@ -110,8 +110,8 @@ class SpoolWorld:
         )
         self.capacity = Capacity(self.ledger, SLOT, self.limits)
         self.reading, self.writing = open_pipe()
-        self.arrivals = Arrivals(self.reading)
-        self.announcer = Announcer(self.writing, self.ledger, SLOT)
+        self.arrivals = Notifications(self.reading)
+        self.announcer = Notifier(self.writing, self.ledger, SLOT)
         self.ready_descriptor = self.disk.open_folder(self.folder.ready)
         self._syncing = SyncingThread(self.disk, self.ready_descriptor)
         self._ended: list[Commit] = []
@@ -119,7 +119,7 @@ class SpoolWorld:
         self.committer = self._committer(sync)
         self.committer.deliver = self._ended.extend
         self.uploader_hangs = False
-        self.trays, self.trays_page = Trays.start(self.folder.trays, trays)
+        self.trays, self.trays_page = Slots.start(self.folder.trays, trays)
         if self.trays is not None:
             self.trays.prepare(trays, lambda: True)
         self.spool = Spool(self.folder, self.ledger, self.disk, self.trays)
@@ -134,9 +134,9 @@ class SpoolWorld:
         """Begin an instance."""
         return SpoolFile(self.disk, self.capacity, self.folder.ready, meta)
 
-    def seal(self, file: SpoolFile, identity: Identity = IDENTITY) -> Record:
+    def seal(self, file: SpoolFile, identity: Identity = IDENTITY) -> SpoolRecord:
         """End an instance that is whole."""
-        record = Record(
+        record = SpoolRecord(
             study_instance_uid=identity.study_instance_uid,
             series_instance_uid=identity.series_instance_uid,
             sop_instance_uid=identity.sop_instance_uid,
@@ -176,7 +176,7 @@ class SpoolWorld:
             if commit.failure is not None:
                 raise commit.failure
 
-    def keep(self, data: bytes = DATA, identity: Identity = IDENTITY) -> Record:
+    def keep(self, data: bytes = DATA, identity: Identity = IDENTITY) -> SpoolRecord:
         """Receive, acknowledge and announce one instance as a receiver does."""
         meta = FileMeta(identity.sop_class_uid, identity.sop_instance_uid, META.transfer_syntax_uid, "CT", "BUCKY")
         file = self.begin(meta)
@@ -196,11 +196,11 @@ class SpoolWorld:
         return sorted(path.name for path in self.folder.ready.iterdir())
 
     @contextmanager
-    def receiving(self, metrics: ReceiverMetrics) -> Iterator[Receiver]:
+    def receiving(self, metrics: ReceiverMetrics) -> Iterator[StoreHandler]:
         """Run a receiver over this spool for the length of a block, in the running loop."""
         loop, committer = asyncio.get_running_loop(), GroupCommitter(self._syncing.board, RECEIVER)
         loop.add_reader(committer.answers, committer.answered)
-        receiver = Receiver(self.folder, self.capacity, self.announcer, committer, metrics, disk=self.disk)
+        receiver = StoreHandler(self.folder, self.capacity, self.announcer, committer, metrics, disk=self.disk)
         try:
             yield receiver
         finally:

@@ -13,8 +13,8 @@ from bucky.settings import Settings
 from bucky.text.listeners import Listener
 from edge_scp.association.acceptor import Acceptor
 from edge_scp.association.admission import Rejection
-from edge_scp.association.limits import Limits
-from edge_scp.association.sink import Answer, Caller, Reports
+from edge_scp.association.limits import AssociationLimits
+from edge_scp.association.sink import CommitmentSink, Requestor, StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.storage_syntaxes import Syntaxes
 from edge_scp.association.store_service import Refusal, StoreCommand
@@ -26,12 +26,12 @@ SYNTAXES = Syntaxes(Settings())
 class Instance:
     """One C-STORE as the sink saw it."""
 
-    def __init__(self, sink: "MemorySink", command: StoreCommand, caller: Caller) -> None:
+    def __init__(self, sink: "MemorySink", command: StoreCommand, caller: Requestor) -> None:
         self.command, self.caller = command, caller
         self.data_set = bytearray()
         self.finished = self.abandoned = False
         self._sink = sink
-        self._answered: Callable[[Answer], None] | None = None
+        self._answered: Callable[[StoreStatus], None] | None = None
 
     def write(self, *fragments: memoryview) -> None:
         """Keep a copy of the fragments."""
@@ -39,7 +39,7 @@ class Instance:
         assert not self.abandoned
         self.data_set += b"".join(fragments)
 
-    def finish(self, answered: Callable[[Answer], None]) -> None:
+    def finish(self, answered: Callable[[StoreStatus], None]) -> None:
         """Answer on the loop's next turn, as a real sink would, or when the test says."""
         self.finished = True
         self._answered = answered
@@ -63,16 +63,16 @@ class MemorySink:
 
     def __init__(self) -> None:
         self.instances: list[Instance] = []
-        self.answer = Answer(Status.SUCCESS)
+        self.answer = StoreStatus(Status.SUCCESS)
         self.holding = False
 
-    def begin(self, command: StoreCommand, caller: Caller) -> Instance:
+    def begin(self, command: StoreCommand, caller: Requestor) -> Instance:
         """Begin an instance."""
         instance = Instance(self, command, caller)
         self.instances.append(instance)
         return instance
 
-    def refuse(self, command: StoreCommand, caller: Caller, refusal: Refusal, received: int) -> Instance:
+    def refuse(self, command: StoreCommand, caller: Requestor, refusal: Refusal, received: int) -> Instance:
         """Go on with an instance that the express lane refused; nothing here has one."""
         raise AssertionError(f"{command}, {caller}: {refusal} after {received} bytes")
 
@@ -91,7 +91,7 @@ class Outcomes:
 class UpperLayerWorld:
     """A running upper layer and all that can be seen of it."""
 
-    def __init__(self, listener: Listener, limits: Limits, reports: Reports | None = None) -> None:
+    def __init__(self, listener: Listener, limits: AssociationLimits, reports: CommitmentSink | None = None) -> None:
         self._reports = reports
         self.sink = MemorySink()
         self.outcomes = Outcomes()
@@ -168,9 +168,11 @@ class UpperLayerWorld:
 
 
 @contextmanager
-def stage(listener: Listener | None = None, reports: Reports | None = None, **limits: Any) -> Iterator[UpperLayerWorld]:
+def stage(
+    listener: Listener | None = None, reports: CommitmentSink | None = None, **limits: Any
+) -> Iterator[UpperLayerWorld]:
     """Run an upper layer for the length of a block; nothing may go wrong in it unnoticed."""
-    chosen = Limits(**({"sweep_seconds": 0.05} | limits))
+    chosen = AssociationLimits(**({"sweep_seconds": 0.05} | limits))
     running = UpperLayerWorld(listener or Listener(port=0), chosen, reports)
     running.start()
     try:

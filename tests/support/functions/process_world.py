@@ -14,7 +14,7 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from bucky.cloudevents import CloudEvent, utc_now
-from bucky.deciding.grouping import Gathered, of_study
+from bucky.deciding.grouping import Grouped, of_study
 from bucky.deciding.requests import facts_of, requests_of
 from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.events import (
@@ -208,7 +208,7 @@ class ProcessWorld:
         row = self.index.instance(sha256)
         return self._requested(requests_of(row.received(), facts_of(row.received(), row.header), self.index.routing()))
 
-    def _requested(self, requests: Sequence[DeliveryRequested], gathered: Gathered | None = None) -> list[CloudEvent]:
+    def _requested(self, requests: Sequence[DeliveryRequested], gathered: Grouped | None = None) -> list[CloudEvent]:
         self.index.request_deliveries(requests, members=gathered.members if gathered else {})
         return [CloudEvent.of(one, source="/test", traceparent=new_traceparent()) for one in requests]
 

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 
 from admin_api.app import create_app
 from admin_api.authentication import Authenticator
-from admin_api.broker_link import BrokerLink
+from admin_api.broker_link import BrokerConnection
 from admin_api.dead_letters import DeadLetterBox
 from admin_api.health import HealthBoard, checks_of
 from admin_api.index_link import migrated
@@ -86,7 +86,7 @@ class AdminWorld:
     api: httpx.AsyncClient
     index: Index
     objects: MemoryObjectStore
-    link: BrokerLink
+    link: BrokerConnection
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -103,7 +103,7 @@ class AdminWorld:
 @asynccontextmanager
 async def world(settings: Settings, index_url: str, key: str | None = KEY) -> AsyncIterator[AdminWorld]:
     """Run the application on a fresh index; the broker is the one in the settings, if it runs."""
-    index, objects, link = Index.open(index_url), MemoryObjectStore(), BrokerLink(settings)
+    index, objects, link = Index.open(index_url), MemoryObjectStore(), BrokerConnection(settings)
     index.migrate()
     http = httpx.AsyncClient(trust_env=False)
     app = create_app(

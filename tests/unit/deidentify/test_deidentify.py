@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from bucky.errors import Permanent, Retriable
 from bucky.log import get_logger
 from bucky.serve.handlers import Context
-from bucky.serve.processing_input import Given
+from bucky.serve.processing_input import ProcessingInput
 from bucky.settings import Settings
 from deidentify.handler import KEPT_TEXTS, SECRET, TEXTS, TIMES, deidentified, process
 from tests.support.dicom.sample_instances import SAMPLE
@@ -93,7 +93,7 @@ def test_references_follow_what_they_refer_to() -> None:
     assert deidentified(dataset, KEY).ReferencedImageSequence[0].ReferencedSOPInstanceUID == dataset.SOPInstanceUID
 
 
-def given(**changes: Any) -> Given:
+def given(**changes: Any) -> ProcessingInput:
     """Return what the function is given: an instance that must not be fetched."""
     instance = {
         **dict.fromkeys(("study_instance_uid", "series_instance_uid", "sop_instance_uid"), "1.2"),
@@ -106,7 +106,7 @@ def given(**changes: Any) -> Given:
         "url": "http://127.0.0.1:9/",
         **changes,
     }
-    return Given.model_validate(
+    return ProcessingInput.model_validate(
         {
             **{"id": "1", "decided_at": "2026-11-01T00:00:00Z", "function": "deidentify", "rule": "r"},
             **{"rule_version": 1, "parameters": {}, "unit": "study", "study_instance_uid": "1.2"},

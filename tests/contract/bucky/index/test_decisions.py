@@ -9,8 +9,8 @@ import pytest
 
 from bucky.cloudevents import utc_now
 from bucky.errors import Conflict, NotFound
-from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Gathered, Index, InstanceRows, StudyPart
-from bucky.routing.corrections import Decision, Verdict
+from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index, InstanceRows, StudyAttributes, StudyPart
+from bucky.routing.corrections import ConflictDecision, Verdict
 from tests.support.index.rows import RECEIVED_AT, digest, header, indexed, requested
 
 UID = "1.2.3.99"
@@ -160,11 +160,11 @@ def test_what_waits_to_be_sent_of_the_old_bytes_is_not_sent(conflicted: Index) -
     assert conflicted.delivery(delivered.delivery_id).state is DeliveryState.DELIVERED
 
 
-def rebuild(index: Index, found: Sequence[Decision], names: Sequence[str]) -> None:
+def rebuild(index: Index, found: Sequence[ConflictDecision], names: Sequence[str]) -> None:
     """Rebuild an index from decisions and objects, each object in a part of its own."""
     index.restore_decisions(found)
     began, _ = index.begin_reindex("bucky", restart=True)
-    attributes = Gathered()
+    attributes = StudyAttributes()
     for name in names:
         last = name == names[-1]
         part = StudyPart(
@@ -198,9 +198,11 @@ def test_a_rebuild_decides_nothing_anew(index_url: str, names: list[str]) -> Non
     index.close()
 
 
-def made(number: int, verdict: Verdict, sha256: str, other: str, settled: dict[str, int], at: datetime) -> Decision:
+def made(
+    number: int, verdict: Verdict, sha256: str, other: str, settled: dict[str, int], at: datetime
+) -> ConflictDecision:
     """Return a decision as the bucket has it."""
-    return Decision(
+    return ConflictDecision(
         sop_instance_uid=UID,
         number=number,
         verdict=verdict,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bucky.index import Gathered, Index, InstanceRows, StudyPart, StudyQuery
+from bucky.index import Index, InstanceRows, StudyAttributes, StudyPart, StudyQuery
 from tests.support.index.rows import header, indexed
 
 pytestmark = pytest.mark.index
@@ -115,7 +115,7 @@ def test_rebuilding_finds_both_patients_and_forgets_who_is_gone(index: Index) ->
         started, _ = index.begin_reindex("bucky", restart=True)
         rows = [InstanceRows.of(one) for one in instances]
         objects = frozenset(one.received.sha256 for one in instances)
-        index.rebuild([StudyPart("1.1", rows, Gathered(), objects)], started, prune=True)
+        index.rebuild([StudyPart("1.1", rows, StudyAttributes(), objects)], started, prune=True)
         assert [one.patient_id for one in index.study("1.1").patients] == expected
         assert index.study("1.1").patient_count == len(expected)
 

@@ -17,7 +17,7 @@ from bucky.serve.app import FunctionApp
 from bucky.serve.contract import BatchResult, ItemFailure
 from bucky.serve.dependencies import Dependencies
 from bucky.serve.handlers import Context, load_handler
-from bucky.serve.processing_input import Given, Made
+from bucky.serve.processing_input import Made, ProcessingInput
 from bucky.settings import Settings
 from process_instances.parts import Parts
 from tests.support.dicom.sample_instances import SAMPLE
@@ -309,7 +309,7 @@ async def test_results_are_answered_as_dicom(serve: Serve) -> None:
     """What a handler yields, files and data sets, is one multipart answer that is sound DICOM throughout."""
     dataset = pydicom.dcmread(SAMPLE)
 
-    def process(given: Given, _ctx: Context) -> Iterator[Made]:
+    def process(given: ProcessingInput, _ctx: Context) -> Iterator[Made]:
         assert (given.id, given.unit) == ("1", "study")
         yield SAMPLE.read_bytes()
         yield dataset
@@ -337,7 +337,7 @@ async def test_a_function_that_fails_half_way_answers_no_result(
 ) -> None:
     """A failure after the first result is told as one: nothing of a half-made answer goes out."""
 
-    def process(_given: Given, _ctx: Context) -> Iterator[Made]:
+    def process(_given: ProcessingInput, _ctx: Context) -> Iterator[Made]:
         yield SAMPLE.read_bytes()
         raise error
 
@@ -354,7 +354,7 @@ async def test_a_function_that_fails_half_way_answers_no_result(
 async def test_what_asks_for_no_processing_is_refused(serve: Serve) -> None:
     """A function that processes takes one event at a time, of its own kind."""
 
-    def process(_given: Given, _ctx: Context) -> Iterator[Made]:
+    def process(_given: ProcessingInput, _ctx: Context) -> Iterator[Made]:
         yield b""
 
     client = await serve("process", process)

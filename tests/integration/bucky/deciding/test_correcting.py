@@ -17,7 +17,7 @@ from bucky.dicom.part10 import FileMeta, split
 from bucky.events import DeliveryRequested, InstanceIndexed, payload_of
 from bucky.index import AttemptOutcome, DeliveryAttempt, DeliveryState, Index
 from bucky.log import get_logger
-from bucky.routing.corrections import Decision, Verdict
+from bucky.routing.corrections import ConflictDecision, Verdict
 from bucky.routing.destinations import FolderDestination
 from bucky.routing.document import Routing
 from bucky.routing.rules import Rule
@@ -139,7 +139,7 @@ class World:
                 self.index.delivery_attempted([DeliveryAttempt(payload.delivery_id, AttemptOutcome.DELIVERED)])
                 self.arrived.append(payload.instance.sha256)
 
-    def give(self, verdict: Verdict) -> Decision:
+    def give(self, verdict: Verdict) -> ConflictDecision:
         """Decide about the second bytes and carry it out, as the command does."""
         decision = self.index.decide(self.second, verdict, "me", "why")
         asyncio.run(carry_out(decision, self.index, self.objects, self.stream, "/test"))

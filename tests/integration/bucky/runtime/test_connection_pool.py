@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bucky.runtime.connection_pool import Answer, Broken, CallFailed, KeptConnections, NotConnected, Silent
+from bucky.runtime.connection_pool import Broken, CallFailed, ConnectionPool, HttpResponse, NotConnected, Silent
 from bucky.runtime.ports import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nRetry-After: 7\r\n\r\nhello"
@@ -37,9 +37,9 @@ class Scripted:
 
 
 @asynccontextmanager
-async def _calling(server: Scripted, idle_seconds: float = 5) -> AsyncIterator[KeptConnections]:
+async def _calling(server: Scripted, idle_seconds: float = 5) -> AsyncIterator[ConnectionPool]:
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    kept = KeptConnections("127.0.0.1", listening.sockets[0].getsockname()[1], idle_seconds=idle_seconds)
+    kept = ConnectionPool("127.0.0.1", listening.sockets[0].getsockname()[1], idle_seconds=idle_seconds)
     try:
         yield kept
     finally:
@@ -47,7 +47,7 @@ async def _calling(server: Scripted, idle_seconds: float = 5) -> AsyncIterator[K
         listening.close()
 
 
-async def _call(kept: KeptConnections, silence: float = 5) -> Answer:
+async def _call(kept: ConnectionPool, silence: float = 5) -> HttpResponse:
     return await kept.call(HEAD, b"abc", silence=silence, most_bytes=1000)
 
 
@@ -128,4 +128,4 @@ async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
 async def test_nobody_there_means_that_nothing_was_sent() -> None:
     """What was not sent may be sent elsewhere."""
     with pytest.raises(NotConnected):
-        await _call(KeptConnections("127.0.0.1", free_port(), idle_seconds=5))
+        await _call(ConnectionPool("127.0.0.1", free_port(), idle_seconds=5))

@@ -13,7 +13,7 @@ import pytest
 from bucky.dicom.part10 import FileMeta, file_header, split
 from bucky.errors import BuckyError, Permanent, Retriable, StoreUnavailable
 from bucky.serve import processing_input
-from bucky.serve.processing_input import GivenInstance
+from bucky.serve.processing_input import ProcessingInstance
 from tests.support.dicom.sample_instances import SAMPLE
 from tests.support.network.pausable_server import PausableServer
 
@@ -47,9 +47,9 @@ def store() -> Iterator[Store]:
     opened.close()
 
 
-def instance(store: Store, received: bytes) -> GivenInstance:
+def instance(store: Store, received: bytes) -> ProcessingInstance:
     """Return an instance of which these bytes were received."""
-    return GivenInstance(
+    return ProcessingInstance(
         study_instance_uid="1.2",
         series_instance_uid="1.2.3",
         sop_instance_uid="1.2.3.4",

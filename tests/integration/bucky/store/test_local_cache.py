@@ -11,7 +11,7 @@ import pytest
 from bucky.errors import NotFound, Permanent
 from bucky.events import InstanceStored
 from bucky.settings import Settings
-from bucky.store.local_cache import NearbyCopies, nearby_first
+from bucky.store.local_cache import LocalCache, cached_object_store
 from bucky.store.objects import S3ObjectStore, put_bytes
 from forward_instances.content import data_set_of
 from tests.support.services.keeper_world import store_samples
@@ -38,11 +38,11 @@ def _kept(settings: Settings, folder: Path) -> tuple[S3ObjectStore, InstanceStor
     objects = S3ObjectStore(settings)
     (stored,) = store_samples(objects, "1.2.3.4", 1, bucket=settings.store_bucket)
     content = objects.get(stored.key)
-    copies = NearbyCopies(folder / "nearby", 10**9, 0)
+    copies = LocalCache(folder / "nearby", 10**9, 0)
     copies.open()
     spooled = _spooled(folder, content)
     copies.keep(stored.key, len(content), partial(hardlink, spooled))
-    return nearby_first(settings.model_copy(update={"nearby_dir": folder / "nearby"})), stored, content
+    return cached_object_store(settings.model_copy(update={"nearby_dir": folder / "nearby"})), stored, content
 
 
 def objects_away(settings: Settings, **more: Path) -> Settings:
@@ -53,7 +53,7 @@ def objects_away(settings: Settings, **more: Path) -> Settings:
 def test_a_copy_is_read_instead_of_the_object(store_settings: Settings, tmp_path: Path) -> None:
     """What is nearby needs no store: any part of it, and never what the spool wrote behind it."""
     objects, stored, content = _kept(store_settings, tmp_path)
-    away = nearby_first(objects_away(store_settings, nearby_dir=tmp_path / "nearby"))
+    away = cached_object_store(objects_away(store_settings, nearby_dir=tmp_path / "nearby"))
     assert away.get(stored.key, 0, len(content)) == content
     assert away.get(stored.key, 1000, 24) == content[1000:1024]
     with data_set_of(away, stored) as stream:
@@ -68,12 +68,12 @@ def test_a_gateways_own_files_are_read_instead_of_asking_it(store_settings: Sett
     file = tmp_path / store_settings.store_bucket / stored.key
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    away = nearby_first(objects_away(store_settings, store_files_dir=tmp_path))
+    away = cached_object_store(objects_away(store_settings, store_files_dir=tmp_path))
     assert away.get(stored.key, 1000, 24) == content[1000:1024]
     with data_set_of(away, stored) as stream:
         assert hashlib.sha256(stream.read()).hexdigest() == stored.sha256
     file.unlink()
-    there = nearby_first(store_settings.model_copy(update={"store_files_dir": tmp_path}))
+    there = cached_object_store(store_settings.model_copy(update={"store_files_dir": tmp_path}))
     assert there.get(stored.key, 0, 100) == content[:100]
 
 
@@ -84,7 +84,7 @@ def test_no_key_leads_to_another_file(store_settings: Settings, tmp_path: Path, 
     (bucket / "studies").mkdir(parents=True)
     for folder in (tmp_path, bucket):
         (folder / "secret").write_bytes(b"x" * 100)
-    there = nearby_first(store_settings.model_copy(update={"store_files_dir": tmp_path}))
+    there = cached_object_store(store_settings.model_copy(update={"store_files_dir": tmp_path}))
     with pytest.raises((NotFound, ValueError)):
         there.get(key, 0, 100)
 
@@ -112,7 +112,7 @@ def test_a_damaged_copy_is_not_sent(store_settings: Settings, tmp_path: Path) ->
 
 def test_the_oldest_copies_make_room(tmp_path: Path) -> None:
     """The folder never takes more than it may, and what leaves it stays where the spool has it."""
-    copies = NearbyCopies(tmp_path / "nearby", 1000, 0)
+    copies = LocalCache(tmp_path / "nearby", 1000, 0)
     copies.open()
     files = [_spooled(tmp_path, b"x" * 380) for _ in range(4)]
     for number, file in enumerate(files):
@@ -129,12 +129,12 @@ def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
     """Copies never take the room that receiving needs, none outlives who would remove it, and nothing else goes."""
     folder = tmp_path / "nearby"
     file = _spooled(tmp_path, b"x" * 100)
-    roomy = NearbyCopies(folder, 1000, 0)
+    roomy = LocalCache(folder, 1000, 0)
     roomy.open()
     roomy.keep(f"studies/{'1' * 64}.dcm", 118, partial(hardlink, file))
     (folder / "report.dcm").write_text("not a copy")
     assert len(list(folder.iterdir())) == 2
-    short = NearbyCopies(folder, 1000, HUGE)
+    short = LocalCache(folder, 1000, HUGE)
     short.open()
     short.keep(f"studies/{'2' * 64}.dcm", 118, partial(hardlink, file))
     assert [path.name for path in folder.iterdir()] == ["report.dcm"]
@@ -143,7 +143,7 @@ def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
 def test_uploads_at_once_keep_each_copy_once_and_within_the_room(tmp_path: Path) -> None:
     """Uploads run side by side, and the same instance may come twice at once."""
     folder = tmp_path / "nearby"
-    copies = NearbyCopies(folder, 1000, 0)
+    copies = LocalCache(folder, 1000, 0)
     copies.open()
     file = _spooled(tmp_path, b"x" * 82)
     with ThreadPoolExecutor(8) as threads:

@@ -9,7 +9,7 @@ import pytest
 
 from bucky.text.listeners import Listener
 from edge_scp.association.admission import TOO_MANY_ASSOCIATIONS
-from edge_scp.association.sink import Answer
+from edge_scp.association.sink import StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.store_service import StoreCommand
 from tests.support.dimse.raw_peer import (
@@ -194,7 +194,7 @@ def test_a_cancel_is_not_answered(upper: UpperLayerWorld) -> None:
 
 def test_a_store_without_a_data_set_goes_to_the_sink(upper: UpperLayerWorld) -> None:
     """A C-STORE-RQ that announces no data set is for the sink to refuse, not a reason to wait."""
-    upper.sink.answer = Answer(Status.CANNOT_UNDERSTAND, "no data set")
+    upper.sink.answer = StoreStatus(Status.CANNOT_UNDERSTAND, "no data set")
     with RawPeer(upper.port).associate() as peer:
         peer.send(values((STORE_ID, 3, command(0x0001))))
         assert peer.stored() == (1, 0xC000, "no data set")

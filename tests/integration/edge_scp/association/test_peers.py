@@ -19,7 +19,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext
 
 from bucky.dimse import Outcome, Peer, store_all
-from edge_scp.association.sink import Answer
+from edge_scp.association.sink import StoreStatus
 from edge_scp.association.statuses import Status
 from edge_scp.association.storage_syntaxes import VERIFICATION
 from edge_scp.association.store_service import StoreCommand
@@ -71,12 +71,12 @@ def test_pynetdicom_stores_and_echoes() -> None:
 def test_a_status_of_the_sink_reaches_the_sender() -> None:
     """What the sink refuses is answered with its status and comment, and the association goes on."""
     with stage() as upper:
-        upper.sink.answer = Answer(Status.OUT_OF_RESOURCES, "The spool is full; send again later")
+        upper.sink.answer = StoreStatus(Status.OUT_OF_RESOURCES, "The spool is full; send again later")
         association = associate(upper, [build_context(CT, EXPLICIT)])
         answer = association.send_c_store(FILES / "CT_small.dcm")
         assert answer.Status == 0xA700
         assert answer.ErrorComment == "The spool is full; send again later"
-        upper.sink.answer = Answer(Status.SUCCESS)
+        upper.sink.answer = StoreStatus(Status.SUCCESS)
         assert association.send_c_store(FILES / "CT_small.dcm").Status == 0
         association.release()
 

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from edge_scp.association.connection import Connection
-from edge_scp.association.service_user import Association
+from edge_scp.association.service_user import AcceptedAssociation
 from tests.support.dimse.raw_peer import ABORT, RELEASE_RQ, RawPeer, echo, request, store
 from tests.support.edge.upper_layer_world import UpperLayerWorld, stage
 from tests.support.soak import SOAK
@@ -96,7 +96,7 @@ def descriptors() -> int:
 def alive() -> int:
     """Return how many associations and connections are in memory."""
     gc.collect()
-    return sum(isinstance(thing, Association | Connection) for thing in gc.get_objects())
+    return sum(isinstance(thing, AcceptedAssociation | Connection) for thing in gc.get_objects())
 
 
 def test_a_thousand_associations_leave_nothing_behind() -> None:

@@ -20,7 +20,7 @@ from bucky.dimse.messages import MAX_RECEIVED
 from bucky.errors import InvalidInstance
 from bucky.text.listeners import Listener
 from edge_scp.receive import fast_path
-from edge_scp.receive.instance import Arrival
+from edge_scp.receive.instance import SpooledInstance
 from tests.support.dimse.raw_peer import ABORT, CT, EXPLICIT, IMPLICIT, RELEASE_RP, RELEASE_RQ, RawPeer, request, values
 from tests.support.edge.edge_process import ListenerAlone, listener_alone
 from tests.support.edge.lane_talk import (
@@ -249,7 +249,7 @@ def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.Monk
     def unused(*_arguments: object) -> None:
         raise AssertionError("an instance came to Python")
 
-    monkeypatch.setattr(Arrival, "__init__", unused)
+    monkeypatch.setattr(SpooledInstance, "__init__", unused)
     with listener_alone(tmp_path) as alone:
         assert len(hold(alone, TALKS["several"], 1000).kept) == 3
 

@@ -12,7 +12,7 @@ from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
 from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
-from bucky.morph.splice import Wanted, morphed
+from bucky.morph.splice import WantedChanges, morphed
 from bucky.routing.changes import Action
 from bucky.routing.conditions import Condition
 from bucky.routing.evaluation import Facts, holds
@@ -142,7 +142,7 @@ def groups(name: str) -> dict[str, str]:
 
 def morph(content: bytes, action: dict[str, Any], syntax: str = EXPLICIT) -> bytes:
     """Return a data set's bytes, changed."""
-    wanted = Wanted(ACTIONS.validate_python([action]), lambda *_: None, None)
+    wanted = WantedChanges(ACTIONS.validate_python([action]), lambda *_: None, None)
     with morphed(io.BytesIO(content), syntax, wanted).content as changed:
         return changed.read()
 

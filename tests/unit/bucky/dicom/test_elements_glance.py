@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from bucky.dicom.element import Element
-from bucky.dicom.elements import Walk
+from bucky.dicom.elements import HeaderWalk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.part10 import split
@@ -41,7 +41,7 @@ def _data_sets() -> Iterator[tuple[str, bytes, str]]:
 def _walked(source: Source, syntax: str) -> tuple[list[Element], str, int]:
     """Return the elements, what stopped the walk, and where it has come to."""
     implicit, little = encoding_of(syntax)
-    walk, found = Walk(source, 0, implicit=implicit, little=little), []
+    walk, found = HeaderWalk(source, 0, implicit=implicit, little=little), []
     try:
         for element in walk.elements():
             found.append(element)

@@ -12,7 +12,7 @@ from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
 from bucky.dicom.source import StreamSource
 from bucky.index.attributes import series_attributes, study_attributes
-from bucky.morph.splice import Wanted, morphed
+from bucky.morph.splice import WantedChanges, morphed
 from bucky.routing.changes import Action
 from bucky.routing.conditions import Condition
 from bucky.routing.evaluation import Facts, holds
@@ -143,6 +143,6 @@ def test_ae_titles_of_the_association_are_compared_without_padding() -> None:
 )
 def test_changes_are_made_to_the_value_not_its_padding(action: dict[str, Any], expected: bytes, syntax: str) -> None:
     """A crosswalk finds a padded key, and what is put before a value stands next to it."""
-    wanted = Wanted(ACTIONS.validate_python([action]), lambda _, value: {"4711": "A-1"}.get(value), None)
+    wanted = WantedChanges(ACTIONS.validate_python([action]), lambda _, value: {"4711": "A-1"}.get(value), None)
     with morphed(io.BytesIO(data_set("PatientID", b"  4711", syntax)), syntax, wanted).content as content:
         assert element(0x00100020, "LO", expected, syntax) in content.read()

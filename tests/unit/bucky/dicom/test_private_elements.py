@@ -11,7 +11,7 @@ from bucky.dicom.header import read_data_set
 from bucky.dicom.json_model import attributes
 from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
-from bucky.morph.splice import Wanted, morphed
+from bucky.morph.splice import WantedChanges, morphed
 from bucky.routing.changes import Action
 from bucky.routing.conditions import Condition
 from bucky.routing.evaluation import Facts, holds
@@ -151,7 +151,7 @@ def test_changes_read_it_the_same(way: str) -> None:
         ({"copy": "00091001", "to": "StudyID"}, "STROKE"),
         ({"crosswalk": "00091001", "table": "ids", "to": "StudyID"}, "A-1"),
     ):
-        wanted = Wanted(ACTIONS.validate_python([action]), lambda _, value: {"STROKE": "A-1"}[value], None)
+        wanted = WantedChanges(ACTIONS.validate_python([action]), lambda _, value: {"STROKE": "A-1"}[value], None)
         content = io.BytesIO(data_set("LO", b" STROKE", way))
         with morphed(content, syntax_of(way), wanted).content as changed:
             assert header_of(changed.read(), way)["00200010"]["Value"] == [expected]
@@ -159,7 +159,7 @@ def test_changes_read_it_the_same(way: str) -> None:
 
 def test_bytes_that_are_no_text_are_not_copied() -> None:
     """A change does not guess: the instance is not sent, and says why."""
-    wanted = Wanted(ACTIONS.validate_python([{"copy": "00091001", "to": "StudyID"}]), lambda *_: None, None)
+    wanted = WantedChanges(ACTIONS.validate_python([{"copy": "00091001", "to": "StudyID"}]), lambda *_: None, None)
     with pytest.raises(Permanent, match="VR is UN"):
         morphed(io.BytesIO(data_set("US", b"\5\0", IMPLICIT)), IMPLICIT, wanted)
 

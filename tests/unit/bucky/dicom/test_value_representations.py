@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from bucky.dicom.elements import Walk
+from bucky.dicom.elements import HeaderWalk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import Identity, IdentityReader, read_identity
 from bucky.dicom.source import MalformedDataSet, StreamSource
@@ -51,7 +51,7 @@ def around(odd: bytes, order: str = "<") -> bytes:
 def walked(data_set: bytes, syntax: str) -> dict[int, tuple[str | None, bytes]]:
     """Return VR and value of each element, as the index walks them; raise where it cannot go on."""
     encoded_implicit, little = encoding_of(syntax)
-    walk = Walk(StreamSource(io.BytesIO(data_set)), 0, implicit=encoded_implicit, little=little)
+    walk = HeaderWalk(StreamSource(io.BytesIO(data_set)), 0, implicit=encoded_implicit, little=little)
     return {element.tag: (element.vr, element.value) for element in walk.elements()}
 
 

@@ -18,7 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from bucky.differences import Pixels, compared, in_words
+from bucky.differences import PixelComparison, compared, in_words
 from bucky.differences.files import compare_files
 
 
@@ -77,7 +77,7 @@ def test_another_transfer_syntax_is_no_difference(tmp_path: Path, source: str, s
         enforce_file_format=True,
     )
     found = compare_files(first, tmp_path / "second.dcm")
-    assert (found.pixels, found.attributes, found.problem) == (Pixels.SAME, (), "")
+    assert (found.pixels, found.attributes, found.problem) == (PixelComparison.SAME, (), "")
     assert found.transfer_syntaxes[1] == syntax
     assert found.same_content
     assert not found.same_bytes
@@ -95,7 +95,7 @@ def test_a_corrected_name_is_found_and_named_without_its_value(tmp_path: Path) -
         ("00100010", "CompressedSamples^CT1", "Corrected^Name"),
         ("00100040", "O", None),
     ]
-    assert found.pixels is Pixels.SAME
+    assert found.pixels is PixelComparison.SAME
     assert not found.same_content
     assert in_words(found) == "other values of PatientName, PatientSex"
 
@@ -110,7 +110,7 @@ def test_one_sample_that_differs_is_seen_through_a_compression(tmp_path: Path) -
         dataset.compress(RLELossless, generate_instance_uid=False)
 
     found = compare_files(written(tmp_path, "a", same), written(tmp_path, "b", touched))
-    assert found.pixels is Pixels.OTHER
+    assert found.pixels is PixelComparison.OTHER
     assert in_words(found) == "other pixels"
 
 
@@ -177,7 +177,7 @@ def test_objects_without_pixels_are_compared(tmp_path: Path) -> None:
         dataset.RTPlanLabel = "other"
 
     found = compare_files(written(tmp_path, "a", same, "rtplan.dcm"), written(tmp_path, "c", other, "rtplan.dcm"))
-    assert (found.pixels, [one.name for one in found.attributes]) == (Pixels.NONE, ["RTPlanLabel"])
+    assert (found.pixels, [one.name for one in found.attributes]) == (PixelComparison.NONE, ["RTPlanLabel"])
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage"])
@@ -191,7 +191,7 @@ def test_what_cannot_be_decoded_is_never_called_the_same(tmp_path: Path, damage:
     content = second.read_bytes()
     second.write_bytes(content[:-20_000] if damage == "cut" else content[:-20_000] + b"\xff" * 20_000)
     found = compared(first, second)
-    assert found.pixels in {Pixels.UNKNOWN, Pixels.OTHER}
+    assert found.pixels in {PixelComparison.UNKNOWN, PixelComparison.OTHER}
     assert not found.same_content
 
 

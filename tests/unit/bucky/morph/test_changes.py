@@ -18,13 +18,13 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from bucky.dicom.elements import Walk
+from bucky.dicom.elements import HeaderWalk
 from bucky.dicom.header import encoding_of
 from bucky.dicom.identity import DEFLATED
 from bucky.dicom.source import StreamSource
 from bucky.errors import Permanent
 from bucky.morph.original import Modification
-from bucky.morph.splice import Morphed, Wanted, morphed
+from bucky.morph.splice import Morphed, WantedChanges, morphed
 from bucky.routing.changes import Action
 
 EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -41,7 +41,7 @@ def look_up(table: str, value: str) -> str | None:
 
 def morph(content: bytes, syntax: str, *actions: dict[str, Any], record: bool = True) -> Morphed:
     """Change a data set's bytes."""
-    wanted = Wanted(ACTIONS.validate_python(actions), look_up, MODIFICATION if record else None)
+    wanted = WantedChanges(ACTIONS.validate_python(actions), look_up, MODIFICATION if record else None)
     return morphed(io.BytesIO(content), syntax, wanted)
 
 
@@ -233,7 +233,7 @@ def spans(content: bytes, syntax: str) -> dict[int, bytes]:
     if syntax in DEFLATED:
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content)
     implicit, little = encoding_of(syntax)
-    walk = Walk(StreamSource(io.BytesIO(content)), 0, implicit=implicit, little=little)
+    walk = HeaderWalk(StreamSource(io.BytesIO(content)), 0, implicit=implicit, little=little)
     found = {span.tag: content[span.start : span.end] for span in walk.spans()}
     return found | {0xFFFFFFFF: content[walk.at :]}
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from bucky.routing.changes import ACTIONS
 from bucky.routing.conditions import Condition
 from bucky.routing.document import InvalidRouting, Routing, json_schema
-from bucky.routing.evaluation import Decision, Facts, SeriesFacts, StudyFacts, evaluate, holds
+from bucky.routing.evaluation import Facts, RuleDecision, SeriesFacts, StudyFacts, evaluate, holds
 from bucky.text.documents import read_yaml
 from tests.support.index.rows import header
 
@@ -163,12 +163,12 @@ NIGHT, MORNING = datetime(2026, 11, 17, 4, 30, tzinfo=UTC), datetime(2026, 11, 1
     ("caller", "at", "decided"),
     [
         ("TEST", NIGHT, []),
-        ("ER", NIGHT, [Decision("pacs", "emergency", "urgent")]),
-        ("CT1", NIGHT, [Decision("research", "at-night")]),
-        ("CT1", MORNING, [Decision("pacs", "rest")]),
+        ("ER", NIGHT, [RuleDecision("pacs", "emergency", "urgent")]),
+        ("CT1", NIGHT, [RuleDecision("research", "at-night")]),
+        ("CT1", MORNING, [RuleDecision("pacs", "rest")]),
     ],
 )
-def test_the_first_rule_that_matches_decides_alone(caller: str, at: datetime, decided: list[Decision]) -> None:
+def test_the_first_rule_that_matches_decides_alone(caller: str, at: datetime, decided: list[RuleDecision]) -> None:
     """With `match: first` a rule keeps instances from all later ones, even by sending nowhere."""
     facts = Facts(header={}, calling_aet=caller, received_at=at)
     assert list(evaluate(Routing.from_yaml(ROUTING), facts).decisions) == decided
@@ -180,9 +180,9 @@ def test_one_urgent_rule_is_enough() -> None:
         ROUTING.replace("match: first", "match: all").replace("destinations: []", "destinations: [pacs]")
     )
     facts = Facts(header={}, calling_aet="TEST", received_at=MORNING)
-    assert evaluate(routing, facts).decisions == (Decision("pacs", "test-images"),)
+    assert evaluate(routing, facts).decisions == (RuleDecision("pacs", "test-images"),)
     hurried = Routing.from_yaml(routing.to_yaml().replace("name: rest", "name: rest\n  priority: urgent"))
-    assert evaluate(hurried, facts).decisions == (Decision("pacs", "test-images", "urgent"),)
+    assert evaluate(hurried, facts).decisions == (RuleDecision("pacs", "test-images", "urgent"),)
 
 
 def test_a_rule_that_is_not_evaluated_says_why() -> None:
@@ -205,7 +205,7 @@ def test_a_stable_study_has_rules_of_its_own() -> None:
     study = StudyFacts(("CT", "MR"), 2, 200)
     routing = Routing.from_yaml(ROUTING)
     assert evaluate(routing, Facts(header={}, study=study), "study_stable").decisions == (
-        Decision("research", "whole-study"),
+        RuleDecision("research", "whole-study"),
     )
     assert evaluate(routing, Facts(header={}, study=study), "series").decisions == ()
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from bucky.routing.conditions import Condition
 from bucky.routing.document import InvalidRouting, Routing
-from bucky.routing.evaluation import Decision, Facts, evaluate, holds
+from bucky.routing.evaluation import Facts, RuleDecision, evaluate, holds
 from tests.support.index.rows import header
 
 FACTS = Facts(
@@ -100,7 +100,7 @@ rules:
 def test_each_destination_is_decided_on_once() -> None:
     """Two rules that name a destination send an instance there once; what is disabled takes nothing."""
     evaluation = evaluate(Routing.from_yaml(ROUTING), FACTS)
-    assert evaluation.decisions == (Decision("pacs", "ct"), Decision("archive", "all"))
+    assert evaluation.decisions == (RuleDecision("pacs", "ct"), RuleDecision("archive", "all"))
     assert [(one.rule, one.matched) for one in evaluation.rules] == [
         ("ct", True),
         ("all", True),
@@ -181,6 +181,6 @@ def test_a_destination_gets_urgently_what_any_rule_calls_urgent() -> None:
         }
     )
     assert evaluate(routing, FACTS).decisions == (
-        Decision("pacs", "all", "urgent"),
-        Decision("archive", "all", "routine"),
+        RuleDecision("pacs", "all", "urgent"),
+        RuleDecision("archive", "all", "routine"),
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bucky.deciding.explain import explain, lines
-from bucky.deciding.grouping import Gathering
+from bucky.deciding.grouping import Grouping
 from bucky.deciding.requests import facts_of, requests_of
 from bucky.events import Processing, ProcessingRequested
 from bucky.index import RoutingVersion
@@ -100,7 +100,7 @@ def test_an_explanation_names_the_function_and_what_it_gets() -> None:
 
 def gathered(trigger: Trigger, text: str, *names: str, **changes: Any) -> list[ProcessingRequested]:
     """Return what functions get of instances of these names."""
-    gathering, version = Gathering(trigger), RoutingVersion(3, Routing.from_yaml(text), "test", None)
+    gathering, version = Grouping(trigger), RoutingVersion(3, Routing.from_yaml(text), "test", None)
     for name in names:
         instance = received(name, **(changes if name.startswith("other") else {}))
         gathering.sift(requests_of(instance, facts_of(instance, {}), version, trigger))

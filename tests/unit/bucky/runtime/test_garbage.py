@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bucky.runtime.garbage import settle
+from bucky.runtime.garbage import freeze_loaded
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _as_before() -> Iterator[None]:
 
 def test_what_is_loaded_is_left_alone_and_new_cycles_are_still_found() -> None:
     """Protects latency from collections among what stays for ever, and memory from cycles that do not."""
-    settle()
+    freeze_loaded()
     assert gc.get_freeze_count() > 10_000
     assert gc.get_threshold()[0] > 700
     collections = gc.get_stats()[0]["collections"]

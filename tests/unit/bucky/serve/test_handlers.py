@@ -12,7 +12,7 @@ from bucky.errors import SettingsError
 from bucky.events import InstanceStored, payload_of
 from bucky.log import get_logger
 from bucky.serve.contract import BatchResult
-from bucky.serve.handlers import DEPENDENCIES, Context, Dependency, function_name, load_handler, register
+from bucky.serve.handlers import DEPENDENCIES, Context, HandlerDependency, function_name, load_handler, register
 from bucky.settings import Settings
 from bucky.store.objects import ObjectStore
 
@@ -115,7 +115,7 @@ def test_a_missing_module_is_named() -> None:
 def test_anyone_can_provide_a_further_dependency(module: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects extension: a site adds its own dependency without changing the library."""
     monkeypatch.setattr("bucky.serve.handlers.DEPENDENCIES", dict(DEPENDENCIES))
-    register("database", Dependency("builtins.object", lambda _settings: object()))
+    register("database", HandlerDependency("builtins.object", lambda _settings: object()))
     assert load_handler(module(handle=unknown_dependency)).dependencies == ("database",)
 
 

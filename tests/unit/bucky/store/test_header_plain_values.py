@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom import json_model
 from bucky.dicom.coded_sets import SETS
-from bucky.dicom.elements import Walk
+from bucky.dicom.elements import HeaderWalk
 from bucky.dicom.json_model import Attributes, attributes
 from bucky.dicom.part10 import split
 from bucky.dicom.plain_values import _DECODERS, plain_values
@@ -125,6 +125,6 @@ def test_nearly_everything_of_a_real_header_is_plain() -> None:
     """The short way is the one that is taken: of a CT's header, all but a few values in a hundred."""
     content = (DATA / "test_files/CT_small.dcm").read_bytes()
     _, start = split(content)
-    elements = list(Walk(StreamSource(io.BytesIO(content)), start, implicit=False, little=True).elements())
+    elements = list(HeaderWalk(StreamSource(io.BytesIO(content)), start, implicit=False, little=True).elements())
     plain = [one for one in elements if plain_values(one.vr or "", one.value, little=True) is not None]
     assert len(plain) > 0.9 * len(elements) > 200

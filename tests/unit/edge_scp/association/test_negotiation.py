@@ -12,7 +12,7 @@ from pynetdicom.pdu import A_ASSOCIATE_AC
 from bucky.dimse import Peer
 from bucky.dimse.messages import acceptance, associate_request
 from bucky.settings import Settings
-from edge_scp.association.negotiation import AssociateRequest, Context, Negotiator, is_ae_title
+from edge_scp.association.negotiation import AssociateRequest, Negotiator, PresentationContext, is_ae_title
 from edge_scp.association.pdu import InvalidPdu
 from edge_scp.association.storage_syntaxes import STORAGE_COMMITMENT, VERIFICATION, Syntaxes
 
@@ -59,9 +59,9 @@ def test_each_context_is_answered_by_itself() -> None:
     ]
     agreement = negotiator().agreement(asked(APPLICATION + b"".join(contexts) + USER))
     assert agreement.contexts == {
-        1: Context(CT, IMPLICIT),
-        7: Context(CT, EXPLICIT),
-        255: Context(VERIFICATION, IMPLICIT),
+        1: PresentationContext(CT, IMPLICIT),
+        7: PresentationContext(CT, EXPLICIT),
+        255: PresentationContext(VERIFICATION, IMPLICIT),
     }
     assert (agreement.refused, agreement.peer_max_pdu) == (2, 16384)
 
@@ -191,7 +191,7 @@ def test_an_odd_context_is_refused_alone(odd: bytes, answers: list[tuple[int, in
     items = APPLICATION + context(1) + odd + context(5) + USER
     assert [(number, result) for number, result, _ in results(items)] == answers
     agreement = negotiator().agreement(asked(items))
-    assert agreement.contexts == {1: Context(CT, EXPLICIT), 5: Context(CT, EXPLICIT)}
+    assert agreement.contexts == {1: PresentationContext(CT, EXPLICIT), 5: PresentationContext(CT, EXPLICIT)}
     assert agreement.oddities == (told,)
 
 

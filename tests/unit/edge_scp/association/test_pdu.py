@@ -13,7 +13,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 
 from edge_scp.association import pdu
-from edge_scp.association.pdu import InvalidPdu, PduReader, Wanted
+from edge_scp.association.pdu import InvalidPdu, PduHandling, PduReader
 
 MAX_DATA = 131072
 
@@ -21,7 +21,7 @@ MAX_DATA = 131072
 class Recorder:
     """Puts pieces together again, and notes what was begun."""
 
-    def __init__(self, wanted: Wanted | None = None) -> None:
+    def __init__(self, wanted: PduHandling | None = None) -> None:
         self.begun: list[tuple[int, int]] = []
         self.whole: list[tuple[int, bytes]] = []
         self.values: list[tuple[int, int, bytes]] = []
@@ -29,11 +29,11 @@ class Recorder:
         self._wanted = wanted
         self._value = b""
 
-    def pdu_begins(self, kind: int, length: int) -> Wanted:
+    def pdu_begins(self, kind: int, length: int) -> PduHandling:
         if self.holding:
-            return Wanted.HELD
+            return PduHandling.HELD
         self.begun.append((kind, length))
-        return self._wanted or (Wanted.VALUES if kind == pdu.P_DATA_TF else Wanted.WHOLE)
+        return self._wanted or (PduHandling.VALUES if kind == pdu.P_DATA_TF else PduHandling.WHOLE)
 
     def pdu_arrived(self, kind: int, body: bytes) -> None:
         self.whole.append((kind, body))
@@ -136,7 +136,7 @@ def test_holding_stops_before_a_pdu_and_asks_again(cut: int) -> None:
 
 def test_what_is_skipped_is_not_kept() -> None:
     """A PDU nobody wants costs nothing however long it says it is, and the next one is found behind it."""
-    recorder = Recorder(Wanted.SKIPPED)
+    recorder = Recorder(PduHandling.SKIPPED)
     reader = PduReader(recorder, MAX_DATA)
     reader.feed(memoryview(struct.pack(">BxI", 0x01, 3_000_000)))
     for _ in range(3):

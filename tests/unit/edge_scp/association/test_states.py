@@ -6,8 +6,8 @@ import pytest
 from pynetdicom.fsm import TRANSITION_TABLE
 
 from edge_scp.association import pdu
-from edge_scp.association.limits import Limits
-from edge_scp.association.provider import Provider
+from edge_scp.association.limits import AssociationLimits
+from edge_scp.association.provider import UpperLayerProvider
 from edge_scp.association.states import TABLE, State
 
 RQ, AC, RJ = (
@@ -79,7 +79,7 @@ class Scene:
     def __init__(self, state: State = State.Sta2) -> None:
         self.now = 100.0
         self.transport, self.user = FakeTransport(), FakeUser()
-        self.provider = Provider(self.user, Limits(artim_seconds=10), lambda: self.now)
+        self.provider = UpperLayerProvider(self.user, AssociationLimits(artim_seconds=10), lambda: self.now)
         self.provider.connected(self.transport)
         if state is State.Sta13:
             self.receive(RELEASE_RP)
@@ -186,7 +186,14 @@ def test_the_users_answers_to_a_request() -> None:
     assert rejected.transport.did == ["abort"]
 
 
-ESTABLISHED = [State.Sta3, State.Sta6, State.Sta7, State.Sta8, State.Sta10, State.Sta12]
+ESTABLISHED = [
+    State.Sta3,
+    State.Sta6,
+    State.Sta7,
+    State.Sta8,
+    State.Sta10,
+    State.Sta12,
+]
 EXPECTED_THERE = {
     State.Sta3: set(),
     State.Sta6: {"DATA", "RELEASE-RQ"},
@@ -226,7 +233,11 @@ def test_aborts_and_losses_are_indicated(state: State) -> None:
     ours.provider.abort()
     assert (ours.state, ours.transport.sent) == (State.Sta13, [USER_ABORT])
     theirs.receive(ABORT)
-    assert (theirs.state, theirs.user.told, theirs.transport.did) == (State.Sta1, ["aborted by the peer"], ["close"])
+    assert (theirs.state, theirs.user.told, theirs.transport.did) == (
+        State.Sta1,
+        ["aborted by the peer"],
+        ["close"],
+    )
     lost.provider.lost()
     assert (lost.state, lost.user.told) == (State.Sta1, ["aborted connection lost"])
 
@@ -336,9 +347,9 @@ def test_an_abort_is_understood_at_any_byte(state: State) -> None:
 def test_lengths_are_checked_before_anything_is_kept() -> None:
     """A P-DATA-TF longer than advertised and an A-ASSOCIATE-RQ longer than any are refused by their headers."""
     established, fresh = Scene(State.Sta6), Scene()
-    established.receive(b"\x04\0" + struct.pack(">I", Limits().max_pdu + 1))
+    established.receive(b"\x04\0" + struct.pack(">I", AssociationLimits().max_pdu + 1))
     assert established.transport.sent == [provider_abort(pdu.INVALID_PDU_PARAMETER)]
-    fresh.receive(b"\x01\0" + struct.pack(">I", Limits().max_associate + 1))
+    fresh.receive(b"\x01\0" + struct.pack(">I", AssociationLimits().max_associate + 1))
     assert (fresh.state, fresh.transport.sent) == (State.Sta13, [USER_ABORT])
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bucky.dicom.identity import Identity, IdentityReader
-from edge_scp.association.sink import Answer, Caller
+from edge_scp.association.sink import Requestor, StoreStatus
 from edge_scp.association.statuses import COMMENT_LENGTH, Status
 from edge_scp.association.store_service import Refusal, StoreCommand, decide, objection
 from edge_scp.metrics import ReceiverMetrics
-from edge_scp.receive.store_handler import Receiver
+from edge_scp.receive.store_handler import StoreHandler
 from edge_scp.spool.disk import Disk
 from tests.support.edge.spool_world import SpoolWorld, verified
 from tests.support.waiting import until
@@ -22,7 +22,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
-CALLER = Caller("a1", "CT", "BUCKY", "127.0.0.1", "00-" + "1" * 32 + "-2222222222222222-01")
+CALLER = Requestor("a1", "CT", "BUCKY", "127.0.0.1", "00-" + "1" * 32 + "-2222222222222222-01")
 
 
 def encoded(**changes: str) -> bytes:
@@ -93,9 +93,9 @@ def test_what_fits_is_kept_under_its_own_uids() -> None:
     assert judged(command(), encoded()) == Identity(CT, "1.2.3.4", "1.2.3", "1.2.33")
 
 
-def answers_of(receiver: Receiver, *stores: tuple[StoreCommand, bytes]) -> list[Answer]:
+def answers_of(receiver: StoreHandler, *stores: tuple[StoreCommand, bytes]) -> list[StoreStatus]:
     """Receive instances one after the other, each in two fragments; return what was answered."""
-    answers: list[Answer] = []
+    answers: list[StoreStatus] = []
     for request, data_set in stores:
         arrival = receiver.begin(request, CALLER)
         half = memoryview(data_set)[: len(data_set) // 2]
@@ -169,7 +169,7 @@ async def test_success_means_one_spooled_instance_in_the_associations_trace(worl
         answers = answers_of(receiver, (command(), encoded()))
         assert answers == []
         await until(lambda: len(answers) == 1)
-    assert answers == [Answer(Status.SUCCESS)]
+    assert answers == [StoreStatus(Status.SUCCESS)]
     world.spool.arrived(world.arrivals.read())
     entry = world.spool.take()
     assert entry is not None
@@ -186,7 +186,7 @@ async def test_a_refused_instance_is_drained_without_touching_the_disk(world: Sp
         early = receiver.begin(command(affected_sop_instance_uid="9.9"), CALLER)
         early.write(memoryview(encoded()))
         assert world.ledger.held_bytes == 0
-        answers: list[Answer] = []
+        answers: list[StoreStatus] = []
         for each in (arrival, early):
             for _ in range(100):
                 each.write(memoryview(bytes(100_000)))
@@ -212,7 +212,7 @@ async def test_an_abandoned_instance_leaves_nothing(world: SpoolWorld) -> None:
 async def test_what_came_whole_is_kept_though_nobody_waits_for_the_answer(world: SpoolWorld) -> None:
     """An association lost while its instance is synced changes nothing: the instance is whole, and kept."""
     with world.receiving(ReceiverMetrics()) as receiver:
-        answers: list[Answer] = []
+        answers: list[StoreStatus] = []
         arrival = receiver.begin(command(), CALLER)
         arrival.write(memoryview(encoded()))
         arrival.finish(answers.append)

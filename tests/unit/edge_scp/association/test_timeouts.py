@@ -1,6 +1,6 @@
 """How long a peer may take, by a clock the test sets."""
 
-from edge_scp.association.limits import Limits
+from edge_scp.association.limits import AssociationLimits
 from edge_scp.association.timeouts import Patience
 
 
@@ -16,7 +16,7 @@ class Clock:
 def patience() -> tuple[Patience, Clock]:
     """Return a patience of sixty seconds and 100 bytes a second, and its clock."""
     clock = Clock()
-    return Patience(Limits(idle_seconds=60, min_bytes_per_second=100), clock), clock
+    return Patience(AssociationLimits(idle_seconds=60, min_bytes_per_second=100), clock), clock
 
 
 def test_the_time_between_messages_begins_with_the_last_message() -> None:
@@ -52,7 +52,7 @@ def test_a_data_set_that_drips_is_too_slow() -> None:
 def test_a_data_set_that_stops_is_too_slow_even_without_a_least_rate() -> None:
     """With no least rate set, not a byte for the time is still too little."""
     clock = Clock()
-    waiting = Patience(Limits(idle_seconds=60, min_bytes_per_second=0), clock)
+    waiting = Patience(AssociationLimits(idle_seconds=60, min_bytes_per_second=0), clock)
     waiting.data_set_begins()
     assert waiting.lost_within_data_set(130.0, 1) is None
     assert waiting.lost_within_data_set(160.0, 1) is not None

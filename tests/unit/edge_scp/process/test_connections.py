@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bucky.settings import Settings
 from bucky.text.listeners import Listener
-from edge_scp.process.connections import Admission, Connections, Verdict
+from edge_scp.process.connections import Admission, Connections, Handling
 
 
 class Port:
@@ -28,16 +28,16 @@ class Port:
         if admission.evicted is not None:
             self.connections.evicted(admission.evicted)
             self.closes(admission.evicted)
-        if admission.verdict is not Verdict.DROP:
+        if admission.verdict is not Handling.DROP:
             number = next(self._numbers)
             self.connections.opened(number, address, admission.verdict)
             self.open[number] = address
         return admission
 
-    def associates(self, address: str) -> Verdict:
+    def associates(self, address: str) -> Handling:
         """Accept a connection and its association."""
         verdict = self.arrives(address).verdict
-        if verdict is Verdict.SERVE:
+        if verdict is Handling.SERVE:
             self.connections.associated(max(self.open), address, is_now=True)
         return verdict
 
@@ -48,7 +48,7 @@ class Port:
     def knows(self, addresses: Iterable[str]) -> None:
         """Have addresses store something."""
         for address in addresses:
-            assert self.associates(address) is Verdict.SERVE
+            assert self.associates(address) is Handling.SERVE
             self.closes(max(self.open), stored=True)
 
 
@@ -61,7 +61,7 @@ def test_two_silent_addresses_keep_nobody_out() -> None:
     assert port.connections.serving == 100
     for caller in range(90):
         verdict, evicted = port.arrives(f"10.1.0.{caller}")
-        assert verdict is Verdict.SERVE
+        assert verdict is Handling.SERVE
         assert evicted is not None
         port.connections.associated(max(port.open), f"10.1.0.{caller}", is_now=True)
     assert port.connections.serving == 100
@@ -76,8 +76,8 @@ def test_the_oldest_of_the_greediest_gives_way() -> None:
         port.arrives("10.0.0.1")
     for _ in range(7):
         port.arrives("10.0.0.2")
-    assert port.arrives("10.0.0.4") == (Verdict.SERVE, 1)
-    assert port.arrives("10.0.0.5") == (Verdict.SERVE, 2)
+    assert port.arrives("10.0.0.4") == (Handling.SERVE, 1)
+    assert port.arrives("10.0.0.5") == (Handling.SERVE, 2)
 
 
 def test_a_flood_does_not_push_out_a_caller_that_is_slow() -> None:
@@ -94,7 +94,7 @@ def test_a_burst_is_told_that_it_is_too_many() -> None:
     """Callers that come all at once are answered: none is closed for the next before it could say a word."""
     port = Port(most=20, per_peer=20)
     from_one = [port.arrives("10.0.0.1") for _ in range(25)]
-    assert from_one == [Admission(Verdict.SERVE)] * 20 + [Admission(Verdict.REJECT)] * 5
+    assert from_one == [Admission(Handling.SERVE)] * 20 + [Admission(Handling.REJECT)] * 5
     port = Port(most=20, per_peer=20)
     from_many = [port.arrives(f"10.0.0.{caller}") for caller in range(25)]
     assert from_many == from_one
@@ -105,30 +105,30 @@ def test_half_open_connections_of_a_callers_own_give_way_to_it() -> None:
     port = Port(per_peer=3)
     for _ in range(3):
         port.arrives("10.0.0.1")
-    assert port.arrives("10.0.0.1") == (Verdict.REJECT, None)
+    assert port.arrives("10.0.0.1") == (Handling.REJECT, None)
     port.now += 5
-    assert port.arrives("10.0.0.1") == (Verdict.SERVE, 0)
+    assert port.arrives("10.0.0.1") == (Handling.SERVE, 0)
 
 
 def test_associations_do_not_give_way() -> None:
     """Whoever has an association keeps it; a connection whose association is over is silent like any other."""
     port = Port(most=2, per_peer=2)
-    assert [port.associates("10.0.0.1"), port.associates("10.0.0.1")] == [Verdict.SERVE] * 2
+    assert [port.associates("10.0.0.1"), port.associates("10.0.0.1")] == [Handling.SERVE] * 2
     port.now += 1000
-    assert port.arrives("10.0.0.2") == (Verdict.REJECT, None)
+    assert port.arrives("10.0.0.2") == (Handling.REJECT, None)
     port.connections.associated(0, "10.0.0.1", is_now=False)
     port.now += 5
-    assert port.arrives("10.0.0.2") == (Verdict.SERVE, 0)
+    assert port.arrives("10.0.0.2") == (Handling.SERVE, 0)
 
 
 def test_known_callers_have_places_of_their_own() -> None:
     """When associations of others fill the listener, those that stored before still get in, a few connections each."""
     port = Port()
     port.knows(["10.0.0.9", "10.0.0.1"])
-    assert [port.associates("10.0.0.1") for _ in range(81)] == [Verdict.SERVE] * 80 + [Verdict.REJECT]
-    assert [port.associates("10.0.0.2") for _ in range(21)] == [Verdict.SERVE] * 20 + [Verdict.REJECT]
-    assert [port.associates("10.0.0.9") for _ in range(5)] == [Verdict.SERVE] * 4 + [Verdict.REJECT]
-    assert port.associates("10.0.0.1") is Verdict.REJECT
+    assert [port.associates("10.0.0.1") for _ in range(81)] == [Handling.SERVE] * 80 + [Handling.REJECT]
+    assert [port.associates("10.0.0.2") for _ in range(21)] == [Handling.SERVE] * 20 + [Handling.REJECT]
+    assert [port.associates("10.0.0.9") for _ in range(5)] == [Handling.SERVE] * 4 + [Handling.REJECT]
+    assert port.associates("10.0.0.1") is Handling.REJECT
 
 
 def test_a_known_caller_with_few_keeps_its_silent_connections() -> None:
@@ -157,7 +157,7 @@ def test_strangers_to_the_network_take_no_place() -> None:
     port.arrives("10.0.0.1")
     port.now += 1000
     verdicts = [port.arrives("192.168.0.1") for _ in range(40)]
-    assert verdicts == [Admission(Verdict.REJECT)] * 32 + [Admission(Verdict.DROP)] * 8
+    assert verdicts == [Admission(Handling.REJECT)] * 32 + [Admission(Handling.DROP)] * 8
     assert port.connections.serving == 1
 
 
@@ -169,7 +169,7 @@ def test_an_association_accepted_while_it_was_to_give_way_counts() -> None:
     evicted = port.connections.admission("10.0.0.2").evicted
     assert evicted == 0
     port.connections.evicted(0)
-    port.connections.opened(7, "10.0.0.2", Verdict.SERVE)
+    port.connections.opened(7, "10.0.0.2", Handling.SERVE)
     port.connections.associated(0, "10.0.0.1", is_now=True)
     assert port.connections.serving == 2
     port.connections.closed(0, "10.0.0.1")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_scp.spool.capacity import Capacity, Ledger, Limits, SpoolFull
+from edge_scp.spool.capacity import Capacity, SharedCounters, SpoolFull, SpoolLimits
 from edge_scp.spool.entries import Spool
-from edge_scp.spool.notifications import Announcer, Arrivals, Ended, announce_end, open_pipe
+from edge_scp.spool.notifications import Ended, Notifications, Notifier, notify_end, open_pipe
 from tests.support.edge.spool_world import DATA, SLOT, SpoolWorld
 
 
@@ -42,9 +42,9 @@ def keep_unannounced(world: SpoolWorld) -> None:
 
 def test_both_sides_of_a_page_see_the_same() -> None:
     """A page opened by its descriptor, as in another process, shows what was written on it."""
-    ledger, descriptor = Ledger.create()
-    other = Ledger(descriptor)
-    limits = Limits(ledger, max_bytes=9999, min_free_bytes=0, resume_fraction=1, free_bytes=lambda: 9999)
+    ledger, descriptor = SharedCounters.create()
+    other = SharedCounters(descriptor)
+    limits = SpoolLimits(ledger, max_bytes=9999, min_free_bytes=0, resume_fraction=1, free_bytes=lambda: 9999)
     Capacity(ledger, 5, limits).take(1000)
     Capacity(other, 6, limits).take(500)
     other.refusing = True
@@ -73,7 +73,7 @@ def test_a_receiver_killed_anywhere_leaves_a_true_account(world: SpoolWorld) -> 
     keep_unannounced(world)
     assert held(world)[1] > on_disk(world)[1]
     assert not world.ledger.settled(SLOT)
-    assert announce_end(world.writing, SLOT)
+    assert notify_end(world.writing, SLOT)
     world.spool.arrived(world.arrivals.read())
     assert held(world) == on_disk(world)
     assert world.ledger.instances == 2
@@ -84,7 +84,7 @@ def test_a_receiver_killed_anywhere_leaves_a_true_account(world: SpoolWorld) -> 
 def test_the_next_receiver_in_a_slot_starts_even(world: SpoolWorld) -> None:
     """A slot used again by another receiver adds to the account and loses nothing of it."""
     keep_unannounced(world)
-    announce_end(world.writing, SLOT)
+    notify_end(world.writing, SLOT)
     world.spool.arrived(world.arrivals.read())
     world.ledger.begin(SLOT)
     assert held(world) == on_disk(world)
@@ -125,15 +125,15 @@ def test_a_full_pipe_delays_nobody_and_loses_nothing(world: SpoolWorld) -> None:
 def test_lines_are_read_whole_however_they_come() -> None:
     """An announcement cut by the end of a read is put together with what comes next."""
     reading, writing = open_pipe()
-    ledger = Ledger()
-    Announcer(writing, ledger, 1).kept([("a.dcm", 10), ("b.dcm", 20)])
+    ledger = SharedCounters()
+    Notifier(writing, ledger, 1).kept([("a.dcm", 10), ("b.dcm", 20)])
     line = os.read(reading, 1000)
-    arrivals = Arrivals(reading)
+    arrivals = Notifications(reading)
     found = []
     for at in range(len(line)):
         os.write(writing, line[at : at + 1])
         found += list(arrivals.read())
-    announce_end(writing, 1)
+    notify_end(writing, 1)
     found += list(arrivals.read())
     assert [getattr(each, "name", None) for each in found] == ["a.dcm", "b.dcm", None]
     assert found[-1] == Ended(1)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bucky.settings import Settings
-from edge_scp.spool.capacity import Announced
+from edge_scp.spool.capacity import Notified
 from edge_scp.spool.entry import Entry
-from edge_scp.spool.notifications import Ended, Kept
+from edge_scp.spool.notifications import Ended, Spooled
 from edge_scp.spool.record import CorruptRecord, verify
-from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, State, Trays, wanted
+from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Slots, SlotState, wanted
 from tests.support.edge.spool_world import SLOT, SpoolWorld, all_kept, verified
 
 COUNT = 4
@@ -39,9 +39,9 @@ def fill(path: Path, index: int, content: bytes, when: int = 7) -> None:
         file.write(label.ljust(LABEL_BYTES, b"\0") + content)
 
 
-def start(path: Path, count: int = COUNT) -> Trays:
+def start(path: Path, count: int = COUNT) -> Slots:
     """Open trays as an edge does when it starts."""
-    trays, page = Trays.start(path, count)
+    trays, page = Slots.start(path, count)
     os.close(page)
     assert trays is not None
     trays.prepare(count, lambda: True)
@@ -73,7 +73,7 @@ def test_trays_are_prepared_once_and_free(path: Path) -> None:
     assert start(path).free == COUNT
     assert path.stat().st_size == COUNT * TRAY_BYTES
     assert path.stat().st_blocks * 512 >= COUNT * TRAY_BYTES
-    trays, page = Trays.start(path, COUNT)
+    trays, page = Slots.start(path, COUNT)
     os.close(page)
     assert trays is not None
     assert trays.free == COUNT
@@ -81,7 +81,7 @@ def test_trays_are_prepared_once_and_free(path: Path) -> None:
 
 def test_no_tray_is_prepared_without_room(path: Path) -> None:
     """A disk with little room is left alone."""
-    trays, page = Trays.start(path, 20)
+    trays, page = Slots.start(path, 20)
     os.close(page)
     assert trays is not None
     answers = iter([True, False])
@@ -146,14 +146,19 @@ def test_what_a_dead_receiver_left_is_kept_or_free(world: SpoolWorld, content: b
     """Of the trays of a receiver that is gone, those with an instance are queued, and the others are free again."""
     page = memoryview(bytearray(os.pread(world.trays_page, COUNT, 0)))
     for index, owner in ((0, SLOT), (1, SLOT), (2, SLOT + 1)):
-        page[index] = State.OWNED + owner
+        page[index] = SlotState.OWNED + owner
     os.pwrite(world.trays_page, page, 0)
     fill(world.folder.trays, 1, content)
     world.spool.arrived([Ended(SLOT)])
     entry = world.spool.take()
     assert entry is not None
     assert (entry.name, entry.size) == (f"{7:020d}-1.tray", len(content))
-    assert list(os.pread(world.trays_page, COUNT, 0)) == [State.FREE, State.HELD, State.OWNED + SLOT + 1, State.FREE]
+    assert list(os.pread(world.trays_page, COUNT, 0)) == [
+        SlotState.FREE,
+        SlotState.HELD,
+        SlotState.OWNED + SLOT + 1,
+        SlotState.FREE,
+    ]
 
 
 def test_a_damaged_instance_is_set_aside(world: SpoolWorld, content: bytes) -> None:
@@ -197,7 +202,7 @@ def test_fewer_trays_keep_what_they_hold(path: Path, content: bytes) -> None:
     with trays.open(entry) as file:
         assert file.read() == content
     trays.release(entry)
-    none, page = Trays.start(path, 0)
+    none, page = Slots.start(path, 0)
     os.close(page)
     assert none is not None
     assert (none.free, path.stat().st_size) == (0, 0)
@@ -222,7 +227,7 @@ def test_news_that_come_too_late_touch_no_other_instance(world: SpoolWorld, cont
     assert entry is not None
     again.spool.release(entry)
     fill(again.folder.trays, 0, content, when=8)
-    again.spool.arrived([Kept(entry.name, entry.size, SLOT, Announced(entry.size, 1))])
+    again.spool.arrived([Spooled(entry.name, entry.size, SLOT, Notified(entry.size, 1))])
     late = again.spool.take()
     assert late is not None
     with pytest.raises(FileNotFoundError):
@@ -237,7 +242,7 @@ def test_news_that_come_too_late_touch_no_other_instance(world: SpoolWorld, cont
 
 def test_trays_of_an_uploader_that_died_preparing_them_are_used(path: Path) -> None:
     """Its successor goes on where it ended, with what it had written."""
-    trays, page = Trays.start(path, COUNT)
+    trays, page = Slots.start(path, COUNT)
     os.close(page)
     assert trays is not None
     os.truncate(path, 2 * TRAY_BYTES + 5000)
@@ -263,7 +268,7 @@ def test_trays_are_wanted_where_they_can_be_used(tmp_path: Path) -> None:
     """None where nothing would use them, and not more than the spool may hold."""
     assert wanted(Settings(spool_sync="file")) == wanted(Settings(edge_express=False)) == 0
     assert wanted(Settings(spool_max_bytes=3 * TRAY_BYTES)) in (0, 3)
-    assert Trays.start(tmp_path / "trays", 0)[0] is None
+    assert Slots.start(tmp_path / "trays", 0)[0] is None
     assert not (tmp_path / "trays").exists()
 
 

@@ -20,7 +20,7 @@ from bucky.settings import Settings
 from bucky.store.barrier import Barrier, DelayBarrier, NoBarrier, SyncFsBarrier, barrier_of
 from bucky.store.objects import MemoryObjectStore
 from edge_scp.metrics import Rate, UploaderMetrics
-from edge_scp.spool.record import Record
+from edge_scp.spool.record import SpoolRecord
 from edge_scp.upload import dependency as dependency_module
 from edge_scp.upload.dependency import Dependency, Unavailable
 from edge_scp.upload.uploader import Uploader
@@ -96,7 +96,7 @@ class Edge:
     progress: Callable[[], dict[str, float]] = dict
     numbers: random.Random = field(default_factory=lambda: random.Random(1))
 
-    def keep(self, sop_instance_uid: str = "1.2.3.4") -> Record:
+    def keep(self, sop_instance_uid: str = "1.2.3.4") -> SpoolRecord:
         """Acknowledge one instance."""
         identity = Identity("1.2.840.10008.5.1.4.1.1.7", sop_instance_uid, "1.2.3", "1.2.33")
         return self.world.keep(self.numbers.randbytes(5000), identity)
