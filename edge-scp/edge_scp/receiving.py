@@ -5,9 +5,7 @@ Started by `edge_scp.__main__`, which hands it accepted connections over a chann
 
 import asyncio
 import gc
-import os
 import socket
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -23,9 +21,8 @@ from edge_scp.channel import Channel, Message
 from edge_scp.children import Inherited, end_at_once, run
 from edge_scp.commit_board import CommitBoard
 from edge_scp.commitment_reports import CommitmentReports
-from edge_scp.committer import Committer, FileCommitter, GroupCommitter, NoCommitter
+from edge_scp.committer import Committer, GroupCommitter
 from edge_scp.connections import Verdict
-from edge_scp.disk import Disk, UnhurriedDisk
 from edge_scp.express import LaneSelector, TraysFor, lane_of
 from edge_scp.metrics import ReceiverMetrics
 from edge_scp.receiver import Receiver
@@ -48,13 +45,12 @@ async def receive(selector: LaneSelector, settings: Settings, inherited: Inherit
         folder,
         capacity,
         Announcer(inherited.announcements, ledger, inherited.slot),
-        committer_of(settings, inherited),
+        committer_of(inherited),
         metrics,
-        UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
-    asking = CommitBoard(inherited.board).lane(inherited.number)
+    queue = CommitBoard(inherited.board).fast_path_end(inherited.number)
     trays = TraysFor(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
-    lane = lane_of(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
+    lane = lane_of(settings, selector, receiver, capacity, counters=inherited.ledger, queue=queue, trays=trays)
     log.get_logger("edge").info("receiver.started", express=lane is not None)
     broker = BrokerLink(settings)
     acceptors = Acceptors(settings, receiver, metrics, lane, CommitmentReports(broker))
@@ -97,13 +93,8 @@ def _tell(channel: Channel, number: int, standing: Standing, stored: bool) -> No
         channel.send({"number": number, "associated": standing is Standing.ASSOCIATED})
 
 
-def committer_of(settings: Settings, inherited: Inherited) -> Committer:
-    """Return what makes files durable, as the settings ask for, wired to the running loop."""
-    if settings.spool_sync == "none":
-        return NoCommitter()
-    if settings.spool_sync == "file":
-        disk = Disk()
-        return FileCommitter(disk, disk.open_folder(SpoolFolder(settings.spool_dir).ready))
+def committer_of(inherited: Inherited) -> Committer:
+    """Return what makes files durable, wired to the running loop."""
     committer = GroupCommitter(CommitBoard(inherited.board), inherited.number)
     asyncio.get_running_loop().add_reader(committer.answers, committer.answered)
     return committer
@@ -162,15 +153,8 @@ class Acceptors:
 
 def main() -> None:
     """Receive; a failure nobody foresaw ends the process, and the parent starts another."""
-    threading.excepthook = _thread_failed
     selector = LaneSelector()
     run(partial(receive, selector), lambda: asyncio.SelectorEventLoop(selector))
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """End the process: without the thread that syncs its files (`BUCKY_SPOOL_SYNC=file`) it would never answer."""
-    log.get_logger("edge").critical("thread.failed", error=repr(failure.exc_value))
-    os._exit(1)
 
 
 if __name__ == "__main__":
