@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.natives import Natives
+from bench.natives import Bare, Natives
 from bench.network import listening
 from bench.stored import TRAY_BYTES, TRAYS
 from bucky.runtime.ports import free_port
 from bucky.settings import Settings
+from edge_scp.spool.slots import wanted
 from local_stack.servers import SYSTEM_PATH
 
 MAX_PDU = 131072
@@ -92,7 +93,11 @@ class Running:
 
 def found(natives: Natives, *, own_network: bool) -> tuple[list[Receiver], list[Missing]]:
     """Return the receivers that can be measured on this machine, ours first, and those that cannot."""
-    receivers, missing = [_bucky(), _bare_bucky()], []
+    receivers, missing = [_bucky()], []
+    if natives.bare:
+        receivers.append(_bare_bucky(natives.bare))
+    else:
+        missing.append(Missing("bucky bare", "its native part is built without digests, which takes cargo"))
     storescp, orthanc = shutil.which("storescp", path=SYSTEM_PATH), shutil.which("Orthanc", path=SYSTEM_PATH)
     needs_network = "listens on all addresses, so it needs a network namespace (root and iproute2)"
     if storescp and own_network:
@@ -115,15 +120,14 @@ def _bucky() -> Receiver:
     return Receiver("bucky", "group sync, SHA-256", lambda address, port, folder: _edge(address, port, folder, {}))
 
 
-def _bare_bucky() -> Receiver:
-    without = {"BUCKY_SPOOL_SYNC": "none", "PYTHONPATH": str(Path(__file__).parent / "without_digest")}
-    return Receiver("bucky bare", "—", lambda address, port, folder: _edge(address, port, folder, without))
+def _bare_bucky(bare: Bare) -> Receiver:
+    return Receiver("bucky bare", "—", lambda address, port, folder: _edge(address, port, folder, bare.env))
 
 
 def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Launch:
     """Return the edge as shipped, with neither store nor broker to be reached: it keeps what it receives.
 
-    It has run before, so its trays are there.
+    It has run before, so its slots are there, if it uses any.
     """
     listener = {"port": port, "host": address, "allow_networks": ["127.0.0.0/8", "10.77.9.0/30"]}
     env = {
@@ -136,11 +140,11 @@ def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Lau
     trays = folder / TRAYS
     if (kept := folder.parent / TRAYS).exists():
         kept.rename(trays)
-    prepared = Settings().spool_trays * TRAY_BYTES
+    prepared = wanted(Settings()) * TRAY_BYTES
     return Launch(
         (sys.executable, "-m", "edge_scp"),
         {**env, **more},
-        ready=lambda: trays.exists() and trays.stat().st_size >= prepared,
+        ready=lambda: not prepared or (trays.exists() and trays.stat().st_size >= prepared),
     )
 
 

@@ -35,6 +35,7 @@ from bucky.settings import Settings
 from bucky.store.barrier import NoBarrier
 from bucky.store.objects import S3ObjectStore
 from edge_scp.metrics import UploaderMetrics
+from edge_scp.spool.disk import Disk
 from edge_scp.upload.dependency import Dependency
 from edge_scp.upload.uploader import Uploader
 from local_stack.servers import REPOSITORY, built
@@ -148,6 +149,13 @@ def _uploaders(
     return rows
 
 
+class _UnsyncedDisk(Disk):
+    """A disk that nothing waits for: what fills the spool is not measured."""
+
+    def sync_file_system(self, descriptor: int) -> None:
+        """Leave it to the operating system."""
+
+
 async def _upload_all(settings: Settings, concurrency: int, size: int, count: int) -> Run:
     """Empty a spool that was filled before."""
     client = await connect(settings, "bench")
@@ -159,7 +167,7 @@ async def _upload_all(settings: Settings, concurrency: int, size: int, count: in
         return None
 
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:
-        world = SpoolWorld(Path(folder), max_bytes=1 << 40, sync="none")
+        world = SpoolWorld(Path(folder), max_bytes=1 << 40, disk=_UnsyncedDisk())
         for number in range(count):
             identity = Identity("1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}", "1.2.3", "1.2.33")
             world.keep(secrets.token_bytes(size), identity)

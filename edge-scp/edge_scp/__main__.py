@@ -61,19 +61,17 @@ async def serve(settings: Settings) -> None:
         arriving,
         ended=lambda _slot: receivers.uploader_restarted(),
     )
-    committers = [Worker("committer", "edge_scp.process.commit_worker", shared, announcing)] * (
-        settings.spool_sync == "group"
-    )
+    committer = Worker("committer", "edge_scp.process.commit_worker", shared, announcing)
     numbers = count()
     ports = [
         Port(listener, settings, receivers.of(number), metrics.refused, numbers)
         for number, listener in enumerate(settings.edge_listeners)
     ]
     receivers.counts = [port.connections for port in ports]
-    state = EdgeState(ports, receivers.children, uploader, committers, ledger, limits, settings.queue_normal_seconds)
+    state = EdgeState(ports, receivers.children, uploader, committer, ledger, limits, settings.queue_normal_seconds)
     http = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
-    children = (*receivers.children, uploader, *committers)
+    children = (*receivers.children, uploader, committer)
     working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(ledger, limits))
     try:
         await _first_of(stop, working, _ready(children))
@@ -93,7 +91,7 @@ async def serve(settings: Settings) -> None:
         for port in ports:
             port.stop()
         drained = await receivers.drain(DRAIN_SECONDS, GRACE_SECONDS)
-        for child in (*committers, uploader):
+        for child in (committer, uploader):
             await child.stop({"stop": True}, EXIT_SECONDS)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)

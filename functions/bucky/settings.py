@@ -131,7 +131,7 @@ class Settings(BaseModel):
         True,
         description=(
             "Serve the usual C-STORE on connections without TLS in native code, where that was built: several "
-            "times as fast, and otherwise the same. Only with `BUCKY_SPOOL_SYNC` `group` or `none`."
+            "times as fast, and otherwise the same."
         ),
     )
     edge_idle_seconds: float = Field(60.0, gt=0, description="Idle time after which an association is aborted.")
@@ -153,14 +153,6 @@ class Settings(BaseModel):
     )
     spool_min_free_bytes: int = Field(
         1024**3, ge=0, description="Free disk space below which the edge answers 0xA700, in bytes."
-    )
-    spool_sync: Literal["group", "file", "none"] = Field(
-        "group",
-        description=(
-            "How instances reach the disk before they are acknowledged: `group` (one sync of the spool's file "
-            "system for all that wait), `file` (each file by itself: for a file system that others write much "
-            "to), `none` (not at all: **a power cut loses acknowledged instances**; for benchmarks only)."
-        ),
     )
     spool_trays: int = Field(
         4096,

@@ -37,13 +37,13 @@ class EdgeState:
         ports: Sequence[Port],
         receivers: Sequence[Worker],
         uploader: Worker,
-        committers: Sequence[Worker],
+        committer: Worker,
         ledger: SharedCounters,
         limits: SpoolLimits,
         normal_seconds: float = 600.0,
     ) -> None:
         self._ports, self._receivers, self._uploader = ports, receivers, uploader
-        self._children = (*receivers, uploader, *committers)
+        self._children = (*receivers, uploader, committer)
         self._ledger, self._limits = ledger, limits
         self._normal_seconds = normal_seconds
         self._troubles = Troubles()

@@ -5,9 +5,7 @@ Started by `edge_scp.__main__`, which hands it accepted connections over a chann
 
 import asyncio
 import gc
-import os
 import socket
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -30,9 +28,8 @@ from edge_scp.receive.commitment_reports import CommitmentReports
 from edge_scp.receive.fast_path import FastPathSelector, WorkerSlots, native_loop
 from edge_scp.receive.store_handler import StoreHandler
 from edge_scp.spool.capacity import Capacity, SharedCounters, SpoolLimits
-from edge_scp.spool.disk import Disk, UnhurriedDisk
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.group_commit import Committer, FileCommitter, GroupCommitter, NoCommitter
+from edge_scp.spool.group_commit import Committer, GroupCommitter
 from edge_scp.spool.notifications import Notifier
 from edge_scp.spool.sync_queue import SyncQueue
 from edge_scp.upload.broker_link import UploadPublisher
@@ -48,13 +45,12 @@ async def receive(selector: FastPathSelector, settings: Settings, inherited: Wor
         folder,
         capacity,
         Notifier(inherited.announcements, ledger, inherited.slot),
-        committer_of(settings, inherited),
+        committer_of(inherited),
         metrics,
-        UnhurriedDisk() if settings.spool_sync == "none" else Disk(),
     )
-    asking = SyncQueue(inherited.board).lane(inherited.number)
+    queue = SyncQueue(inherited.board).fast_path_end(inherited.number)
     trays = WorkerSlots(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
-    lane = native_loop(settings, selector, receiver, capacity, ledger=inherited.ledger, asking=asking, trays=trays)
+    lane = native_loop(settings, selector, receiver, capacity, counters=inherited.ledger, queue=queue, trays=trays)
     log.get_logger("edge").info("receiver.started", express=lane is not None)
     broker = UploadPublisher(settings)
     acceptors = Acceptors(settings, receiver, metrics, lane, CommitmentReports(broker))
@@ -97,13 +93,8 @@ def _tell(channel: Channel, number: int, standing: ConnectionState, stored: bool
         channel.send({"number": number, "associated": standing is ConnectionState.ASSOCIATED})
 
 
-def committer_of(settings: Settings, inherited: WorkerContext) -> Committer:
-    """Return what makes files durable, as the settings ask for, wired to the running loop."""
-    if settings.spool_sync == "none":
-        return NoCommitter()
-    if settings.spool_sync == "file":
-        disk = Disk()
-        return FileCommitter(disk, disk.open_folder(SpoolFolder(settings.spool_dir).ready))
+def committer_of(inherited: WorkerContext) -> Committer:
+    """Return what makes files durable, wired to the running loop."""
     committer = GroupCommitter(SyncQueue(inherited.board), inherited.number)
     asyncio.get_running_loop().add_reader(committer.answers, committer.answered)
     return committer
@@ -162,15 +153,8 @@ class Acceptors:
 
 def main() -> None:
     """Receive; a failure nobody foresaw ends the process, and the parent starts another."""
-    threading.excepthook = _thread_failed
     selector = FastPathSelector()
     run(partial(receive, selector), lambda: asyncio.SelectorEventLoop(selector))
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """End the process: without the thread that syncs its files (`BUCKY_SPOOL_SYNC=file`) it would never answer."""
-    log.get_logger("edge").critical("thread.failed", error=repr(failure.exc_value))
-    os._exit(1)
 
 
 if __name__ == "__main__":

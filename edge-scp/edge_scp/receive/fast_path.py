@@ -1,7 +1,7 @@
-"""The express lane: associations that do the usual are served in native code (`edge-scp/express`, docs/adr/0017).
+"""The fast path: associations that send plain C-STOREs are served in native code (`edge-scp/express`, docs/adr/0017).
 
-Between two messages a connection without TLS may enter it. There, C-STORE-RQs are taken, kept and answered as
-`upper_layer` and `receiver` do it. Whatever is not usual comes back as it was received, and is served here.
+Between two messages a connection without TLS may enter a session there, in which C-STORE-RQs are received, stored and
+answered as `upper_layer` and `receiver` would. Anything else is handed back as it was received, and served here.
 Where the native code was not built, everything is.
 """
 
@@ -11,6 +11,7 @@ import selectors
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -31,6 +32,7 @@ from edge_scp.spool.capacity import Capacity
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import not_synced, refused
 from edge_scp.spool.folder import SpoolFolder
+from edge_scp.spool.sync_queue import SyncQueueEnd
 
 log = get_logger("edge")
 
@@ -39,11 +41,17 @@ try:
 except ImportError:
     _express = None  # type: ignore[assignment]
 
-# Whether SHA-256 is computed; benchmarks measure what it costs.
-DIGEST = True
-# A peer that takes shorter PDUs would get its responses in several.
+# To a peer that takes only shorter PDUs a response goes in several, which the fast path does not do.
 _RESPONSE_BYTES = 512
 _CUT_SHORT = Refusal(Status.PROCESSING_FAILURE, "The instance did not come whole")
+
+
+class SpoolCounters(NamedTuple):
+    """The page of the spool's shared counters, and two of its words: the spool refuses, and this receiver's bytes."""
+
+    page: int
+    refusing: int
+    taken: int
 
 
 def native_loop(
@@ -52,34 +60,31 @@ def native_loop(
     receiver: StoreHandler,
     capacity: Capacity,
     *,
-    ledger: int,
-    asking: tuple[int, int, int, int, int],
+    counters: int,
+    queue: SyncQueueEnd,
     trays: "WorkerSlots | None" = None,
 ) -> "FastPath | None":
-    """Return the process's lane, served by the running loop's selector; None if settings or machine have none.
+    """Return the process's fast path, served by the running loop's selector; None if settings or machine have none.
 
-    `ledger` is the descriptor of the spool's account; `asking` is as `SyncQueue.lane` has it.
+    `counters` is the descriptor of the spool's shared counters.
     """
-    if _express is None or not settings.edge_express or settings.spool_sync == "file":
+    if _express is None or not settings.edge_express:
         return None
-    synced = settings.spool_sync == "group"
-    lane = _express.Lane(
-        Disk().open_folder(SpoolFolder(settings.spool_dir).ready),
-        (ledger, *capacity.places),
-        asking if synced else None,
-        capacity.allowance,
+    native = _express.FastPath(
+        ready=Disk().open_folder(SpoolFolder(settings.spool_dir).ready),
+        counters=SpoolCounters(counters, *capacity.places),
+        allowance=capacity.allowance,
+        queue=queue,
         max_pdu=settings.edge_max_pdu,
-        write_back=synced,
-        digest=DIGEST,
     )
     if trays is not None and trays.any:
-        _use(lane, trays, synced=synced)
-    return FastPath(lane, selector, receiver)
+        _use_slots(native, trays)
+    return FastPath(native, selector, receiver)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlots:
-    """The trays that one of so many receivers may take, by their page; `slot` is its slot in the ledger."""
+    """The slots that one of several receivers may fill; `page` holds their states, `slot` is the receiver's number."""
 
     path: Path
     page: int
@@ -89,16 +94,18 @@ class WorkerSlots:
 
     @property
     def any(self) -> bool:
-        """Tell whether there are trays."""
+        """Tell whether there are slots."""
         return os.fstat(self.page).st_size > 0
 
 
-def _use(lane: "_express.Lane", trays: WorkerSlots, *, synced: bool) -> None:
-    """Have instances kept in trays, past the cache if they are to be on the disk; unless this process may not."""
+def _use_slots(native: "_express.FastPath", trays: WorkerSlots) -> None:
+    """Store instances in slots, past the page cache; if the operating system refuses, they go to files."""
     try:
-        descriptor = os.open(trays.path, os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if synced else 0))
+        descriptor = os.open(trays.path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
         try:
-            lane.use_trays(descriptor, trays.page, trays.receiver, trays.receivers, trays.slot)
+            native.use_slots(
+                file=descriptor, states=trays.page, first=trays.receiver, step=trays.receivers, owner=trays.slot
+            )
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -106,31 +113,31 @@ def _use(lane: "_express.Lane", trays: WorkerSlots, *, synced: bool) -> None:
 
 
 class FastPathSelector(selectors.EpollSelector):
-    """What an event loop waits with. The lane is served while it waits, and the loop need not turn for it."""
+    """What an event loop waits with. The fast path is served meanwhile, which costs no turn of the loop."""
 
-    lane: "_express.Lane | None" = None
+    native: "_express.FastPath | None" = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready."""
-        if self.lane is None:
+        if self.native is None:
             return super().select(timeout)
-        self.lane.serve(self.fileno(), timeout)
+        self.native.serve(self.fileno(), timeout)
         return super().select(0)
 
 
 class FastPath:
-    """The lane of one process, in the running event loop."""
+    """The fast path of one process, in the running event loop."""
 
-    def __init__(self, lane: "_express.Lane", selector: FastPathSelector, receiver: StoreHandler) -> None:
-        self._lane, self._selector, self._receiver = lane, selector, receiver
-        self._rides: dict[int, _Ride] = {}
+    def __init__(self, native: "_express.FastPath", selector: FastPathSelector, receiver: StoreHandler) -> None:
+        self._native, self._selector, self._receiver = native, selector, receiver
+        self._sessions: dict[int, _Session] = {}
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(lane.fileno(), self._hear)
-        selector.lane = lane
-        receiver.kept_in_lane = self._kept
+        self._loop.add_reader(native.fileno(), self._notified)
+        selector.native = native
+        receiver.kept_in_lane = self._take_spooled
 
     def offer(self, association: AcceptedAssociation, connection: Connection) -> None:
-        """Take a connection that is between two messages, if it is a usual one."""
+        """Take a connection that is between two messages, if its association can be served in native code."""
         offered = association.offered()
         if offered is None:
             return
@@ -138,65 +145,59 @@ class FastPath:
         contexts = [
             (context_id, _context(context.abstract_syntax_uid, context.transfer_syntax_uid, caller))
             for context_id, context in agreement.contexts.items()
-            if _usual(context.abstract_syntax_uid, context.transfer_syntax_uid)
+            if _is_served(context.abstract_syntax_uid, context.transfer_syntax_uid)
         ]
         if not contexts or 0 < agreement.peer_max_pdu < _RESPONSE_BYTES:
             return
-        _version, trace_id, _span, flags = caller.traceparent.split("-")
-        number = self._lane.enter(connection.lend(), _fields(caller), (trace_id, flags), contexts)
-        self._rides[number] = ride = _Ride(self, number, association, connection)
-        association.lane_entered(ride)
+        number = self._native.enter(connection.lend(), _caller(caller), contexts)
+        self._sessions[number] = session = _Session(self, number, association, connection)
+        association.lane_entered(session)
 
     def close(self) -> None:
         """Wait for what is not durable yet, and end."""
-        self._selector.lane = None
-        self._loop.remove_reader(self._lane.fileno())
-        self._lane.close()
+        self._selector.native = None
+        self._loop.remove_reader(self._native.fileno())
+        self._native.close()
 
     def standing(self, number: int) -> SessionState:
-        """Return where an association stands."""
-        progress = self._lane.progress(number)
+        """Return where a session stands."""
+        progress = self._native.progress(number)
         if progress is None:
-            raise AssertionError("a ride ends when the connection leaves the lane")
-        phase, since, received = progress
-        return SessionState(Phase(phase), since, received)
+            raise AssertionError("a session ends when its connection is handed back")
+        return SessionState(Phase(progress.phase), progress.since, progress.received)
 
     def end(self, number: int) -> None:
-        """Let a connection leave, wherever it stands."""
-        left = self._lane.leave(number)
-        if left is not None:
-            self._left(left)
+        """Take a connection back, wherever it stands."""
+        handback = self._native.leave(number)
+        if handback is not None:
+            self._take_back(handback)
 
-    def _hear(self) -> None:
-        left, kept = self._lane.news()
-        if kept:
+    def _notified(self) -> None:
+        notifications = self._native.notifications()
+        if notifications.spooled:
             self._receiver.settle_soon()
-        for each in left:
-            self._left(each)
+        for handback in notifications.handbacks:
+            self._take_back(handback)
 
-    def _kept(self) -> FastPathResults:
-        return FastPathResults(*self._lane.kept())
+    def _take_spooled(self) -> FastPathResults:
+        spooled = self._native.take_spooled()
+        return FastPathResults(spooled.records, spooled.data_set_bytes, spooled.seconds, spooled.log_lines)
 
-    def _left(self, left: "_express.LeftFields") -> None:
-        number, answered, request, refusal, held, unsent, closed = left
-        ride = self._rides.pop(number)
-        unfinished = None
-        if request is not None:
-            command_set, context_id, ended, received = request
-            reason = _CUT_SHORT if refusal is None else _refusal(*refusal)
-            unfinished = Unfinished(context_id, command_set, ended, received, reason)
+    def _take_back(self, handback: "_express.Handback") -> None:
+        session = self._sessions.pop(handback.session)
+        unfinished = _unfinished(handback.unanswered) if handback.unanswered is not None else None
         try:
-            ride.association.lane_left(answered, unfinished)
-            ride.connection.take_back(held, unsent, closed)
+            session.association.lane_left(handback.stored, unfinished)
+            session.connection.take_back(handback.unread, handback.unsent, handback.closed)
         except Exception:
             # Unforeseen, and of this association alone.
             log.exception("connection.failed")
-            ride.connection.abort()
+            session.connection.abort()
 
 
 @dataclass(frozen=True, slots=True)
-class _Ride:
-    """One connection in the lane."""
+class _Session:
+    """One connection's time on the fast path."""
 
     express: FastPath
     number: int
@@ -209,13 +210,14 @@ class _Ride:
         return self.express.standing(self.number)
 
     def end(self) -> None:
-        """Leave the lane."""
+        """Take the connection back."""
         self.express.end(self.number)
 
 
-def _usual(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:
-    rare = transfer_syntax_uid in DEFLATED or transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
-    return abstract_syntax_uid not in {VERIFICATION, STORAGE_COMMITMENT} and not rare
+def _is_served(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:
+    """Tell whether the native code serves a presentation context: storage in little endian, not deflated."""
+    unusual = transfer_syntax_uid in DEFLATED or transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+    return abstract_syntax_uid not in {VERIFICATION, STORAGE_COMMITMENT} and not unusual
 
 
 def _context(abstract_syntax_uid: str, transfer_syntax_uid: str, caller: Requestor) -> "_express.Context":
@@ -230,8 +232,8 @@ def _context_of(
     return _express.Context(abstract_syntax_uid, transfer_syntax_uid, transfer_syntax_uid in IMPLICIT, before, after)
 
 
-def _fields(caller: Requestor) -> tuple[str, str]:
-    """Return what the instances of an association have in common, as JSON: in a `SpoolRecord`, and in the log."""
+def _caller(caller: Requestor) -> "_express.Caller":
+    """Return what all instances of an association have in common: in a `SpoolRecord`, in the log, in traces."""
     in_log = {"calling_aet": caller.calling_aet, "association_id": caller.association_id}
     in_record = {
         **in_log,
@@ -239,16 +241,27 @@ def _fields(caller: Requestor) -> tuple[str, str]:
         "source_address": caller.source_address,
         "listener": caller.listener,
     }
-    return orjson.dumps(in_record)[1:-1].decode(), orjson.dumps(in_log)[1:-1].decode()
+    _version, trace_id, _span, trace_flags = caller.traceparent.split("-")
+    return _express.Caller(
+        record_fields=orjson.dumps(in_record)[1:-1].decode(),
+        log_fields=orjson.dumps(in_log)[1:-1].decode(),
+        trace_id=trace_id,
+        trace_flags=trace_flags,
+    )
 
 
-def _refusal(error: int, reason: str | None) -> Refusal:
-    """Return why the lane does not keep an instance: no room, the disk's error, or a sync that failed."""
+def _unfinished(unanswered: "_express.Unanswered") -> Unfinished:
+    refusal = _refusal(unanswered) if unanswered.refused else _CUT_SHORT
+    return Unfinished(unanswered.context_id, unanswered.command_set, unanswered.complete, unanswered.received, refusal)
+
+
+def _refusal(unanswered: "_express.Unanswered") -> Refusal:
+    """Return why an instance is not stored: there was no room, the disk failed, or a sync did."""
     obstacle: Retriable | str
-    if reason is not None:
-        obstacle = reason
-    elif error:
-        obstacle = refused(OSError(error, ""))
+    if unanswered.reason is not None:
+        obstacle = unanswered.reason
+    elif unanswered.errno is not None:
+        obstacle = refused(OSError(unanswered.errno, ""))
     else:
         obstacle = not_synced()
     return Refusal(Status.OUT_OF_RESOURCES, str(obstacle))

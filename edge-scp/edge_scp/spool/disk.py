@@ -35,10 +35,6 @@ class Disk:
         """Give a nameless file its name in a folder, in one step; the folder is an open descriptor."""
         os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder, follow_symlinks=True)
 
-    def sync(self, descriptor: int) -> None:
-        """Return once a file's bytes, or a folder's entries, are on the disk (fsync)."""
-        os.fsync(descriptor)
-
     def sync_file_system(self, descriptor: int) -> None:
         """Return once all of a file system is on the disk (syncfs).
 
@@ -73,13 +69,6 @@ class Disk:
     def open_folder(self, folder: Path) -> int:
         """Return a descriptor of a folder."""
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-class UnhurriedDisk(Disk):
-    """A disk that writes when it likes, where nothing waits for it: `BUCKY_SPOOL_SYNC=none`."""
-
-    def start_writing_back(self, descriptor: int, offset: int, length: int) -> None:
-        """Leave it to the disk."""
 
 
 def _checked(result: int) -> None:

@@ -44,8 +44,7 @@ class SlotState(IntEnum):
 
 def wanted(settings: Settings) -> int:
     """Return how many trays the receivers can use: none without the express lane, which alone writes to them."""
-    express = settings.edge_express and find_spec("edge_scp._express") is not None
-    if not express or settings.spool_sync == "file":
+    if not settings.edge_express or find_spec("edge_scp._express") is None:
         return 0
     return min(settings.spool_trays, settings.spool_max_bytes // TRAY_BYTES)
 

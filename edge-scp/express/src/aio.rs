@@ -1,29 +1,28 @@
-//! Writes that go on while others are received: Linux's asynchronous input and output (io_submit(2)).
+//! Linux's asynchronous input and output (io_submit(2)): the disk writes while the next bytes are received.
 //!
-//! With O_DIRECT and blocks that exist already, the kernel takes the bytes from the buffer itself, later. So a
-//! buffer belongs to its write until that has ended.
+//! With O_DIRECT and blocks that are allocated already, the kernel reads from the buffer itself, later. So a write
+//! owns its buffer until it has completed.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
 
-use crate::shared::{Bell, checked};
+use crate::buffer::Buffer;
+use crate::eventfd::EventFd;
+use crate::syscall::checked;
 
-/// What addresses, lengths and offsets of direct writes are multiples of, on any disk.
-pub const BLOCK: usize = 4096;
-pub const BUFFER: usize = 256 * 1024;
-/// Buffers kept for later.
-const SPARE: usize = 64;
-/// Writes under way at once.
-const MOST: usize = 1024;
-const PWRITE: u16 = 1;
-const HAS_BELL: u32 = 1;
-const DSYNC: u32 = 2;
+/// Writes under way at most.
+const MAX_WRITES: usize = 1024;
+/// Unused buffers that are kept rather than freed.
+const MAX_SPARE: usize = 64;
+/// From the kernel's linux/aio_abi.h and linux/fs.h.
+const IOCB_CMD_PWRITE: u16 = 1;
+const IOCB_FLAG_RESFD: u32 = 1;
+const RWF_DSYNC: u32 = 2;
 
-/// The kernel's `struct iocb`, as little-endian machines have it.
+/// The kernel's `struct iocb`, as little-endian machines lay it out.
 #[repr(C)]
-struct Control {
+struct ControlBlock {
     data: u64,
     key: u32,
     rw_flags: u32,
@@ -35,7 +34,7 @@ struct Control {
     offset: i64,
     reserved: u64,
     flags: u32,
-    bell: u32,
+    eventfd: u32,
 }
 
 /// The kernel's `struct io_event`.
@@ -43,194 +42,134 @@ struct Control {
 #[derive(Clone, Copy)]
 struct Event {
     data: u64,
-    control: u64,
+    control_block: u64,
     result: i64,
     result2: i64,
 }
 
-/// Memory that the disk can read from.
-pub struct Buffer {
-    start: *mut u8,
-    pub filled: usize,
-}
-
-// It is owned like a box.
-unsafe impl Send for Buffer {}
-
-impl Buffer {
-    const LAYOUT: Layout = match Layout::from_size_align(BUFFER, BLOCK) {
-        Ok(layout) => layout,
-        Err(_) => panic!("no layout"),
-    };
-
-    fn new() -> Self {
-        // SAFETY: the layout has a size.
-        let start = unsafe { alloc_zeroed(Self::LAYOUT) };
-        if start.is_null() {
-            handle_alloc_error(Self::LAYOUT);
-        }
-        Self { start, filled: 0 }
-    }
-
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: so many bytes are there, and were initialised when they were allocated.
-        unsafe { std::slice::from_raw_parts_mut(self.start, BUFFER) }
-    }
-
-    /// Return what is filled.
-    pub fn content(&self) -> &[u8] {
-        // SAFETY: no more than there is, and initialised when it was allocated.
-        unsafe { std::slice::from_raw_parts(self.start, self.filled) }
-    }
-
-    /// Return what is not filled yet.
-    pub fn room(&mut self) -> &mut [u8] {
-        let from = self.filled;
-        &mut self.bytes()[from..]
-    }
-
-    /// Append as much as there is room for, and return how much that was.
-    pub fn append(&mut self, data: &[u8]) -> usize {
-        let from = self.filled;
-        let size = data.len().min(BUFFER - from);
-        self.bytes()[from..from + size].copy_from_slice(&data[..size]);
-        self.filled += size;
-        size
-    }
-
-    /// Fill up with zeros to a whole number of blocks.
-    fn pad(&mut self) {
-        let (from, to) = (self.filled, self.filled.next_multiple_of(BLOCK));
-        self.bytes()[from..to].fill(0);
-        self.filled = to;
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: what `new` allocated.
-        unsafe { std::alloc::dealloc(self.start, Self::LAYOUT) };
-    }
-}
-
-struct Flight {
-    whose: u64,
+struct Write {
+    owner: u64,
     buffer: Buffer,
 }
 
-/// A write that has ended: whose it was, and its error.
-pub type Ended = (u64, Option<i32>);
-
-/// The writes of one process.
-pub struct Writes {
-    context: usize,
-    bell: Bell,
-    flights: HashMap<u64, Flight>,
-    spare: Vec<Buffer>,
-    last: u64,
+/// A write that has completed: the owner it was started for, and the error (errno), if any.
+pub struct Completion {
+    pub owner: u64,
+    pub error: Option<i32>,
 }
 
-impl Writes {
+/// All asynchronous writes of one process.
+pub struct AsyncWrites {
+    context: usize,
+    completed: EventFd,
+    under_way: HashMap<u64, Write>,
+    spare: Vec<Buffer>,
+    last_id: u64,
+}
+
+impl AsyncWrites {
     pub fn open() -> Result<Self> {
         let mut context: usize = 0;
-        // SAFETY: room for what the call returns.
-        checked(unsafe { libc::syscall(libc::SYS_io_setup, MOST, &raw mut context) } as i32)?;
-        Ok(Self { context, bell: Bell::new()?, flights: HashMap::new(), spare: Vec::new(), last: 0 })
+        // SAFETY: `context` is valid for the handle that io_setup writes.
+        checked(unsafe { libc::syscall(libc::SYS_io_setup, MAX_WRITES, &raw mut context) } as i32)?;
+        let completed = EventFd::new()?;
+        Ok(Self { context, completed, under_way: HashMap::new(), spare: Vec::new(), last_id: 0 })
     }
 
-    /// Return the descriptor that is readable when writes have ended.
+    /// Returns the descriptor that is readable when writes have completed.
     pub fn descriptor(&self) -> RawFd {
-        self.bell.descriptor()
+        self.completed.descriptor()
     }
 
-    /// Have the descriptor readable, though no write has ended.
-    pub fn ring(&self) {
-        self.bell.ring();
+    /// Makes the descriptor readable, though no write has completed.
+    pub fn notify(&self) {
+        self.completed.notify();
     }
 
+    /// Returns an empty buffer.
     pub fn buffer(&mut self) -> Buffer {
         self.spare.pop().unwrap_or_else(Buffer::new)
     }
 
-    /// Keep a buffer for later.
-    pub fn give_back(&mut self, mut buffer: Buffer) {
-        if self.spare.len() < SPARE {
+    /// Takes back a buffer that is not needed any more.
+    pub fn recycle(&mut self, mut buffer: Buffer) {
+        if self.spare.len() < MAX_SPARE {
             buffer.filled = 0;
             self.spare.push(buffer);
         }
     }
 
-    /// Begin to write a buffer; `durable` if it is to end only when all written before it is on the disk.
-    pub fn begin(&mut self, whose: u64, file: RawFd, mut buffer: Buffer, offset: u64, durable: bool) -> Result<()> {
+    /// Starts a write; a `durable` one completes when it, and what the file's disk cache held before, is on the disk.
+    pub fn start(&mut self, owner: u64, file: RawFd, mut buffer: Buffer, offset: u64, durable: bool) -> Result<()> {
         buffer.pad();
-        self.last += 1;
-        let mut control = Control {
-            data: self.last,
+        self.last_id += 1;
+        let mut block = ControlBlock {
+            data: self.last_id,
             key: 0,
-            rw_flags: if durable { DSYNC } else { 0 },
-            opcode: PWRITE,
+            rw_flags: if durable { RWF_DSYNC } else { 0 },
+            opcode: IOCB_CMD_PWRITE,
             priority: 0,
             descriptor: file as u32,
-            buffer: buffer.start as u64,
+            buffer: buffer.address(),
             bytes: buffer.filled as u64,
             offset: offset as i64,
             reserved: 0,
-            flags: HAS_BELL,
-            bell: self.bell.descriptor() as u32,
+            flags: IOCB_FLAG_RESFD,
+            eventfd: self.completed.descriptor() as u32,
         };
-        let mut controls = [&raw mut control];
+        let mut blocks = [&raw mut block];
         loop {
-            // SAFETY: one control block; its buffer stays where it is until the write has ended.
-            match checked(unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, controls.as_mut_ptr()) } as i32)
-            {
+            // SAFETY: one valid control block, which the kernel copies; the buffer it names is owned by `under_way`
+            // until the write has completed.
+            match checked(unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, blocks.as_mut_ptr()) } as i32) {
                 Ok(_) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.give_back(buffer);
+                    self.recycle(buffer);
                     return Err(error);
                 }
             }
         }
-        self.flights.insert(self.last, Flight { whose, buffer });
+        self.under_way.insert(self.last_id, Write { owner, buffer });
         Ok(())
     }
 
-    /// Return the writes that have ended, after waiting for one if `wait`.
-    pub fn ended(&mut self, wait: bool) -> Vec<Ended> {
-        self.bell.hear(0);
-        let mut events = [Event { data: 0, control: 0, result: 0, result2: 0 }; 64];
-        let mut ended = Vec::new();
-        let mut least = usize::from(wait && !self.flights.is_empty());
+    /// Returns the writes that have completed; with `wait`, waits for one if any is under way.
+    pub fn completed(&mut self, wait: bool) -> Vec<Completion> {
+        self.completed.clear();
+        let mut events = [Event { data: 0, control_block: 0, result: 0, result2: 0 }; 64];
+        let mut completions = Vec::new();
+        let mut at_least = usize::from(wait && !self.under_way.is_empty());
         loop {
-            let (room, begin) = (events.len(), events.as_mut_ptr());
-            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            let patience = if least > 0 { std::ptr::null() } else { &raw const now };
-            // SAFETY: as many events as there is room for.
-            let count = unsafe { libc::syscall(libc::SYS_io_getevents, self.context, least, room, begin, patience) };
+            let (room, start) = (events.len(), events.as_mut_ptr());
+            let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = if at_least > 0 { std::ptr::null() } else { &raw const at_once };
+            // SAFETY: `events` is valid for writing `room` events, and the timeout is null or valid.
+            let count = unsafe { libc::syscall(libc::SYS_io_getevents, self.context, at_least, room, start, timeout) };
             if count < 0 && Error::last_os_error().kind() == ErrorKind::Interrupted {
                 continue;
             }
             for event in &events[..usize::try_from(count).unwrap_or(0)] {
-                let Some(Flight { whose, buffer }) = self.flights.remove(&event.data) else { continue };
+                let Some(Write { owner, buffer }) = self.under_way.remove(&event.data) else { continue };
                 let error = match event.result {
                     result if result == buffer.filled as i64 => None,
                     result if result < 0 => Some(-result as i32),
                     _ => Some(libc::EIO),
                 };
-                ended.push((whose, error));
-                self.give_back(buffer);
+                completions.push(Completion { owner, error });
+                self.recycle(buffer);
             }
             if count < room as i64 {
-                return ended;
+                return completions;
             }
-            least = 0;
+            at_least = 0;
         }
     }
 }
 
-impl Drop for Writes {
+impl Drop for AsyncWrites {
     fn drop(&mut self) {
-        // SAFETY: what `open` set up; it returns when no write is under way any more.
+        // SAFETY: `open` set the context up. The call returns when no write is under way, so buffers may be freed.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
     }
 }

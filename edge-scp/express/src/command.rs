@@ -1,19 +1,22 @@
-//! The usual C-STORE-RQ, and the response that says Success (PS3.7 §6.3, §9.3.1).
+//! Command sets: the plain C-STORE-RQ that nearly every sender sends, and the C-STORE-RSP that says Success (PS3.7
+//! §6.3, §9.3.1).
 
-use crate::transit::{COMMAND, HEADER, LAST, P_DATA_TF, word};
+use crate::p_data::{BOTH_HEADERS, COMMAND, HEADER, LAST, P_DATA_TF, length_at};
 
 const C_STORE_RQ: u16 = 0x0001;
 const C_STORE_RSP: u16 = 0x8001;
 const NO_DATA_SET: u16 = 0x0101;
 const SUCCESS: u16 = 0x0000;
-/// A command set of more is none of the usual ones.
-const LONGEST: u32 = 1024;
+/// No plain C-STORE-RQ has a longer command set.
+const MAX_VALUE: u32 = 1024;
+/// Command Group Length, an element that goes before all others.
+const GROUP_LENGTH_ELEMENT: usize = 12;
 
 const GROUP_LENGTH: u16 = 0x0000;
 const SOP_CLASS: u16 = 0x0002;
 const COMMAND_FIELD: u16 = 0x0100;
 const MESSAGE_ID: u16 = 0x0110;
-const RESPONDED_ID: u16 = 0x0120;
+const MESSAGE_ID_RESPONDED_TO: u16 = 0x0120;
 const PRIORITY: u16 = 0x0700;
 const DATA_SET_TYPE: u16 = 0x0800;
 const STATUS: u16 = 0x0900;
@@ -21,59 +24,59 @@ const SOP_INSTANCE: u16 = 0x1000;
 const MOVE_ORIGINATOR: u16 = 0x1030;
 const MOVE_ORIGINATOR_ID: u16 = 0x1031;
 
-/// What the next bytes of an association that is between messages are.
+/// What an association sends between two messages.
 pub enum Next<'a> {
-    /// Too few to tell.
-    Unknown,
-    /// Nothing for the lane.
+    /// There are too few bytes to tell.
+    NeedMore,
+    /// It is nothing that the fast path serves.
     Other,
-    /// A C-STORE-RQ that a data set follows.
-    Store(Store<'a>),
+    /// It is a C-STORE-RQ, and a data set follows.
+    Store(StoreRequest<'a>),
 }
 
-/// A C-STORE-RQ: `read` bytes of the PDU were read, `left` of it are still to come.
-pub struct Store<'a> {
+/// A C-STORE-RQ: `read` bytes were read, after which `pdu_remaining` bytes of the same PDU follow.
+pub struct StoreRequest<'a> {
     pub context_id: u8,
     pub read: usize,
-    pub left: u32,
+    pub pdu_remaining: u32,
     pub command_set: &'a [u8],
     pub message_id: u16,
     pub sop_class: &'a [u8],
     pub sop_instance: &'a [u8],
 }
 
-/// Look at what follows a message.
+/// Reads the first bytes after a message.
 pub fn next(data: &[u8], max_pdu: u32) -> Next<'_> {
-    let Some(&kind) = data.first() else { return Next::Unknown };
+    let Some(&kind) = data.first() else { return Next::NeedMore };
     if kind != P_DATA_TF {
         return Next::Other;
     }
     if data.len() < HEADER {
-        return Next::Unknown;
+        return Next::NeedMore;
     }
-    let length = word(&data[2..]);
+    let length = length_at(&data[2..]);
     if !(HEADER as u32..=max_pdu).contains(&length) {
         return Next::Other;
     }
-    if data.len() < 2 * HEADER {
-        return Next::Unknown;
+    if data.len() < BOTH_HEADERS {
+        return Next::NeedMore;
     }
-    let value = word(&data[HEADER..]);
+    let value = length_at(&data[HEADER..]);
     let (context_id, control) = (data[HEADER + 4], data[HEADER + 5]);
     let whole = control & (COMMAND | LAST) == COMMAND | LAST;
-    if value > length - 4 || !(2..=LONGEST).contains(&value) || !whole {
+    if value > length - 4 || !(2..=MAX_VALUE).contains(&value) || !whole {
         return Next::Other;
     }
-    let read = 2 * HEADER + value as usize - 2;
+    let read = BOTH_HEADERS + value as usize - 2;
     if data.len() < read {
-        return Next::Unknown;
+        return Next::NeedMore;
     }
-    let command_set = &data[2 * HEADER..read];
+    let command_set = &data[BOTH_HEADERS..read];
     match fields(command_set) {
-        Some((message_id, sop_class, sop_instance)) => Next::Store(Store {
+        Some((message_id, sop_class, sop_instance)) => Next::Store(StoreRequest {
             context_id,
             read,
-            left: length - 4 - value,
+            pdu_remaining: length - 4 - value,
             command_set,
             message_id,
             sop_class,
@@ -83,7 +86,7 @@ pub fn next(data: &[u8], max_pdu: u32) -> Next<'_> {
     }
 }
 
-/// Return Message ID, Affected SOP Class and Instance UID of a usual C-STORE-RQ.
+/// Returns the Message ID, Affected SOP Class UID and Affected SOP Instance UID of a plain C-STORE-RQ.
 fn fields(mut rest: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let (mut field, mut id, mut data_set, mut class, mut instance) = (None, None, None, None, None);
     while !rest.is_empty() {
@@ -122,7 +125,7 @@ fn short(value: &[u8]) -> Option<u16> {
     Some(u16::from_le_bytes(value.try_into().ok()?))
 }
 
-/// Return a UID without its padding, if it is one (PS3.5 §9.1).
+/// Returns a UID without its padding, if it is one that can be a part of a path (PS3.5 §9.1).
 pub fn uid(value: &[u8]) -> Option<&[u8]> {
     let end = value.iter().rposition(|byte| !matches!(byte, 0 | b' '))? + 1;
     let uid = &value[..end];
@@ -130,18 +133,18 @@ pub fn uid(value: &[u8]) -> Option<&[u8]> {
     (plain && uid.len() <= 64 && uid != b"." && uid != b"..").then_some(uid)
 }
 
-/// Append a P-DATA-TF with the C-STORE-RSP that says Success.
+/// Appends a P-DATA-TF with the C-STORE-RSP that says Success.
 pub fn success(pdu: &mut Vec<u8>, context_id: u8, message_id: u16, sop_class: &[u8], sop_instance: &[u8]) {
-    let begin = pdu.len();
-    pdu.extend_from_slice(&[0; 2 * HEADER + 12]);
+    let start = pdu.len();
+    pdu.extend_from_slice(&[0; BOTH_HEADERS + GROUP_LENGTH_ELEMENT]);
     put(pdu, SOP_CLASS, sop_class);
     put(pdu, COMMAND_FIELD, &C_STORE_RSP.to_le_bytes());
-    put(pdu, RESPONDED_ID, &message_id.to_le_bytes());
+    put(pdu, MESSAGE_ID_RESPONDED_TO, &message_id.to_le_bytes());
     put(pdu, DATA_SET_TYPE, &NO_DATA_SET.to_le_bytes());
     put(pdu, STATUS, &SUCCESS.to_le_bytes());
     put(pdu, SOP_INSTANCE, sop_instance);
-    let elements = (pdu.len() - begin - 2 * HEADER - 12) as u32;
-    let head = &mut pdu[begin..];
+    let elements = (pdu.len() - start - BOTH_HEADERS - GROUP_LENGTH_ELEMENT) as u32;
+    let head = &mut pdu[start..];
     head[0] = P_DATA_TF;
     head[2..6].copy_from_slice(&(elements + 18).to_be_bytes());
     head[6..10].copy_from_slice(&(elements + 14).to_be_bytes());

@@ -1,190 +1,194 @@
-//! One association in the lane: where its connection stands, and what is known of the instance in hand.
+//! One connection on the fast path: where its association stands, and how it is handed back to Python.
 
-use std::io::Write;
+use std::io::{Error, ErrorKind};
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use crate::command::Store;
-use crate::file::SpoolFile;
-use crate::keeping::Keeping;
-use crate::transit::Transit;
+use crate::clock;
+use crate::command;
+use crate::instance::{Caller, Context, IncomingInstance, Refusal, Request, SpooledInstance};
+use crate::socket;
 
-const PREAMBLE: usize = 128;
-
-/// An accepted presentation context: what a file's header has around the UID of its instance.
-pub struct Context {
-    pub transfer_syntax: String,
-    pub sop_class: String,
-    pub implicit: bool,
-    pub before: Vec<u8>,
-    pub after: Vec<u8>,
-}
-
-impl Context {
-    /// Return the preamble, prefix and file meta information (PS3.10 §7.1).
-    pub fn file_header(&self, sop_instance: &[u8]) -> Vec<u8> {
-        let padding = sop_instance.len() % 2;
-        let length = sop_instance.len() + padding;
-        let elements = self.before.len() + 8 + length + self.after.len();
-        let mut header = vec![0; PREAMBLE];
-        header.extend_from_slice(b"DICM\x02\0\0\0UL\x04\0");
-        header.extend_from_slice(&(elements as u32).to_le_bytes());
-        header.extend_from_slice(&self.before);
-        header.extend_from_slice(b"\x02\0\x03\0UI");
-        header.extend_from_slice(&(length as u16).to_le_bytes());
-        header.extend_from_slice(sop_instance);
-        header.extend_from_slice(&[0][..padding]);
-        header.extend_from_slice(&self.after);
-        header
-    }
-}
-
-/// Who sends: what the log and the record of each instance say of the association.
-pub struct Caller {
-    /// Its fields as JSON has them, for records and for log lines.
-    pub json: String,
-    pub line: String,
-    /// The trace's id and flags (W3C Trace Context), between which each instance's own id goes.
-    pub trace_id: String,
-    pub trace_flags: String,
-}
-
-/// A C-STORE-RQ in hand.
-pub struct Request {
-    pub context_id: u8,
-    pub message_id: u16,
-    pub command_set: Vec<u8>,
-}
-
-impl Request {
-    pub fn of(store: &Store<'_>) -> Self {
-        let (context_id, message_id) = (store.context_id, store.message_id);
-        Self { context_id, message_id, command_set: store.command_set.to_vec() }
-    }
-}
-
-/// Why an instance is not kept.
-pub enum Refusal {
-    /// There is no room, in these words.
-    Full(String),
-    /// The disk answered this error.
-    Disk(i32),
-    /// The disk failed for this file or another, so nothing is known of it.
-    NotSynced,
-}
-
-/// An instance that arrives.
-pub struct Arrival {
-    pub request: Request,
-    pub context: Arc<Context>,
-    pub transit: Transit,
-    /// What keeps it, unless it is refused.
-    pub file: Result<Keeping, Refusal>,
-    pub epoch: i64,
-    pub size: u64,
-    pub sop_instance: String,
-    pub study: String,
-    pub series: String,
-}
+/// Whether a connection stays on the fast path, with what came of its turn, or is handed back.
+pub type Served<T = ()> = Result<T, Box<Handback>>;
 
 /// Where an association stands.
 pub enum Phase {
-    Between,
-    Receiving(Box<Arrival>),
+    BetweenMessages,
+    Receiving(Box<IncomingInstance>),
+    /// The instance is complete, and its sender waits for the answer.
     Answering,
 }
 
-/// A connection that the lane serves; its owner keeps the descriptor open.
+/// A connection's phase in numbers, for its deadlines.
+#[derive(Debug, PartialEq)]
+#[cfg_attr(feature = "python", pyo3::pyclass(frozen, get_all))]
+pub struct Progress {
+    /// 0 between messages, 1 receiving, 2 answering.
+    pub phase: u8,
+    /// When the phase began, by the monotonic clock.
+    pub since: f64,
+    /// Bytes of the data set in transit.
+    pub received: u64,
+}
+
+/// A connection that the fast path serves; its owner keeps the descriptor open.
 pub struct Connection {
+    pub session: u64,
     pub descriptor: RawFd,
     pub caller: Arc<Caller>,
     pub contexts: Vec<(u8, Arc<Context>)>,
     pub phase: Phase,
-    /// When that began, by the monotonic clock.
+    /// When the phase began, by the monotonic clock.
     pub since: f64,
-    /// When a message began that is still held, because its data set has not said what it is.
+    /// When a message began of which too little has arrived to serve it.
     pub begun: Option<f64>,
-    /// Received, and not used yet; `looked` if more must come before it can be.
-    pub held: Vec<u8>,
-    pub looked: bool,
+    /// Received, and not read yet.
+    pub unread: Vec<u8>,
+    /// Whether more must arrive before `unread` can be read.
+    pub needs_more: bool,
     pub readable: bool,
-    pub ending: bool,
+    pub peer_closed: bool,
+    /// Whether the event loop has it among those whose turn comes.
     pub queued: bool,
-    /// Whether the last instance was too long for a tray, as the next will be then.
-    pub long: bool,
-    pub answered: u64,
+    /// Whether the last instance was too long for a slot: the next one will be, then.
+    pub long_instances: bool,
+    /// Instances that were stored and answered.
+    pub stored: u64,
 }
 
 impl Connection {
+    pub fn new(descriptor: RawFd, caller: Arc<Caller>, contexts: Vec<(u8, Arc<Context>)>) -> Self {
+        Self {
+            session: 0,
+            descriptor,
+            caller,
+            contexts,
+            phase: Phase::BetweenMessages,
+            since: clock::monotonic(),
+            begun: None,
+            unread: Vec::new(),
+            needs_more: false,
+            readable: false,
+            peer_closed: false,
+            queued: false,
+            long_instances: false,
+            stored: 0,
+        }
+    }
+
     pub fn context(&self, id: u8) -> Option<Arc<Context>> {
         self.contexts.iter().find(|(each, _)| *each == id).map(|(_, context)| Arc::clone(context))
     }
 
-    /// Tell whether there is something to do for it now.
-    pub fn due(&self) -> bool {
-        let unseen = !self.held.is_empty() && !self.looked;
-        !matches!(self.phase, Phase::Answering) && (self.readable || unseen)
+    /// Returns whether it holds bytes that can be read before more are received.
+    pub fn can_read(&self) -> bool {
+        !self.unread.is_empty() && !self.needs_more
+    }
+
+    /// Returns whether there is something to do for it now.
+    pub fn has_work(&self) -> bool {
+        !matches!(self.phase, Phase::Answering) && (self.readable || self.can_read())
+    }
+
+    pub fn progress(&self) -> Progress {
+        let since = self.since;
+        match (&self.phase, self.begun) {
+            (Phase::BetweenMessages, None) => Progress { phase: 0, since, received: 0 },
+            (Phase::BetweenMessages, Some(begun)) => {
+                Progress { phase: 1, since: begun, received: self.unread.len() as u64 }
+            }
+            (Phase::Receiving(instance), _) => Progress { phase: 1, since, received: instance.size },
+            (Phase::Answering, _) => Progress { phase: 2, since, received: 0 },
+        }
+    }
+
+    /// Notes that bytes were received into a larger or equal room.
+    pub fn received(&mut self, received: usize, room: usize) -> Served {
+        if received == 0 {
+            return Err(Handback::closed(0));
+        }
+        if received < room {
+            // Nothing more has arrived: the peer may be waiting for an acknowledgement.
+            socket::acknowledge(self.descriptor);
+            self.readable = self.peer_closed;
+        }
+        Ok(())
+    }
+
+    pub fn not_received(&mut self, error: &Error) -> Served {
+        if error.kind() == ErrorKind::WouldBlock {
+            self.readable = false;
+            return Ok(());
+        }
+        Err(Handback::closed(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    /// Answers Success for an instance that is durable, and goes on with what comes after it.
+    pub fn respond(&mut self, request: &Request, instance: &SpooledInstance, pdu: &mut Vec<u8>) -> Served {
+        self.stored += 1;
+        (self.phase, self.since) = (Phase::BetweenMessages, clock::monotonic());
+        pdu.clear();
+        let (class, uid) = (instance.context.sop_class.as_bytes(), instance.uids.sop_instance.as_bytes());
+        command::success(pdu, request.context_id, request.message_id, class, uid);
+        match socket::send(self.descriptor, pdu) {
+            Ok(sent) if sent == pdu.len() => Ok(()),
+            Ok(sent) => Err(Box::new(Handback { unsent: pdu[sent..].to_vec(), ..Handback::default() })),
+            Err(error) => Err(Handback::closed(error.raw_os_error().unwrap_or(libc::EIO))),
+        }
     }
 }
 
-/// An instance that is whole and waits for the committer.
-pub struct Pending {
-    pub token: u64,
-    pub epoch: i64,
+/// A C-STORE that was not answered: Python answers it, or goes on reading its data set.
+pub struct Unanswered {
     pub request: Request,
-    pub kept: Kept,
-}
-
-/// An instance on the disk, as the log and the uploader are told of it.
-pub struct Kept {
-    pub caller: Arc<Caller>,
-    pub context: Arc<Context>,
-    pub sop_instance: String,
-    pub study: String,
-    pub series: String,
-    pub sha256: String,
-    pub traceparent: String,
-    pub data_set_size: u64,
-    pub name: String,
-    /// The bytes of its record; and its file, if it has one, which is closed when there is time.
-    pub taken: u64,
-    #[expect(dead_code, reason = "it is closed when it is dropped")]
-    pub file: Option<SpoolFile>,
-    /// When it was whole, and later how long it took from there to be durable.
-    pub seconds: f64,
-}
-
-impl Kept {
-    /// Append the log's canonical line, as `edge_scp.receive.store_handler` has it; no UID, digest or trace needs escaping.
-    pub fn log(&self, lines: &mut Vec<u8>, timestamp: &str) {
-        let Self { caller, context, sop_instance, study, series, sha256, traceparent, data_set_size, .. } = self;
-        let (class, syntax, line, milliseconds) =
-            (&context.sop_class, &context.transfer_syntax, &caller.line, self.seconds * 1e3);
-        // Writing to a vector does not fail.
-        let _ = writeln!(
-            lines,
-            "{{\"component\":\"edge\",\"study_instance_uid\":\"{study}\",\"series_instance_uid\":\"{series}\",\
-             \"sop_instance_uid\":\"{sop_instance}\",\"sop_class_uid\":\"{class}\",\"transfer_syntax_uid\":\"{syntax}\",\
-             \"sha256\":\"{sha256}\",\"bytes\":{data_set_size},\"duration_ms\":{milliseconds:.2},\"status\":\"0x0000\",\
-             {line},\"traceparent\":\"{traceparent}\",\"event\":\"instance.acknowledged\",\"level\":\"info\",\
-             \"timestamp\":\"{timestamp}\"}}"
-        );
-    }
-}
-
-/// A connection that left the lane, and how it stood.
-pub struct Left {
-    pub token: u64,
-    pub answered: u64,
-    /// The message in hand, if there is one: whether it has ended, its data set's bytes so far, and why it is refused.
-    pub request: Option<Request>,
-    pub ended: bool,
-    pub size: u64,
+    /// Whether all of the data set has arrived.
+    pub complete: bool,
+    /// Bytes of the data set so far.
+    pub received: u64,
+    /// Why the instance is not stored; None if its connection leaves in the middle of it.
     pub refusal: Option<Refusal>,
-    /// Received and not used.
-    pub held: Vec<u8>,
-    /// Of the last response.
+}
+
+/// A connection that is handed back to Python, and how it stands.
+#[derive(Default)]
+pub struct Handback {
+    pub session: u64,
+    /// Instances that were stored and answered.
+    pub stored: u64,
+    pub unanswered: Option<Unanswered>,
+    /// Received, and not read.
+    pub unread: Vec<u8>,
+    /// The rest of a response that the peer did not take at once.
     pub unsent: Vec<u8>,
-    /// Closed by the peer (0), or broken by this error.
+    /// 0 if the peer has closed the connection, or the error (errno) that broke it.
     pub closed: Option<i32>,
+}
+
+impl Handback {
+    /// Lets Python serve bytes that the fast path does not.
+    pub fn unread(unread: Vec<u8>) -> Box<Self> {
+        Box::new(Self { unread, ..Self::default() })
+    }
+
+    pub fn closed(error: i32) -> Box<Self> {
+        Box::new(Self { closed: Some(error), ..Self::default() })
+    }
+
+    /// Lets Python answer an instance that arrived whole and is not stored.
+    pub fn refused(request: Request, received: u64, refusal: Refusal) -> Box<Self> {
+        let unanswered = Unanswered { request, complete: true, received, refusal: Some(refusal) };
+        Box::new(Self { unanswered: Some(unanswered), ..Self::default() })
+    }
+
+    /// Adds what the connection itself knows; returns the instance that was arriving, if any.
+    pub fn complete(&mut self, connection: Connection) -> Option<Box<IncomingInstance>> {
+        (self.session, self.stored) = (connection.session, connection.stored);
+        self.unread = [mem::take(&mut self.unread), connection.unread].concat();
+        match connection.phase {
+            Phase::Receiving(instance) => Some(instance),
+            _ => None,
+        }
+    }
 }

@@ -1,119 +1,116 @@
-//! One instance on its way to the disk: a file without a name, which gets one when it is whole.
-//!
-//! As `edge_scp.spool.file` has it. A file is closed when it is dropped, and gone if it has no name then.
+//! One instance on its way to the disk as a file of its own, which gets its name when it is complete
+//! (`edge_scp.spool.file`, docs/adr/0014).
 
 use std::ffi::CString;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::iter::once;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use sha2::{Digest, Sha256};
 
-use crate::shared::checked;
-use crate::socket::retried;
+use crate::syscall::{checked, owned, retried};
 
-/// Of an instance that arrives, so much is written back at a time, and of a long one a growing part.
+/// The disk starts on this many bytes at a time, or on a fraction of the file if that is more.
 const WRITE_BACK: u64 = 192 * 1024;
-const WRITE_BACK_PART: u64 = 8;
-/// What one system call takes (IOV_MAX).
-const AT_ONCE: usize = 1024;
+const WRITE_BACK_FRACTION: u64 = 8;
+/// Pieces that one system call writes (IOV_MAX).
+const MAX_PIECES: usize = 1024;
 
-/// How files are made.
-pub struct Folder {
-    /// An open descriptor of the spool's `ready/`.
-    pub ready: RawFd,
-    pub write_back: bool,
-    pub digest: bool,
+/// The spool's folder of complete files, by a descriptor that its owner keeps open.
+#[derive(Clone, Copy)]
+pub struct ReadyFolder(pub RawFd);
+
+impl ReadyFolder {
+    /// Removes a file whose instance is not stored after all.
+    pub fn unlink(self, name: &str) {
+        if let Ok(name) = CString::new(name) {
+            // SAFETY: the name ends with a zero byte.
+            unsafe { libc::unlinkat(self.0, name.as_ptr(), 0) };
+        }
+    }
 }
 
-/// A file that takes a DICOM file's bytes.
+/// A file that is being written; dropped without a name, it is gone.
 pub struct SpoolFile {
     file: OwnedFd,
-    /// Not written yet.
+    /// What goes before the data set and is not written yet.
     header: Vec<u8>,
-    digest: Option<Sha256>,
+    digest: Sha256,
     size: u64,
-    pub data_set_offset: u64,
-    /// What was counted for it in the spool's room.
-    pub taken: u64,
     written_back: u64,
-    write_back: bool,
+    pub data_set_offset: u64,
+    /// The bytes taken for it from the spool's capacity.
+    pub taken: u64,
 }
 
 impl SpoolFile {
-    /// Begin a file, whose first bytes will be a DICOM file's header.
-    pub fn create(folder: &Folder, header: Vec<u8>) -> Result<Self> {
+    /// Creates a file that begins with a DICOM file's header.
+    pub fn create(folder: ReadyFolder, header: Vec<u8>) -> Result<Self> {
         let flags = libc::O_WRONLY | libc::O_TMPFILE | libc::O_CLOEXEC;
-        // SAFETY: a path that ends in zero; the new descriptor is owned from here on.
-        let file = unsafe { OwnedFd::from_raw_fd(checked(libc::openat(folder.ready, c".".as_ptr(), flags, 0o600))?) };
+        // SAFETY: the path ends with a zero byte.
+        let file = owned(unsafe { libc::openat(folder.0, c".".as_ptr(), flags, 0o600) })?;
         let data_set_offset = header.len() as u64;
-        let digest = folder.digest.then(Sha256::new);
-        let write_back = folder.write_back;
-        Ok(Self { file, header, digest, size: 0, data_set_offset, taken: 0, written_back: 0, write_back })
+        Ok(Self { file, header, digest: Sha256::new(), size: 0, written_back: 0, data_set_offset, taken: 0 })
     }
 
-    /// Append bytes that were kept elsewhere so far, and hashed.
+    /// Appends bytes that are in the digest already.
     pub fn copy(&mut self, bytes: &[u8]) -> Result<()> {
         self.append([bytes].iter())
     }
 
-    /// Go on with the digest of what was kept elsewhere.
-    pub fn resume(&mut self, digest: Option<Sha256>) {
+    /// Continues a digest that was begun elsewhere.
+    pub fn continue_digest(&mut self, digest: Sha256) {
         self.digest = digest;
     }
 
-    /// Append pieces of the data set.
+    /// Appends pieces of the data set.
     pub fn write(&mut self, pieces: &[&[u8]]) -> Result<()> {
-        self.digest(pieces);
+        self.update_digest(pieces);
         self.append(pieces.iter())
     }
 
-    /// Return the SHA-256 of the data set with its last pieces, which `seal` will append.
+    /// Returns the SHA-256 of the data set including its last pieces, which `seal` will append.
     pub fn sha256(&mut self, last: &[&[u8]]) -> [u8; 32] {
-        self.digest(last);
-        self.digest.take().map_or([0; 32], |digest| digest.finalize().into())
+        self.update_digest(last);
+        std::mem::take(&mut self.digest).finalize().into()
     }
 
-    /// Append the last pieces of the data set and what says that the file is whole, and give it its name.
-    pub fn seal(&mut self, folder: &Folder, last: &[&[u8]], footer: &[u8], name: &str) -> Result<()> {
+    /// Appends the last pieces of the data set and the record's footer, and gives the file its name.
+    pub fn seal(&mut self, folder: ReadyFolder, last: &[&[u8]], footer: &[u8], name: &str) -> Result<()> {
         self.append(last.iter().chain([&footer]))?;
         let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).map_err(Error::other)?;
         let name = CString::new(name).map_err(Error::other)?;
-        let (here, there) = (libc::AT_FDCWD, folder.ready);
-        // SAFETY: two paths that end in zero.
-        checked(unsafe { libc::linkat(here, path.as_ptr(), there, name.as_ptr(), libc::AT_SYMLINK_FOLLOW) })?;
+        let (from, flags) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+        // SAFETY: both paths end with a zero byte.
+        checked(unsafe { libc::linkat(from, path.as_ptr(), folder.0, name.as_ptr(), flags) })?;
         Ok(())
     }
 
-    fn digest(&mut self, pieces: &[&[u8]]) {
-        if let Some(digest) = &mut self.digest {
-            pieces.iter().for_each(|piece| digest.update(piece));
-        }
+    fn update_digest(&mut self, pieces: &[&[u8]]) {
+        pieces.iter().for_each(|piece| self.digest.update(piece));
     }
 
     fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a &'a [u8]>) -> Result<()> {
         let header = std::mem::take(&mut self.header);
         let pieces = pieces.map(|piece| IoSlice::new(piece));
         let mut slices: Vec<IoSlice<'_>> = once(IoSlice::new(&header)).chain(pieces).collect();
-        self.written(&mut slices)?;
+        self.write_all(&mut slices)?;
         let waiting = self.size - self.written_back;
-        if self.write_back && waiting >= WRITE_BACK && waiting >= self.size / WRITE_BACK_PART {
+        if waiting >= WRITE_BACK && waiting >= self.size / WRITE_BACK_FRACTION {
             let (from, length) = (self.written_back as i64, waiting as i64);
-            // SAFETY: a plain system call.
-            checked(unsafe {
-                libc::sync_file_range(self.file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE)
-            })?;
+            let (file, flags) = (self.file.as_raw_fd(), libc::SYNC_FILE_RANGE_WRITE);
+            // SAFETY: sync_file_range touches no memory of ours.
+            checked(unsafe { libc::sync_file_range(file, from, length, flags) })?;
             self.written_back = self.size;
         }
         Ok(())
     }
 
-    fn written(&mut self, mut pieces: &mut [IoSlice<'_>]) -> Result<()> {
+    fn write_all(&mut self, mut pieces: &mut [IoSlice<'_>]) -> Result<()> {
         while !pieces.is_empty() {
-            let count = pieces.len().min(AT_ONCE);
-            // SAFETY: IoSlice is an iovec, and each is valid for reading.
-            let written =
-                retried(|| unsafe { libc::writev(self.file.as_raw_fd(), pieces.as_ptr().cast(), count as i32) })?;
+            let (start, count) = (pieces.as_ptr().cast(), pieces.len().min(MAX_PIECES) as i32);
+            // SAFETY: IoSlice has the layout of an iovec, and each is valid for reading.
+            let written = retried(|| unsafe { libc::writev(self.file.as_raw_fd(), start, count) })?;
             if written == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
@@ -121,13 +118,5 @@ impl SpoolFile {
             IoSlice::advance_slices(&mut pieces, written);
         }
         Ok(())
-    }
-}
-
-/// Remove a file that has its name but is not kept.
-pub fn unlink(folder: &Folder, name: &str) {
-    if let Ok(name) = CString::new(name) {
-        // SAFETY: a path that ends in zero.
-        unsafe { libc::unlinkat(folder.ready, name.as_ptr(), 0) };
     }
 }

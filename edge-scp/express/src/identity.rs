@@ -1,6 +1,6 @@
-//! The four UIDs that name an instance, out of the first bytes of its data set (PS3.5 §7).
+//! The four UIDs that identify an instance, from the first bytes of its data set (PS3.5 §7).
 //!
-//! As `bucky.dicom.identity` reads them, but for what is rare: there, the answer is "ask somebody else".
+//! `bucky.dicom.identity` reads the same. This reader gives up where it would need a special case: Python decides then.
 
 use crate::command::uid;
 
@@ -14,9 +14,10 @@ const ITEM: Tag = 0xFFFE_E000;
 const ITEM_END: Tag = 0xFFFE_E00D;
 const SEQUENCE_END: Tag = 0xFFFE_E0DD;
 const UNDEFINED: u32 = 0xFFFF_FFFF;
-const DEEPEST: usize = 64;
+/// Sequences within sequences, and their items.
+const MAX_DEPTH: usize = 64;
 
-/// The UIDs, without padding.
+/// The UIDs, without their padding.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
     pub sop_class: &'a [u8],
@@ -25,31 +26,33 @@ pub struct Identity<'a> {
     pub series: &'a [u8],
 }
 
-/// What a data set's first bytes say.
+/// What the first bytes of a data set say.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reading<'a> {
     Found(Identity<'a>),
-    /// They end before they say it.
-    Short,
-    /// Something is rare about them, or wrong.
-    Rare,
+    /// They end before all four UIDs.
+    NeedMore,
+    /// They are unusual, or wrong.
+    Unusual,
 }
 
 struct Header {
     tag: Tag,
+    /// Whether the VR is UN.
     unknown: bool,
     length: u32,
     start: usize,
 }
 
+/// A sequence or item of undefined length that has not ended yet.
 struct Level {
     sequence: bool,
     implicit: bool,
-    /// Of VR UN among explicit ones: its items should be in implicit VR, and some are not.
+    /// Whether this is a sequence of VR UN among explicit VRs: its items should be in implicit VR, but not all are.
     unknown: bool,
 }
 
-/// Read the identity; the transfer syntax is little endian, with implicit VRs or explicit ones.
+/// Reads the identity out of a little-endian data set, with implicit or explicit VRs.
 pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
     let mut found: [Option<&[u8]>; 4] = [None; 4];
     let mut levels: Vec<Level> = Vec::new();
@@ -58,8 +61,8 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
         let nested = levels.last().map(|level| (level.sequence, level.implicit, level.unknown));
         let header = match header(data, at, nested.map_or(implicit, |(_, implicit, _)| implicit)) {
             Ok(Some(header)) => header,
-            Ok(None) => return Reading::Short,
-            Err(()) => return Reading::Rare,
+            Ok(None) => return Reading::NeedMore,
+            Err(()) => return Reading::Unusual,
         };
         at = header.start;
         if let Some((in_sequence, in_implicit, in_unknown)) = nested {
@@ -68,13 +71,13 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
                 continue;
             }
             if in_sequence && header.tag != ITEM {
-                return Reading::Rare;
+                return Reading::Unusual;
             }
             if header.length == UNDEFINED {
                 if in_unknown {
-                    let Some(first) = data.get(at..at + 8) else { return Reading::Short };
+                    let Some(first) = data.get(at..at + 8) else { return Reading::NeedMore };
                     if first[4..6].iter().all(u8::is_ascii_uppercase) {
-                        return Reading::Rare;
+                        return Reading::Unusual;
                     }
                 }
                 let unknown = !in_sequence && !in_implicit && header.unknown;
@@ -82,15 +85,15 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
             }
         } else {
             if header.tag > SERIES {
-                return Reading::Rare;
+                return Reading::Unusual;
             }
             if header.length == UNDEFINED {
                 let unknown = !implicit && header.unknown;
                 levels.push(Level { sequence: true, implicit: implicit || unknown, unknown });
             }
         }
-        if levels.len() > DEEPEST {
-            return Reading::Rare;
+        if levels.len() > MAX_DEPTH {
+            return Reading::Unusual;
         }
         if header.length == UNDEFINED {
             continue;
@@ -98,8 +101,8 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
         let end = at + header.length as usize;
         let place = [SOP_CLASS, SOP_INSTANCE, STUDY, SERIES].iter().position(|tag| *tag == header.tag);
         if let (Some(place), None) = (place, nested) {
-            let Some(value) = data.get(at..end) else { return Reading::Short };
-            let (Some(uid), None) = (uid(value), found[place]) else { return Reading::Rare };
+            let Some(value) = data.get(at..end) else { return Reading::NeedMore };
+            let (Some(uid), None) = (uid(value), found[place]) else { return Reading::Unusual };
             found[place] = Some(uid);
             if let [Some(sop_class), Some(sop_instance), Some(study), Some(series)] = found {
                 return Reading::Found(Identity { sop_class, sop_instance, study, series });
@@ -109,7 +112,7 @@ pub fn read(data: &[u8], implicit: bool) -> Reading<'_> {
     }
 }
 
-/// Return the header of the element at `at`; none if it is cut short.
+/// Returns the header of the element at `at`, None if it is incomplete, or an error if it has no VR.
 fn header(data: &[u8], at: usize, implicit: bool) -> Result<Option<Header>, ()> {
     let Some(head) = data.get(at..at + 8) else { return Ok(None) };
     let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);

@@ -9,6 +9,7 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pydicom.data
 import pytest
@@ -230,7 +231,7 @@ def test_a_store_that_never_answers_does_not_hold_up_the_exit(tmp_path: Path) ->
         ({"spool_dir": "/proc/spool"}, "BUCKY_SPOOL_DIR"),
     ],
 )
-def test_what_is_wrong_at_start_is_one_sentence(tmp_path: Path, more: dict[str, str], words: str) -> None:
+def test_what_is_wrong_at_start_is_one_sentence(tmp_path: Path, more: dict[str, Any], words: str) -> None:
     """A setting that cannot work ends the process with a sentence that names it, not a traceback."""
     edge = EdgeProcess(tmp_path, None, None, **more)
     with pytest.raises(Exception, match="ended with code 1"):

@@ -245,13 +245,13 @@ def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize(("sync", "trays"), [("file", 0), ("none", 0), ("none", 64)])
-def test_only_groups_need_a_committer(tmp_path: Path, sync: str, trays: int) -> None:
-    """Where receivers sync for themselves, or not at all, they acknowledge without another process."""
-    with edge_process(tmp_path, edge_processes=2, spool_sync=sync, spool_trays=trays) as edge:
+@pytest.mark.parametrize("trays", [0, 64])
+def test_all_receivers_share_a_committer(tmp_path: Path, trays: int) -> None:
+    """With slots and without, one process more syncs for all receivers, and what they acknowledge is counted."""
+    with edge_process(tmp_path, edge_processes=2, spool_trays=trays) as edge:
         results = store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
         assert {result.outcome for result in results} == {Outcome.STORED}
-        assert sorted(edge.children()) == ["receiver-0", "receiver-1", "uploader"]
+        assert sorted(edge.children()) == ["committer", "receiver-0", "receiver-1", "uploader"]
         assert_account_is_true(edge)
 
 

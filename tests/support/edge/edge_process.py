@@ -42,7 +42,15 @@ NOWHERE = "127.0.0.1:9"
 class EdgeProcess:
     """`python -m edge_scp`, which can be killed and started again on the same spool."""
 
-    def __init__(self, folder: Path, store: Settings | None, broker: Settings | None, **more: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Settings | None,
+        broker: Settings | None,
+        *,
+        python_path: Path | None = None,
+        **more: object,
+    ) -> None:
         self.port, self.http_port = free_port(), free_port()
         self.spool = folder / "spool"
         self.log = folder / "edge.log"
@@ -65,6 +73,8 @@ class EdgeProcess:
         if broker is not None:
             env["BUCKY_NATS_URL"] = broker.nats_url
             env["BUCKY_NATS_PASSWORD"] = broker.nats_password.get_secret_value()
+        if python_path is not None:
+            env["PYTHONPATH"] = str(python_path)
         env |= {f"BUCKY_{name.upper()}": str(value) for name, value in more.items()}
         self._program = Program(
             name="edge",
@@ -154,10 +164,15 @@ class EdgeProcess:
 
 @contextmanager
 def edge_process(
-    folder: Path, store: Settings | None = None, broker: Settings | None = None, **more: object
+    folder: Path,
+    store: Settings | None = None,
+    broker: Settings | None = None,
+    *,
+    python_path: Path | None = None,
+    **more: object,
 ) -> Iterator[EdgeProcess]:
     """Run an edge for the length of a block; without store or broker it cannot reach one."""
-    edge = EdgeProcess(folder, store, broker, **more)
+    edge = EdgeProcess(folder, store, broker, python_path=python_path, **more)
     try:
         edge.start()
         yield edge
@@ -274,8 +289,8 @@ class ListenerAlone:
             self._selector,
             self._receiver,
             self.world.capacity,
-            ledger=self.world.ledger_descriptor,
-            asking=self.world.lane_asks_by,
+            counters=self.world.ledger_descriptor,
+            queue=self.world.fast_path_end,
             trays=WorkerSlots(self.world.folder.trays, self.world.trays_page, 0, 1, SLOT),
         )
         self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)

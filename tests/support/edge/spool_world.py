@@ -19,13 +19,12 @@ from edge_scp.spool.disk import Disk
 from edge_scp.spool.entries import Spool
 from edge_scp.spool.file import SpoolFile
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.group_commit import Commit, Committer, FileCommitter, GroupCommitter, NoCommitter, SyncMode
+from edge_scp.spool.group_commit import Commit, GroupCommitter
 from edge_scp.spool.notifications import Notifications, Notifier, open_pipe
 from edge_scp.spool.record import SpoolRecord, verify
 from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Slots
-from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors
+from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors, SyncQueueEnd
 from edge_scp.spool.syncer import Syncer
-from tests.support.waiting import PATIENCE
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")
 META = FileMeta(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, "1.2.840.10008.1.2", "CT", "BUCKY")
@@ -94,7 +93,6 @@ class SpoolWorld:
         max_bytes: int = 10**9,
         min_free: int = 0,
         resume: float = 1.0,
-        sync: SyncMode = "group",
         trays: int = 0,
     ) -> None:
         self.disk = disk or Disk()
@@ -115,8 +113,7 @@ class SpoolWorld:
         self.ready_descriptor = self.disk.open_folder(self.folder.ready)
         self._syncing = SyncingThread(self.disk, self.ready_descriptor)
         self._ended: list[Commit] = []
-        self._loop = asyncio.Runner()
-        self.committer = self._committer(sync)
+        self.committer = GroupCommitter(self._syncing.board, ITSELF)
         self.committer.deliver = self._ended.extend
         self.uploader_hangs = False
         self.trays, self.trays_page = Slots.start(self.folder.trays, trays)
@@ -126,9 +123,9 @@ class SpoolWorld:
         self.spool.open()
 
     @property
-    def lane_asks_by(self) -> tuple[int, int, int, int, int]:
-        """What the receiver's express lane asks the committer by."""
-        return self._syncing.board.lane(RECEIVER)
+    def fast_path_end(self) -> SyncQueueEnd:
+        """The end of the sync queue that the receiver's fast path has."""
+        return self._syncing.board.fast_path_end(RECEIVER)
 
     def begin(self, meta: FileMeta = META) -> SpoolFile:
         """Begin an instance."""
@@ -211,29 +208,12 @@ class SpoolWorld:
         """End the processes that this stands for."""
         self.committer.close()
         self._syncing.close()
-        self._loop.close()
         self.disk.close(self.ready_descriptor)
         os.close(self.trays_page)
         if self.trays is not None:
             self.trays.close()
 
-    def _committer(self, sync: SyncMode) -> Committer:
-        async def in_files() -> Committer:
-            return FileCommitter(self.disk, self.ready_descriptor)
-
-        if sync == "none":
-            return NoCommitter()
-        return self._loop.run(in_files()) if sync == "file" else GroupCommitter(self._syncing.board, ITSELF)
-
     def _wait_for(self, ended: int) -> None:
-        async def until_delivered() -> None:
-            async with asyncio.timeout(PATIENCE):
-                while len(self._ended) < ended:  # noqa: ASYNC110 - delivered by a thread
-                    await asyncio.sleep(0.001)
-
-        if isinstance(self.committer, FileCommitter):
-            self._loop.run(until_delivered())
-        # This waits for the answers of the group's committer, and does not end it.
-        elif isinstance(self.committer, GroupCommitter):
-            self.committer.close()
+        # This waits for the commit worker's answers, and does not end it.
+        self.committer.close()
         assert len(self._ended) == ended

@@ -16,15 +16,10 @@ from edge_scp.spool.capacity import SpoolFull
 from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import SpoolFailed
 from edge_scp.spool.folder import SpoolFolder
-from edge_scp.spool.group_commit import SyncMode
 from edge_scp.spool.record import CorruptRecord
 from tests.support.edge.spool_world import DATA, META, SpoolWorld, verified
 
-STEPS = {
-    "group": ("create", "write", "link", "sync_file_system"),
-    "file": ("create", "write", "link", "sync"),
-    "none": ("create", "write", "link"),
-}
+STEPS = ("create", "write", "link", "sync_file_system")
 
 
 class FaultyDisk(Disk):
@@ -52,10 +47,6 @@ class FaultyDisk(Disk):
     def link(self, descriptor: int, folder: int, name: str) -> None:
         self._step("link")
         super().link(descriptor, folder, name)
-
-    def sync(self, descriptor: int) -> None:
-        self._step("sync")
-        super().sync(descriptor)
 
     def sync_file_system(self, descriptor: int) -> None:
         self._step("sync_file_system")
@@ -94,16 +85,11 @@ def test_a_record_is_a_dicom_file_and_its_proof(world: SpoolWorld) -> None:
     assert file_meta.MediaStorageSOPInstanceUID == META.sop_instance_uid
 
 
-@pytest.mark.parametrize("sync", ["group", "file"])
-def test_acknowledged_only_after_bytes_and_name_are_synced(tmp_path: Path, sync: SyncMode) -> None:
+def test_acknowledged_only_after_bytes_and_name_are_synced(world: SpoolWorld, disk: FaultyDisk) -> None:
     """Nobody is told before the last sync, and that is after the last write and the name: that is the promise."""
-    disk = FaultyDisk()
-    world = SpoolWorld(tmp_path, disk=disk, sync=sync)
     world.keep()
-    expected = list(STEPS[sync])
     seen = [step for at, step in enumerate(disk.steps) if at == 0 or step != disk.steps[at - 1]]
-    assert seen == expected
-    world.close()
+    assert seen == list(STEPS)
 
 
 def test_one_sync_serves_all_that_wait(world: SpoolWorld, disk: FaultyDisk) -> None:
@@ -121,13 +107,9 @@ def test_one_sync_serves_all_that_wait(world: SpoolWorld, disk: FaultyDisk) -> N
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize(
-    ("sync", "step"), [(sync, step) for sync in ("group", "file") for step in sorted(set(STEPS[sync]))]
-)
-def test_a_disk_error_refuses_and_leaves_nothing(tmp_path: Path, sync: SyncMode, step: str, error: int) -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_a_disk_error_refuses_and_leaves_nothing(world: SpoolWorld, disk: FaultyDisk, step: str, error: int) -> None:
     """When any step fails, the instance is refused, its bytes and room are given back, and the next is kept."""
-    disk = FaultyDisk()
-    world = SpoolWorld(tmp_path, disk=disk, sync=sync)
     disk.fail_at, disk.error = step, error
     # The committer's reason stays in its log: to its receivers a sync has succeeded or failed.
     told = error == errno.ENOSPC and step != "sync_file_system"
@@ -139,7 +121,6 @@ def test_a_disk_error_refuses_and_leaves_nothing(tmp_path: Path, sync: SyncMode,
     disk.fail_at = None
     world.keep()
     assert world.ledger.instances == 1
-    world.close()
 
 
 def test_a_failed_sync_fails_what_was_being_written(world: SpoolWorld, disk: FaultyDisk) -> None:

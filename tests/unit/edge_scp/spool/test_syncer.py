@@ -1,9 +1,7 @@
 """Group commit across processes: whoever fails or dies, and whenever, no file is acknowledged that is not durable."""
 
-import asyncio
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_scp.spool import syncer
-from edge_scp.spool.disk import Disk
 from edge_scp.spool.file import SpoolFailed
-from edge_scp.spool.group_commit import Commit, FileCommitter
+from edge_scp.spool.group_commit import Commit
 from edge_scp.spool.sync_queue import EPOCHS
-from tests.support.edge.commit_world import RECEIVERS, Edge, File, Killed, an_edge, failures, file_of
+from tests.support.edge.commit_world import RECEIVERS, Edge, Killed, an_edge, failures, file_of
 
 
 @pytest.fixture
@@ -163,39 +160,6 @@ def test_answers_are_delivered_in_order(edge: Edge) -> None:
     assert receiver.hear() == asked
     assert receiver.deliveries == 1
     assert not any(failures(asked))
-
-
-class SlowDisk(Disk):
-    """A disk whose syncs wait until they may go on."""
-
-    def __init__(self) -> None:
-        self.busy, self.go_on = threading.Event(), threading.Event()
-        self.synced: list[int] = []
-
-    def sync(self, descriptor: int) -> None:
-        self.synced.append(descriptor)
-        self.busy.set()
-        assert self.go_on.wait(10)
-
-
-async def test_files_synced_by_themselves_share_the_sync_of_their_names() -> None:
-    """What gathers while one file is synced costs one sync each, and one of the folder for all."""
-    disk, ended = SlowDisk(), list[Commit]()
-    committer = FileCommitter(disk, -1)
-    committer.deliver = ended.extend
-    commits = [Commit(File(0), committer.epoch, lambda _commit: None) for _ in range(4)]
-    for number, commit in enumerate(commits):
-        commit.file.descriptor = number
-        committer.submit(commit)
-        assert disk.busy.wait(10)
-    disk.go_on.set()
-    committer.close()
-    async with asyncio.timeout(10):
-        while len(ended) < len(commits):  # noqa: ASYNC110 - delivered by a thread
-            await asyncio.sleep(0.001)
-    assert disk.synced == [0, -1, 1, 2, 3, -1]
-    assert ended == commits
-    assert not any(failures(ended))
 
 
 # What a receiver does in one step, and what the committer does in one: how its sync goes, and how many answers
