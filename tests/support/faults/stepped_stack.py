@@ -107,7 +107,7 @@ class SteppedStack:
 
     def _before_the_sync(self, boundary: Boundary) -> None:
         """Hold the committer, and kill when an instance has its name in the spool and waits for the sync."""
-        (committer,) = self.stack.edge_pids("committing")
+        (committer,) = self.stack.edge_pids("commit_worker")
         ready = self.stack.home.spool / "ready"
         before = set(ready.iterdir())
         self.trip.fired.clear()

@@ -24,7 +24,11 @@ from tests.support.waiting import eventually
 
 START_SECONDS = 300.0
 MOST_ROWS = 100_000
-EDGE_CHILDREN = {"edge receivers": "receiving", "edge committer": "committing", "edge uploader": "uploading"}
+EDGE_CHILDREN = {
+    "edge receivers": "receive_worker",
+    "edge committer": "commit_worker",
+    "edge uploader": "upload_worker",
+}
 
 
 class RunningStack:
@@ -86,7 +90,7 @@ class RunningStack:
 
     def edge_pids(self, module: str) -> list[int]:
         """Return the process ids of the edge's children that run a module."""
-        wanted = f"edge_scp.{module}".encode()
+        wanted = f"edge_scp.process.{module}".encode()
         return [pid for pid in children_of(self.pid("edge")) if wanted in looked_up(pid, "cmdline").split(b"\0")]
 
     def kill(self, program: str) -> None:
