@@ -38,8 +38,8 @@ def find_access(settings: Settings, url: str | None, api_key: str | None, ca: Pa
     if not key:
         raise ApiFailed(
             f"No API key is known, for no stack was ever started in {settings.home.resolve()}. Start one with "
-            "`bucky up`, say with --home (or BUCKY_HOME) in which folder it lies, such as --home CLONE/.bucky, or give --url and "
-            "--api-key of one elsewhere."
+            "`bucky up`, say with --home (or BUCKY_HOME) in which folder it lies, such as --home CLONE/.bucky, or give "
+            "--url and --api-key of one elsewhere."
         )
     found_ca = ca or (ca_file if ca_file.is_file() else None)
     return Access((url or _known_url(settings)).rstrip("/"), key, found_ca)
