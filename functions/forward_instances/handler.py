@@ -134,7 +134,8 @@ def _carried_out(
     for name, group in by_destination.items():
         destination = routing.document.destination(name)
         if destination is None:
-            gone = f"there is no destination {name!r} in routing version {routing.version}; add it and redrive"
+            gone = f"there is no destination {name!r} in routing version {routing.version}"
+            gone += "; add it and redrive, or dismiss it"
             yield from ((request, StoreResult(Outcome.REFUSED, gone)) for request in group)
         else:
             if commitment_of(destination) is not None:

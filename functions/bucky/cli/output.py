@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 SHORT_DIGITS = 12
-PROSE_WIDTH = 20
+PROSE_WIDTH = 16
 GAP = 2
 STYLES = {
     "up": "green",

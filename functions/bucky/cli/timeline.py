@@ -52,5 +52,5 @@ def _shown(step: dict[str, Any]) -> dict[str, Any]:
     """Return a step as a person reads it: local time, and how long it took where it took long."""
     at, until = datetime.fromisoformat(step["at"]), datetime.fromisoformat(step["until"])
     seconds = (until - at).total_seconds()
-    shown = at.astimezone().isoformat(" ", "milliseconds")
+    shown = at.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
     return {**step, "at": f"{shown} +{seconds:.1f} s" if seconds >= 0.1 else shown}

@@ -178,7 +178,7 @@ _KINDS = ("set", "delete", "prepend", "suffix", "regex_replace", "copy", "move",
 
 
 def _kind(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else type(value).model_fields
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
     return next((kind for kind in _KINDS if kind in keys or f"{kind}_" in keys), None)
 
 

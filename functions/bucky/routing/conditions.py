@@ -200,7 +200,7 @@ _KINDS = ("all", "any", "not", "attribute", "association", "study", "series", "o
 
 
 def _kind(value: Any) -> str:
-    keys = value if isinstance(value, dict) else type(value).model_fields
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
     return next((kind for kind in _KINDS if kind in keys or f"{kind}_" in keys), "always")
 
 

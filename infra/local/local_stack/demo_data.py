@@ -1,7 +1,7 @@
 """The demo's instances: real ones, from the files pydicom brings for its own tests, odd ones included.
 
 Many of these files hold one instance in several encodings, under one SOP Instance UID. An archive rightly
-keeps the first of them and puts the others in quarantine. So that each can travel as an instance of its
+keeps the first of them current, and the others as conflicts. So that each can travel as an instance of its
 own, all but the first get a new UID of the same length; no other byte is changed.
 """
 

@@ -95,6 +95,15 @@ def test_status_lists_what_needs_attention(home: Path) -> None:
     assert output(home, "conflicts", "list", "--all") == {"items": [], "next": None}
 
 
+def test_what_status_counts_a_command_lists(home: Path) -> None:
+    """A number of damaged instances or conflicts that no command explains helps nobody."""
+    held = json.loads(bucky(home, "status", "--json").stdout)["summary"]["held"]
+    assert held.keys() >= {"conflicts", "damaged"}
+    assert output(home, "instances", "--damaged") == {"items": [], "next": None}
+    listed = output(home, "instances", "--study", STUDY)["items"]
+    assert [one["study_instance_uid"] for one in listed] == [STUDY] * 3
+
+
 def test_routing_is_applied_shown_and_applied_again(home: Path, tmp_path: Path) -> None:
     """What `show` prints, `apply` must take; applying the same must not make a version."""
     file = tmp_path / "routing.yaml"

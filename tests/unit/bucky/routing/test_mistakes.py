@@ -35,6 +35,7 @@ rules:
         ("equals: CT}", "equals: CT, starts: C}", "line 10: rule 'ct', when.all no. 1.starts: there is no such field"),
         ("Modality", "Modalty", "line 10: rule 'ct', when.all no. 1"),
         ("calling_aet", "caller", "rule 'ct', when.all no. 2.not.association: it should be"),
+        ("{attribute: Modality, equals: CT}", "[Modality]", "line 10: rule 'ct', when.all no. 1: it should be"),
         ("[pacs]", "[pax]", "line 7: rule 'ct' names the destination 'pax', which does not exist"),
         ("name: all", "name: ct", "line 13: the rule 'ct' is there twice"),
         ("rules:", "ruels:", "line 6: ruels: there is no such field"),
