@@ -4,10 +4,11 @@ import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from admin_api.answers import Page
 from admin_api.parameters import Digest, IndexDep, Limit, LinkDep, ObjectsDep, Offset
+from admin_api.strict_route import StrictRoute
 from bucky.broker import JetStreamPublisher
 from bucky.correcting import carry_out
 from bucky.corrections import Decision, Verdict
@@ -18,7 +19,7 @@ from bucky.index import DeliveryRow, Index, InstanceRow
 
 SOURCE = "/bucky/admin-api"
 
-routes = APIRouter(tags=["conflicts"])
+routes = APIRouter(tags=["conflicts"], route_class=StrictRoute)
 
 
 class ConflictView(BaseModel):
@@ -38,6 +39,7 @@ class ConflictView(BaseModel):
 class Order(BaseModel):
     """Why somebody decides so."""
 
+    model_config = ConfigDict(extra="forbid")
     note: str = Field("", max_length=1000)
 
 

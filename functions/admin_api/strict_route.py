@@ -13,17 +13,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class StrictRoute(APIRoute):
-    """Answers 400 for a body that is no JSON or says a thing twice, 422 for a query parameter there is not."""
+    """Answers 400 for a body that is no JSON or says a thing twice, 422 for a query parameter there is not, or no text."""
 
     def get_route_handler(self) -> Endpoint:  # type: ignore[override]  # a narrower kind of awaitable
         """Return the handler, given a request that reads strictly."""
         handle, known = super().get_route_handler(), frozenset(_query_names(self.dependant))
 
         async def strictly(request: Request) -> Response:
-            for name in request.query_params:
+            for name, value in request.query_params.multi_items():
                 if name not in known:
                     there_are = ", ".join(sorted(known)) or "none here"
                     raise HTTPException(422, f"There is no query parameter {name!r}; there are: {there_are}.")
+                if "\0" in value:  # PostgreSQL would refuse it
+                    raise HTTPException(422, f"The query parameter {name!r} has a NUL character in it: remove it.")
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strictly

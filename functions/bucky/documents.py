@@ -19,6 +19,7 @@ MOST_VALUES = 200_000
 """Values in a document, those that an alias repeats counted each time."""
 _MERGE = "tag:yaml.org,2002:merge"
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:\n]', re.DOTALL)
+_ESCAPED_NUL = r"\u0000"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -104,6 +105,9 @@ def read_json(text: str | bytes) -> Any:
         raise InvalidDocument(f"not valid JSON: {error}") from None
     if twice:
         raise InvalidDocument(next(_keys_there_twice(content)))
+    for token in _TOKEN.finditer(content) if _ESCAPED_NUL in content else ():
+        if _ESCAPED_NUL in token[0] and "\0" in json.loads(token[0]):
+            raise InvalidDocument(_with_nul(content.count("\n", 0, token.start()) + 1))
     return value
 
 
@@ -130,7 +134,7 @@ def _check_depth(text: str) -> None:
 
 
 def _check_nodes(loader: Any, root: Any) -> None:
-    """Refuse keys that stand twice in a mapping, and aliases that contain themselves or multiply."""
+    """Refuse NUL in a text, keys that stand twice in a mapping, and aliases that contain themselves or multiply."""
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
@@ -142,6 +146,8 @@ def _check_nodes(loader: Any, root: Any) -> None:
         sizes[id(node)] = 0
         if isinstance(node, yaml.MappingNode):
             _check_keys(loader, node)
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            raise InvalidDocument(_with_nul(node.start_mark.line + 1))
         total = 1 + sum(size(part) for part in _parts(node))
         if total > MOST_VALUES:
             raise InvalidDocument(
@@ -193,6 +199,10 @@ def _keys_there_twice(text: str) -> Iterator[str]:
                     yield _twice(key, keys[key], line)
                 keys[key] = line
         previous = sign
+
+
+def _with_nul(line: int) -> str:
+    return f"line {line}: a text has a NUL character (U+0000) in it, which is never part of one: remove it"
 
 
 def _twice(key: str, first: int, second: int) -> str:

@@ -28,6 +28,7 @@ BILLION = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]", *NINES])
         ("? [a]\n: 1\n", "line 1: a key is a list"),
         ("a: !!python/object/apply:os.system [x]\n", "line 1: not valid YAML"),
         ("a: \0", "not valid YAML"),
+        ('a: 1\nb: "x\\0y"\n', "line 2: a text has a NUL"),
         ("a: \ud800", "not valid YAML"),
         ("rules: {", "not valid YAML"),
     ],
@@ -79,6 +80,8 @@ def test_yaml_that_says_one_thing_is_read(text: str, value: object) -> None:
         ("[" * 100_000, "too deep"),
         ('{"a": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{\n"a": }', "line 2"),
+        ('{"a":\n["x\\u0000"]}', "line 2: a text has a NUL"),
+        ('{"a\\u0000": 1}', "line 1: a text has a NUL"),
         ("", "line 1"),
     ],
 )
@@ -91,5 +94,7 @@ def test_json_that_can_be_misread_is_refused(text: str | bytes, said: str) -> No
 
 def test_json_that_says_one_thing_is_read() -> None:
     """A key inside a text, or in another object, is no repetition."""
-    text = '\ufeff{"a": "{\\"b\\": 1, \\"b\\": 2}", "c": [{"a": 1}, {"a": "\\ud83d\\ude00"}]}'.encode()
-    assert read_json(text) == {"a": '{"b": 1, "b": 2}', "c": [{"a": 1}, {"a": "😀"}]}
+    text = (
+        '\ufeff{"a": "{\\"b\\": 1, \\"b\\": 2}", "c": [{"a": 1}, {"a": "\\ud83d\\ude00"}], "d": "\\\\u0000"}'.encode()
+    )
+    assert read_json(text) == {"a": '{"b": 1, "b": 2}', "c": [{"a": 1}, {"a": "😀"}], "d": r"\u0000"}
