@@ -13,7 +13,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class StrictRoute(APIRoute):
-    """Answers 400 for a body that is no JSON or says a thing twice, 422 for a query parameter there is not, or no text."""
+    """Answers 400 for a body that is no JSON or says a thing twice, 422 for a query parameter there is not."""
 
     def get_route_handler(self) -> Endpoint:  # type: ignore[override]  # a narrower kind of awaitable
         """Return the handler, given a request that reads strictly."""

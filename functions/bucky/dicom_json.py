@@ -17,6 +17,7 @@ from pydicom.errors import BytesLengthException
 
 from bucky.character_sets import CHARACTER_SET_VRS, SEVERAL_VALUED, CharacterSet, character_set_in, character_set_of
 from bucky.element_vr import dictionary_vr, may_be_text, settled_vr
+from bucky.numbers import number as number_of
 from bucky.padding import without_padding
 from bucky.plain_values import plain_values
 
@@ -40,6 +41,7 @@ UNDECODABLE = (
 _BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
 _WHOLE_NUMBERS = {"IS", "SL", "SS", "SV", "UL", "US", "UV"}
 _NUMBERS = {"DS", "FD", "FL"}
+_WRITTEN_NUMBERS = {"DS", "IS"}
 # What an element of these VRs is when it has no bytes needs no pydicom to say.
 _EMPTY_WHEN_SHORT = _WHOLE_NUMBERS | _NUMBERS | {"AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UI"}
 # Their first value is unsigned whatever their VR says (PS3.3 §C.7.6.3.1.5), as pydicom knows.
@@ -187,6 +189,8 @@ def _value(vr: str, value: Any) -> Any:
         return _name_of(value.components)
     if vr == "AT":
         return f"{int(value):08X}"
+    if vr in _WRITTEN_NUMBERS and number_of(getattr(value, "original_string", str(value))) is None:
+        raise ValueError("no number of DICOM's, whatever Python makes of it")
     if vr in _WHOLE_NUMBERS:
         return int(value)
     if vr in _NUMBERS:

@@ -107,7 +107,8 @@ def read_json(text: str | bytes) -> Any:
         raise InvalidDocument(next(_keys_there_twice(content)))
     for token in _TOKEN.finditer(content) if _ESCAPED_NUL in content else ():
         if _ESCAPED_NUL in token[0] and "\0" in json.loads(token[0]):
-            raise InvalidDocument(_with_nul(content.count("\n", 0, token.start()) + 1))
+            line = content.count("\n", 0, token.start()) + 1
+            raise InvalidDocument(f"line {line}: a text has a NUL character (U+0000) in it: remove it")
     return value
 
 
@@ -134,7 +135,7 @@ def _check_depth(text: str) -> None:
 
 
 def _check_nodes(loader: Any, root: Any) -> None:
-    """Refuse NUL in a text, keys that stand twice in a mapping, and aliases that contain themselves or multiply."""
+    """Refuse keys that stand twice in a mapping, and aliases that contain themselves or multiply."""
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
@@ -146,8 +147,6 @@ def _check_nodes(loader: Any, root: Any) -> None:
         sizes[id(node)] = 0
         if isinstance(node, yaml.MappingNode):
             _check_keys(loader, node)
-        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-            raise InvalidDocument(_with_nul(node.start_mark.line + 1))
         total = 1 + sum(size(part) for part in _parts(node))
         if total > MOST_VALUES:
             raise InvalidDocument(
@@ -199,10 +198,6 @@ def _keys_there_twice(text: str) -> Iterator[str]:
                     yield _twice(key, keys[key], line)
                 keys[key] = line
         previous = sign
-
-
-def _with_nul(line: int) -> str:
-    return f"line {line}: a text has a NUL character (U+0000) in it, which is never part of one: remove it"
 
 
 def _twice(key: str, first: int, second: int) -> str:

@@ -13,6 +13,8 @@ from pydicom.tag import BaseTag
 
 from bucky.dicom_json import UNDECODABLE
 from bucky.differences.model import Attribute
+from bucky.numbers import number
+from bucky.padding import PADDING
 
 MAX_DEPTH = 32
 SHOWN_CHARACTERS = 256
@@ -83,7 +85,8 @@ def _plain(element: DataElement) -> Any:
         return bytes(value or b"").rstrip(b"\0")
     values = [] if value is None or value == "" else list(value) if _is_several(value) else [value]
     if element.VR in _NUMBERS:
-        return [float(one) if one not in ("", None) else None for one in values]
+        texts = [getattr(one, "original_string", None) or str("" if one is None else one) for one in values]
+        return [text.strip(PADDING) if (found := number(text)) is None else found for text in texts]
     return [str(one).strip(" \0") for one in values]
 
 

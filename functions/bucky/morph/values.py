@@ -21,6 +21,7 @@ from bucky.character_sets import (
 from bucky.dicom_json import UNDECODABLE
 from bucky.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
 from bucky.errors import Permanent
+from bucky.numbers import fraction, whole_number
 from bucky.padding import without_padding
 
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
@@ -104,9 +105,9 @@ def element_of(
         raise Unchangeable(attribute, "a new value has a backslash, which separates values")
     try:
         if vr in _WHOLE_NUMBERS:
-            values: list[str | int | float] = [int(text) for text in texts]
+            values: list[str | int | float] = [whole_number(text) for text in texts]
         elif vr in _FRACTIONS:
-            values = [float(text) for text in texts]
+            values = [fraction(text) for text in texts]
         else:
             values = list(texts)
         for value in values:

@@ -15,7 +15,7 @@ from bucky.padding import without_padding
 from bucky.patterns import found_in
 from bucky.processed import in_words
 from bucky.routing import Routing
-from bucky.rules.comparing import number, order
+from bucky.rules.comparing import comes_in_order, equal, order
 from bucky.rules.conditions import (
     AllOf,
     AnyOf,
@@ -34,8 +34,7 @@ from bucky.rules.paths import Found, attribute_values, is_there
 from bucky.rules.unknown import UNKNOWN
 
 SHOWN_VALUES = 10
-_NUMERIC = {"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", UNKNOWN, ""}
-"""The VRs of numbers, and counts, which have none."""
+_ORDERING = {"gt", "ge", "lt", "le"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +208,15 @@ def _tested(test: ValueTest, name: str, values: tuple[Found, ...], *, there: boo
         matches = _OPERATORS[operator]
         asked = values if operator in {"equals", "in"} else _by_certainty(values)[0]
         held = any(matches(value, operand) for value in asked)
-    found = tuple(value.text for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
+    found = tuple(_seen(value, operator) for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
     return Verdict(held, f"{name} {operator} {_shown(operand)}", found=found)
+
+
+def _seen(value: Found, operator: str) -> str:
+    """Return a value for people; one without a place in the order that was asked for says so."""
+    if operator in _ORDERING and not comes_in_order(value.text, value.vr):
+        return f"{value.text} (not valid for its VR, {value.vr}, so it has no order)"
+    return value.text
 
 
 def _by_certainty(values: tuple[Found, ...]) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
@@ -226,12 +232,7 @@ def _shown(operand: Any) -> str:
 
 
 def _equals(value: Found, operand: Operand) -> bool:
-    if value.text == without_padding(str(operand), value.vr):
-        return True
-    if value.vr in {"DA", "TM", "DT"}:
-        return order(value.text, operand, value.vr) == 0
-    # 00123 is not the patient 123; but 1.50 is the thickness 1.5, however it is written.
-    return value.vr in _NUMERIC and (found := number(value.text)) is not None and found == number(operand)
+    return equal(value.text, operand, value.vr)
 
 
 def _is_in(value: Found, operands: tuple[Operand, ...]) -> bool:
