@@ -5,10 +5,11 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from admin_api.answers import Page
 from admin_api.parameters import IndexDep, Limit, LinkDep, ObjectsDep, Offset
+from admin_api.strict_route import StrictRoute
 from bucky.broker.connection import JetStreamPublisher
 from bucky.deciding.correcting import carry_out
 from bucky.differences import Differences
@@ -19,7 +20,7 @@ from bucky.routing.corrections import ConflictDecision, Verdict
 
 SOURCE = "/bucky/admin-api"
 
-routes = APIRouter(tags=["conflicts"])
+routes = APIRouter(tags=["conflicts"], route_class=StrictRoute)
 
 
 State = Literal["open", "decided", "current"]
@@ -59,6 +60,7 @@ class MadeDecision(ConflictDecision):
 class DecisionRequest(BaseModel):
     """Why somebody decides so."""
 
+    model_config = ConfigDict(extra="forbid")
     note: str = Field("", max_length=1000)
 
 

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from admin_api.answers import Dismissed, Page, Redriven
 from admin_api.dead_letters import NOT_OURS, DeadLetterBox, Filter, Group, StoredDeadLetter
 from admin_api.dismissal import dismiss_letters, dismiss_without_letters
-from admin_api.parameters import DeadLettersDep, IndexDep
+from admin_api.parameters import DeadLettersDep, IndexDep, Moment
 from admin_api.redrive import redrive_letters
 from admin_api.strict_route import StrictRoute
 from bucky.errors import NotFound, Permanent
@@ -57,8 +57,8 @@ class Choice(BaseModel):
     destination: str = Field(default="", max_length=256)
     reason: str = Field(default="", max_length=256, description="Part of the reason.")
     study: str = Field(default="", max_length=64, description="Study Instance UID.")
-    since: AwareDatetime | None = Field(default=None, description="Only those recorded then or later.")
-    until: AwareDatetime | None = Field(default=None, description="Only those recorded before.")
+    since: Moment | None = Field(default=None, description="Only those recorded then or later.")
+    until: Moment | None = Field(default=None, description="Only those recorded before.")
     all: bool = Field(default=False, description="Every dead letter, when nothing else is given.")
     before: int | None = Field(default=None, ge=1, le=2**53, description="Only those older than this sequence.")
 
@@ -85,8 +85,8 @@ def _filter(
     destination: Word = "",
     reason: Word = "",
     study: Annotated[str, Query(pattern=r"^[0-9.]{0,64}$", description="Study Instance UID.")] = "",
-    since: Annotated[AwareDatetime | None, Query(description="Recorded then or later.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Recorded before.")] = None,
+    since: Annotated[Moment | None, Query(description="Recorded then or later.")] = None,
+    until: Annotated[Moment | None, Query(description="Recorded before.")] = None,
 ) -> Filter:
     return Filter(function, destination, reason, study, since, until)
 

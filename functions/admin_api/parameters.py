@@ -1,8 +1,10 @@
 """What endpoints may declare as parameters: the parts of the process, found on the application's state."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
+from pydantic import AfterValidator, AwareDatetime
 
 from admin_api.broker_link import BrokerConnection
 from admin_api.dead_letters import DeadLetterBox
@@ -59,3 +61,13 @@ Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the data set bytes.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Skip so many.")]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is before the year 1, or after 9999") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]

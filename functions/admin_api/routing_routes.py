@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from admin_api.parameters import IndexDep, PlacesDep
 from admin_api.routing_edits import (
@@ -82,6 +82,7 @@ def get_version(index: IndexDep, version: Annotated[int, Path(ge=0, le=2**31 - 1
 class Rollback(BaseModel):
     """Which version to return to."""
 
+    model_config = ConfigDict(extra="forbid")
     version: Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 

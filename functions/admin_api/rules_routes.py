@@ -4,10 +4,10 @@ import asyncio
 from typing import Annotated, Self
 
 from fastapi import APIRouter
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from admin_api import rehearsal
-from admin_api.parameters import CrosswalksDep, IndexDep, LinkDep, ObjectsDep
+from admin_api.parameters import CrosswalksDep, IndexDep, LinkDep, Moment, ObjectsDep
 from admin_api.rehearsal import Rehearsal
 from admin_api.replay import Replayed, ReplayRequest, replay
 from admin_api.strict_route import StrictRoute
@@ -46,8 +46,8 @@ class ToExplain(Candidate):
 class ReceivedBetween(BaseModel):
     """The instances received from `since` to before `until`, a page at a time."""
 
-    since: AwareDatetime
-    until: AwareDatetime
+    since: Moment
+    until: Moment
     after: Sha256 | None = Field(None, description="The `next` of the page before.")
     limit: int = Field(200, ge=1, le=1000, description="At most so many instances at a time.")
 

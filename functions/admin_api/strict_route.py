@@ -20,10 +20,12 @@ class StrictRoute(APIRoute):
         handle, known = super().get_route_handler(), frozenset(_query_names(self.dependant))
 
         async def strictly(request: Request) -> Response:
-            for name in request.query_params:
+            for name, value in request.query_params.multi_items():
                 if name not in known:
                     there_are = ", ".join(sorted(known)) or "none here"
                     raise HTTPException(422, f"There is no query parameter {name!r}; there are: {there_are}.")
+                if "\0" in value:  # PostgreSQL would refuse it
+                    raise HTTPException(422, f"The query parameter {name!r} has a NUL character in it: remove it.")
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strictly

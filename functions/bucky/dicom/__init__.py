@@ -9,6 +9,7 @@ part10.py                 files: the preamble and file meta information around a
 foreign_file.py           files that others wrote
 deflated.py               inflating (PS3.5 §A.5)
 
+numbers.py                numbers as VRs write them, compared exactly
 padding.py                one normaliser of padding, by VR (PS3.5 §6.2)
 coded_sets.py             the code extensions of ISO 2022; character_sets.py decodes text (PS3.3 §C.12.1.1.2)
 element_vr.py             which VR an element has, private ones and those of unknown VR too

@@ -23,6 +23,7 @@ from bucky.dicom.character_sets import (
     character_set_of,
 )
 from bucky.dicom.element_vr import dictionary_vr, may_be_text, settled_vr
+from bucky.dicom.numbers import number as number_of
 from bucky.dicom.padding import without_padding
 from bucky.dicom.plain_values import plain_values
 
@@ -46,6 +47,7 @@ UNDECODABLE = (
 _BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
 _WHOLE_NUMBERS = {"IS", "SL", "SS", "SV", "UL", "US", "UV"}
 _NUMBERS = {"DS", "FD", "FL"}
+_WRITTEN_NUMBERS = {"DS", "IS"}
 # What an element of these VRs is when it has no bytes needs no pydicom to say.
 _EMPTY_WHEN_SHORT = _WHOLE_NUMBERS | _NUMBERS | {"AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UI"}
 # Their first value is unsigned whatever their VR says (PS3.3 §C.7.6.3.1.5), as pydicom knows.
@@ -193,6 +195,8 @@ def _value(vr: str, value: Any) -> Any:
         return _name_of(value.components)
     if vr == "AT":
         return f"{int(value):08X}"
+    if vr in _WRITTEN_NUMBERS and number_of(getattr(value, "original_string", str(value))) is None:
+        raise ValueError("no number of DICOM's, whatever Python makes of it")
     if vr in _WHOLE_NUMBERS:
         return int(value)
     if vr in _NUMBERS:

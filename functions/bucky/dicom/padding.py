@@ -17,3 +17,8 @@ def without_padding(text: str, vr: str) -> str:
             return "=".join([group.strip(PADDING) for group in text.split("=")])
         return text.strip(PADDING)
     return text.rstrip(PADDING) if vr in _END else text
+
+
+def bare_name(text: str) -> str:
+    """Return a person name without the delimiters of components and groups that are not there (PS3.5 §6.2.1.1)."""
+    return "=".join([group.strip(PADDING).rstrip("^" + PADDING) for group in text.split("=")]).rstrip("=")

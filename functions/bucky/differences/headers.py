@@ -12,6 +12,8 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
 from bucky.dicom.json_model import UNDECODABLE
+from bucky.dicom.numbers import number
+from bucky.dicom.padding import PADDING
 from bucky.differences.model import Attribute
 
 MAX_DEPTH = 32
@@ -83,7 +85,8 @@ def _plain(element: DataElement) -> Any:
         return bytes(value or b"").rstrip(b"\0")
     values = [] if value is None or value == "" else list(value) if _is_several(value) else [value]
     if element.VR in _NUMBERS:
-        return [float(one) if one not in ("", None) else None for one in values]
+        texts = [getattr(one, "original_string", None) or str("" if one is None else one) for one in values]
+        return [text.strip(PADDING) if (found := number(text)) is None else found for text in texts]
     return [str(one).strip(" \0") for one in values]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from bucky.dicom.padding import without_padding
+from bucky.dicom.padding import bare_name, without_padding
 
 # The keys of these tables are the index's columns.
 _STUDY_TEXT = {
@@ -80,8 +80,8 @@ def expected_counts(header: Header) -> tuple[int | None, int | None]:
 
 
 def name_key(name: str) -> str:
-    """Return a person name, or a pattern for one, as it is compared: without case."""
-    return name.casefold()[:_MAX_TEXT]
+    """Return a person name, or a pattern for one, as it is compared: without case, and what may be left out of it."""
+    return bare_name(name).casefold()[:_MAX_TEXT]
 
 
 def encode_header(header: Header) -> bytes:

@@ -143,4 +143,5 @@ def _name_matches(pattern: str) -> ColumnElement[bool]:
         like = like.replace(special, _ESCAPE + special)
     like = like.replace("*", "%").replace("?", "_")
     forms = (like, f"{like}=%", f"%={like}", f"%={like}=%")
-    return or_(*(study_patients.c.patient_name_key.like(form, escape=_ESCAPE) for form in forms))
+    key = func.rtrim(study_patients.c.patient_name_key, "^")  # earlier versions kept what may be left out
+    return or_(*(key.like(form, escape=_ESCAPE) for form in forms))

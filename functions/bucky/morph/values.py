@@ -20,6 +20,7 @@ from bucky.dicom.character_sets import (
 )
 from bucky.dicom.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
 from bucky.dicom.json_model import UNDECODABLE
+from bucky.dicom.numbers import fraction, whole_number
 from bucky.dicom.padding import without_padding
 from bucky.errors import Permanent
 
@@ -104,9 +105,9 @@ def element_of(
         raise Unchangeable(attribute, "a new value has a backslash, which separates values")
     try:
         if vr in _WHOLE_NUMBERS:
-            values: list[str | int | float] = [int(text) for text in texts]
+            values: list[str | int | float] = [whole_number(text) for text in texts]
         elif vr in _FRACTIONS:
-            values = [float(text) for text in texts]
+            values = [fraction(text) for text in texts]
         else:
             values = list(texts)
         for value in values:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from bucky.dicom.character_sets import CharacterSet, character_set_of, named
+from bucky.dicom.numbers import shortest
 from bucky.dicom.padding import without_padding
 from bucky.routing.unknown import UNKNOWN, readings
 
@@ -106,7 +107,7 @@ def _texts(value: Any, vr: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys([whole, *filter(None, groups)]))
     if isinstance(value, str):
         return (without_padding(value, vr),)
-    return (str(value),) if isinstance(value, int | float) else ()
+    return (shortest(value, vr),) if isinstance(value, int | float) else ()
 
 
 def _elements(

@@ -28,15 +28,14 @@ from bucky.routing.conditions import (
     ValueTest,
 )
 from bucky.routing.document import Routing
-from bucky.routing.ordering import number, order
+from bucky.routing.ordering import comes_in_order, equal, order
 from bucky.routing.provenance import in_words
 from bucky.routing.rules import Process, Rule, Trigger
 from bucky.routing.unknown import UNKNOWN
 from bucky.text.patterns import found_in
 
 SHOWN_VALUES = 10
-_NUMERIC = {"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", UNKNOWN, ""}
-"""The VRs of numbers, and counts, which have none."""
+_ORDERING = {"gt", "ge", "lt", "le"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +209,15 @@ def _tested(test: ValueTest, name: str, values: tuple[AttributeValue, ...], *, t
         matches = _OPERATORS[operator]
         asked = values if operator in {"equals", "in"} else _by_certainty(values)[0]
         held = any(matches(value, operand) for value in asked)
-    found = tuple(value.text for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
+    found = tuple(_seen(value, operator) for value in (_by_certainty(values)[0] or values)[:SHOWN_VALUES])
     return ConditionResult(held, f"{name} {operator} {_shown(operand)}", found=found)
+
+
+def _seen(value: AttributeValue, operator: str) -> str:
+    """Return a value for people; one without a place in the order that was asked for says so."""
+    if operator in _ORDERING and not comes_in_order(value.text, value.vr):
+        return f"{value.text} (not valid for its VR, {value.vr}, so it has no order)"
+    return value.text
 
 
 def _by_certainty(values: tuple[AttributeValue, ...]) -> tuple[tuple[AttributeValue, ...], tuple[AttributeValue, ...]]:
@@ -227,12 +233,7 @@ def _shown(operand: Any) -> str:
 
 
 def _equals(value: AttributeValue, operand: Operand) -> bool:
-    if value.text == without_padding(str(operand), value.vr):
-        return True
-    if value.vr in {"DA", "TM", "DT"}:
-        return order(value.text, operand, value.vr) == 0
-    # 00123 is not the patient 123; but 1.50 is the thickness 1.5, however it is written.
-    return value.vr in _NUMERIC and (found := number(value.text)) is not None and found == number(operand)
+    return equal(value.text, operand, value.vr)
 
 
 def _is_in(value: AttributeValue, operands: tuple[Operand, ...]) -> bool:

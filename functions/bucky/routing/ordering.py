@@ -1,18 +1,23 @@
-"""Which of two values comes first, as their VR wants it: numbers, dates, times and ages (PS3.5 §6.2)."""
+"""Which of two values comes first, or whether they are the same, as their VR wants it (PS3.5 §6.2)."""
 
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from functools import lru_cache
 
+from bucky.dicom.numbers import as_single, number
+from bucky.dicom.padding import bare_name, without_padding
+from bucky.routing.unknown import UNKNOWN
+
 Operand = str | int | float
 
-_DATE = re.compile(r"(\d{4})[-./]?(\d{2})[-./]?(\d{2})")
-_TIME = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?")
+_DATE = re.compile(r"(\d{4})[-./]?(\d{2})[-./]?(\d{2})", re.ASCII)
+_TIME = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?", re.ASCII)
 _DATE_TIME = re.compile(
-    r"(\d{4})-?(\d{2})?-?(\d{2})?(?:[T ]?(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?)?([+-]\d{2}:?\d{2}|Z)?"
+    r"(\d{4})-?(\d{2})?-?(\d{2})?(?:[T ]?(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?)?([+-]\d{2}:?\d{2}|Z)?",
+    re.ASCII,
 )
-_AGE = re.compile(r"(\d{1,3}) ?([DWMY])")
+_AGE = re.compile(r"(\d{1,3}) ?([DWMY])", re.ASCII)
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 _MICROSECOND = timedelta(microseconds=1)
 _NO_OFFSET = timezone(timedelta(0))
@@ -21,17 +26,33 @@ _NO_OFFSET = timezone(timedelta(0))
 def order(value: str, operand: Operand, vr: str) -> int | None:
     """Return -1, 0 or 1 as the value is less than, equal to or greater than the operand; None when they do not compare.
 
-    As the VR says; else as numbers where both are; else as text.
+    As the VR says, where it is one of dates, times, ages or numbers; else as numbers where both are; else as text.
     """
     read = _READERS.get(vr)
-    if read is not None:
-        left, right = read(value), read(_digits(operand, vr))
-        if left is not None and right is not None:
-            return (left > right) - (left < right)
-    left, right = number(value), number(operand)
+    left, right = (read(value), read(_digits(operand, vr))) if read else (number(value), number(operand))
     if left is not None and right is not None:
-        return (left > right) - (left < right)
+        return 0 if vr == "FL" and as_single(left) == as_single(right) else (left > right) - (left < right)
+    if has_order(vr):
+        return None
     return (value > operand) - (value < operand) if isinstance(operand, str) else None
+
+
+def equal(value: str, operand: Operand, vr: str) -> bool:
+    """Return whether a value is the operand, in whichever of the forms that its VR has for it."""
+    if vr == "PN":
+        return bare_name(value) == bare_name(str(operand))
+    if vr == "AS":  # 012M is as old as 001Y, and says something else
+        ages = [_AGE.fullmatch(without_padding(text, vr)) for text in (value, str(operand))]
+        return all(ages) and len({(int(age[1]), age[2]) for age in ages if age}) == 1
+    if value == without_padding(str(operand), vr):
+        return True
+    # 00123 is not the patient 123; but 1.50 is the thickness 1.5, however it is written.
+    return has_order(vr) and order(value, operand, vr) == 0
+
+
+def has_order(vr: str) -> bool:
+    """Return whether a VR has an order of its own: what is no value of it comes neither before nor after any."""
+    return vr in _READERS or vr in _NUMERIC
 
 
 def is_readable(operand: Operand, vr: str) -> bool:
@@ -40,12 +61,9 @@ def is_readable(operand: Operand, vr: str) -> bool:
     return read is None or read(_digits(operand, vr)) is not None
 
 
-def number(value: Operand) -> float | None:
-    """Return a value as a number, if it is one."""
-    try:
-        return float(value)
-    except ValueError:
-        return None
+def comes_in_order(value: str, vr: str) -> bool:
+    """Return whether a value is one of those that its VR has an order for."""
+    return is_readable(value, vr) and (vr not in _NUMERIC or number(value) is not None)
 
 
 def _digits(operand: Operand, vr: str) -> str:
@@ -115,6 +133,8 @@ def _age(text: str) -> float | None:
     return int(match[1]) * _DAYS[match[2]] if match else None
 
 
+_NUMERIC = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", UNKNOWN, ""})
+"""The VRs of numbers, and counts, which have none."""
 _READERS: Mapping[str, Callable[[str], float | None]] = {
     "DA": _date,
     "TM": _time,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from bucky.dicom.character_sets import CHARACTER_SET_VRS, SEVERAL_VALUED, CharacterSet
 from bucky.dicom.element_vr import texts_of_unknown
+from bucky.dicom.numbers import shortest
 from bucky.dicom.padding import PADDING, without_padding
 from bucky.dicom.plain_values import plain_values
 
@@ -32,7 +33,7 @@ def readings(value: bytes, vr: str | None, character_set: CharacterSet) -> Itera
 def _as(value: bytes, vr: str, character_set: CharacterSet) -> list[str]:
     plain = plain_values(vr, value, little=True)
     if plain is not None and vr != "PN":
-        return [str(one) for one in plain if one is not None]
+        return [shortest(one, vr) if isinstance(one, int | float) else str(one) for one in plain if one is not None]
     text = character_set.decode(value, vr) if vr in CHARACTER_SET_VRS else value.decode("ascii", "replace")
     several = vr in SEVERAL_VALUED or vr not in CHARACTER_SET_VRS | {"UR"}
     stripped = text.strip(PADDING) if several else text

@@ -19,6 +19,7 @@ MOST_VALUES = 200_000
 """Values in a document, those that an alias repeats counted each time."""
 _MERGE = "tag:yaml.org,2002:merge"
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:\n]', re.DOTALL)
+_ESCAPED_NUL = r"\u0000"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -124,6 +125,10 @@ def read_json(text: str | bytes) -> Any:
         raise InvalidDocument(f"not valid JSON: {error}") from None
     if twice:
         raise InvalidDocument(next(_keys_there_twice(content)))
+    for token in _TOKEN.finditer(content) if _ESCAPED_NUL in content else ():
+        if _ESCAPED_NUL in token[0] and "\0" in json.loads(token[0]):
+            line = content.count("\n", 0, token.start()) + 1
+            raise InvalidDocument(f"line {line}: a text has a NUL character (U+0000) in it: remove it")
     return value
 
 

@@ -241,3 +241,23 @@ async def test_rules_decide_what_they_are_sure_of(admin: AdminWorld) -> None:
     current = admin.index.current_instance(admin.index.instance(first).sop_instance_uid)
     assert current is not None
     assert current.sha256 == third
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (r'{"note": "a\u0000b"}', 400, "NUL"),
+        ('{"note": "patient A", "note": "patient B"}', 400, "the key 'note' stands there twice"),
+        ('{"note": "x", "notes": "y"}', 422, "notes"),
+        (r'{"note": "\ud800"}', 400, "half a character"),
+        ("[", 400, "not valid JSON"),
+    ],
+)
+async def test_an_order_that_cannot_be_kept_is_refused(admin: AdminWorld, body: str, status: int, said: str) -> None:
+    """A note that the index cannot hold, or of which one half would be dropped, must decide nothing."""
+    came(admin, CONTENT)
+    second = came(admin, corrected())
+    headers = {"Content-Type": "application/json"}
+    answer = await admin.api.post(f"/api/conflicts/{second}/accept", content=body, headers=headers)
+    assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+    assert (await admin.api.get("/api/conflicts/decisions")).json()["items"] == []

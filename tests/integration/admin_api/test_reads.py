@@ -257,3 +257,23 @@ async def test_forward_auth_decides_for_the_request_traefik_holds(here: AdminWor
     }
     answer = await here.api.get("/auth", headers=headers)
     assert answer.status_code == (204 if method == "GET" else 403)
+
+
+async def test_a_search_for_what_is_no_text_is_refused(here: AdminWorld) -> None:
+    """PostgreSQL takes no NUL: whoever searches for one must be told, whichever parameter it is in."""
+    texts = ("patient_id", "patient_name", "accession_number", "study_instance_uid", "modality")
+    for path, names in (("/api/studies", texts), ("/api/dead-letters", ("reason", "function", "destination"))):
+        for name in names:
+            answer = await here.api.get(path, params={name: "a\0b"})
+            assert (answer.status_code, name in answer.json()["error"]) == (422, True), name
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_the_first_and_last_moments_are_no_fault_of_ours(here: AdminWorld, moment: str) -> None:
+    """A moment that is none in UTC must be refused or be far away, and never fail."""
+    others = {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59Z"}
+    for name in others:
+        wanted = {**others, name: moment}
+        for path in ("/api/rules/rehearse", "/api/rules/replay"):
+            assert (await here.api.post(path, json=wanted)).status_code in {200, 422, 503}, (path, name)
+        assert (await here.api.get("/api/dead-letters", params=wanted)).status_code in {200, 422, 503}, name

@@ -63,6 +63,18 @@ def test_search(index: Index) -> None:
         assert index.count_studies(query) == len(found), query
 
 
+def test_a_name_is_found_with_and_without_its_empty_components(index: Index) -> None:
+    """What may be left out of a name (PS3.5 §6.2.1.1) must not hide a patient from whoever leaves it out."""
+    names = {"2.1": {"Alphabetic": "Poe^Edgar^^^"}, "2.2": {"Alphabetic": "Poe^Edgar^", "Ideographic": "坡^愛德加^^"}}
+    for uid, name in names.items():
+        head = {"00100010": {"vr": "PN", "Value": [name]}}
+        index.upsert_instances([indexed(uid, head, study_instance_uid=uid)])
+    for asked, found in (("poe^edgar", names), ("Poe^Edgar^^", names), ("poe^ed*", names), ("坡^愛德加", ["2.2"])):
+        rows = index.search_studies(StudyQuery(patient_name=asked))
+        assert {row.study_instance_uid for row in rows} == set(found), asked
+    assert index.search_studies(StudyQuery(patient_name="poe^edgar^allan")) == []
+
+
 def test_pages_hold_every_study_once(index: Index) -> None:
     """Paging shows every study once, the one that changed last first."""
     pages = [index.search_studies(StudyQuery(limit=2, offset=offset)) for offset in (0, 2, 4, 6)]

@@ -294,6 +294,10 @@ def test_an_instance_with_a_broken_part_stops_alone() -> None:
     [
         ({"suffix": "StudyDescription", "value": "x" * 60}, "not valid for its VR"),
         ({"set": "StudyDate", "value": "yesterday"}, "not valid for its VR"),
+        ({"set": "ExposureTimeInms", "value": "nan"}, "not valid for its VR"),
+        ({"set": "ExposureTimeInms", "value": "1_0"}, "not valid for its VR"),
+        ({"set": "PreferredPlaybackSequencing", "value": "1_0"}, "not valid for its VR"),
+        ({"set": "SliceThickness", "value": "nan"}, "not valid for its VR"),
         ({"set": "PatientID", "value": "a\\b"}, "backslash"),
         ({"crosswalk": "AccessionNumber", "table": "ids"}, "no entry"),
         ({"crosswalk": "StudyID", "table": "ids"}, "empty"),

@@ -79,6 +79,8 @@ def test_yaml_that_says_one_thing_is_read(text: str, value: object) -> None:
         ("[" * 100_000, "too deep"),
         ('{"a": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{\n"a": }', "line 2"),
+        ('{"a":\n["x\\u0000"]}', "line 2: a text has a NUL"),
+        ('{"a\\u0000": 1}', "line 1: a text has a NUL"),
         ("", "line 1"),
     ],
 )
@@ -91,5 +93,7 @@ def test_json_that_can_be_misread_is_refused(text: str | bytes, said: str) -> No
 
 def test_json_that_says_one_thing_is_read() -> None:
     """A key inside a text, or in another object, is no repetition."""
-    text = '\ufeff{"a": "{\\"b\\": 1, \\"b\\": 2}", "c": [{"a": 1}, {"a": "\\ud83d\\ude00"}]}'.encode()
-    assert read_json(text) == {"a": '{"b": 1, "b": 2}', "c": [{"a": 1}, {"a": "😀"}]}
+    text = (
+        '\ufeff{"a": "{\\"b\\": 1, \\"b\\": 2}", "c": [{"a": 1}, {"a": "\\ud83d\\ude00"}], "d": "\\\\u0000"}'.encode()
+    )
+    assert read_json(text) == {"a": '{"b": 1, "b": 2}', "c": [{"a": 1}, {"a": "😀"}], "d": r"\u0000"}
