@@ -99,6 +99,11 @@ TALKS = {
     "just too long for a tray": [store(EXPLICIT_ID, data_set(UID, pixels=1_036_000), UID, size=60_000), USUAL],
     "in one value": [store(EXPLICIT_ID, data_set(UID, pixels=120_000), UID, size=125_000)],
     "in tiny fragments": [store(EXPLICIT_ID, data_set(UID), UID, size=7)],
+    "headers by themselves": [
+        COMMAND + values((EXPLICIT_ID, 0, data_set(UID)[:400])),
+        values((EXPLICIT_ID, 2, data_set(UID)[400:]))[:12],
+        values((EXPLICIT_ID, 2, data_set(UID)[400:]))[12:],
+    ],
     "in one PDU with its command": [values((EXPLICIT_ID, 3, store_command(UID, 1)), (EXPLICIT_ID, 2, data_set(UID)))],
     "many values in a PDU": [
         COMMAND
