@@ -137,6 +137,10 @@ class Provider:
         """Take a PDU's header: events that need no more happen now, and no body is kept in vain."""
         if self.state is State.Sta1:
             return Wanted.HELD
+        ends = kind in _ENDINGS and length == _ENDING_LENGTH
+        if self.state is State.Sta6 and self._user.busy and not ends:
+            # The sender learns what became of its request before it learns what is wrong with the next.
+            return Wanted.HELD
         event = _EVENTS.get(kind)
         if event is None:
             self._arrives(kind, Event.Evt19)
@@ -156,7 +160,7 @@ class Provider:
 
     def _data_begins(self, length: int) -> Wanted:
         if self.state is State.Sta6:
-            if self._user.busy or self._transport.congested:
+            if self._transport.congested:
                 return Wanted.HELD
             if length > self._limits.max_pdu:
                 raise InvalidPdu("a P-DATA-TF longer than the maximum length advertised")
