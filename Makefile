@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 PYTEST = $(RUN)/pytest --numprocesses $(JOBS) --dist loadscope
 
-.PHONY: help setup demo up down test test-busy test-soak lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
+.PHONY: help setup demo up down test test-express test-busy test-soak lint test-peers test-minio test-versitygw test-postgres test-powercut bench-ingest bench-upload bench-pipeline bench-reindex fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,8 +39,12 @@ up: setup ## Start the stack in the foreground until Ctrl-C
 down: setup ## Stop the stack
 	@$(RUN)/bucky down $(ARGS)
 
-test: lint ## Run all tests against real servers (ARGS=--times: where the time goes)
+test: lint test-express ## Run all tests against real servers (ARGS=--times: where the time goes)
 	@$(PYTEST) $(ARGS)
+
+test-express: ## Run the tests of the native part by itself, where cargo is
+	@if cargo --version >/dev/null 2>&1; then cd edge-scp/express && \
+		cargo test --quiet --locked --no-default-features --target-dir ../../.cache/express; fi
 
 test-busy: lint ## Run all tests beside four busy processes: slower, and green
 	@tools/busy $(PYTEST) $(ARGS)
@@ -54,7 +58,8 @@ lint: setup ## Check style and types
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
 	@if cargo fmt --version && cargo clippy --version; then cd edge-scp/express && cargo fmt --check && \
-		cargo clippy --quiet --locked --target-dir ../../.cache/express -- --deny warnings; fi >/dev/null
+		cargo clippy --quiet --locked --target-dir ../../.cache/express -- --deny warnings && cargo clippy --quiet \
+		--locked --no-default-features --tests --target-dir ../../.cache/express -- --deny warnings; fi >/dev/null
 
 test-peers: setup ## Install the peers that tests talk to (DCMTK, Orthanc: root and apt; faas-cli: Go)
 	@tools/install-peers dcmtk orthanc

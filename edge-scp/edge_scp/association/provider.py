@@ -48,7 +48,6 @@ class UpperLayerProvider:
     # From the transport connection below.
 
     def connected(self, transport: Transport) -> None:
-        """Start with a connection that a peer opened."""
         self._transport = transport
         self._happens(Event.Evt5)
 
@@ -73,7 +72,7 @@ class UpperLayerProvider:
             self.trouble = self.trouble or f"ARTIM expired in {self.state.name}"
             self._happens(Event.Evt18)
 
-    # Primitives of the service user above (PS3.8 §7).
+    # Primitives of the service user above: requests and responses (PS3.8 §7).
 
     def accept(self, reply: bytes) -> None:
         """A-ASSOCIATE response, accepted; `reply` is the A-ASSOCIATE-AC."""
@@ -91,15 +90,12 @@ class UpperLayerProvider:
         self._happens(Event.Evt9)
 
     def release(self) -> None:
-        """A-RELEASE request."""
         self._happens(Event.Evt11)
 
     def answer_release(self) -> None:
-        """A-RELEASE response."""
         self._happens(Event.Evt14)
 
     def abort(self) -> None:
-        """A-ABORT request."""
         self._happens(Event.Evt15)
 
     def data_set_goes_to(self, context_id: int, taker: Taker | None) -> None:
@@ -117,7 +113,6 @@ class UpperLayerProvider:
         return self.state is State.Sta6 and self._reader.between_pdus
 
     def read_on(self) -> None:
-        """Indicate what was held back while the user was busy."""
         self._transport.read_on()
 
     # From the PDU reader.
@@ -130,6 +125,10 @@ class UpperLayerProvider:
     def pdu_begins(self, kind: int, length: int) -> PduHandling:
         """Take a PDU's header: events that need no more happen now, and no body is kept in vain."""
         if self.state is State.Sta1:
+            return PduHandling.HELD
+        ends = kind in _ENDINGS and length == pdu.ENDING_LENGTH
+        if self.state is State.Sta6 and self._user.busy and not ends:
+            # The sender learns what became of its request before it learns what is wrong with the next.
             return PduHandling.HELD
         event = _EVENTS.get(kind)
         if event is None:
@@ -150,7 +149,7 @@ class UpperLayerProvider:
 
     def _data_begins(self, length: int) -> PduHandling:
         if self.state is State.Sta6:
-            if self._user.busy or self._transport.congested:
+            if self._transport.congested:
                 return PduHandling.HELD
             if length > self._limits.max_pdu:
                 raise InvalidPdu("a P-DATA-TF longer than the maximum length advertised")

@@ -139,6 +139,11 @@ class Acceptors:
         if number in self._evictions:
             self._evictions[number] = evict
 
+    @property
+    def all(self) -> tuple[Acceptor, ...]:
+        """Return the acceptors."""
+        return (*self._serving, *self._rejecting)
+
     def evict(self, number: int) -> None:
         """Close a connection that has no association."""
         evict = self._evictions.get(number)
@@ -147,7 +152,7 @@ class Acceptors:
 
     async def drain(self, seconds: float) -> bool:
         """Let open associations finish for so long, and end the rest; tell whether none was cut short."""
-        drained = await asyncio.gather(*(each.drain(seconds) for each in (*self._serving, *self._rejecting)))
+        drained = await asyncio.gather(*(each.drain(seconds) for each in self.all))
         return all(drained)
 
 

@@ -92,8 +92,9 @@ impl SpoolFile {
 
     fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a &'a [u8]>) -> Result<()> {
         let header = std::mem::take(&mut self.header);
-        let pieces = pieces.map(|piece| IoSlice::new(piece));
-        let mut slices: Vec<IoSlice<'_>> = once(IoSlice::new(&header)).chain(pieces).collect();
+        let slices = once(IoSlice::new(&header)).chain(pieces.map(|piece| IoSlice::new(piece)));
+        // There are none when a receive brought only the headers of a data set's PDUs.
+        let mut slices: Vec<IoSlice<'_>> = slices.filter(|slice| !slice.is_empty()).collect();
         self.write_all(&mut slices)?;
         let waiting = self.size - self.written_back;
         if waiting >= WRITE_BACK && waiting >= self.size / WRITE_BACK_FRACTION {

@@ -32,6 +32,7 @@ from edge_scp.process.receive_worker import Acceptors
 from edge_scp.receive.fast_path import FastPathSelector, WorkerSlots, native_loop
 from edge_scp.spool.record import SpoolRecord, verify
 from local_stack.process import Program, http_ok, start, stop, wait_ready
+from tests.support.edge.quiet import until_quiet
 from tests.support.edge.spool_world import SLOT, SpoolWorld
 from tests.support.network.plain_http import get
 from tests.support.waiting import PATIENCE, eventually
@@ -253,6 +254,16 @@ class ListenerAlone:
                 found.append(file.read(size))
             self.world.spool.release(entry)
         return found
+
+    def until_quiet(self, peer: socket.socket) -> None:
+        """Return once all that a peer has sent is used up and answered."""
+        until_quiet(self._loop, self._acceptors.all, peer)
+
+    def until_synced(self) -> None:
+        """Return once no instance waits to be durable, be its association over or not."""
+        eventually(lambda: self.world.synced, "all is synced")
+        # And the receiver was told.
+        self._settle()
 
     def _settle(self) -> None:
         async def settle() -> None:

@@ -100,26 +100,10 @@ class Outcome:
     answered: list[list[bytes]]
     kept: list[bytes]
 
-    def agrees_with(self, other: "Outcome") -> bool:
-        """Tell whether they are the same, but for an answer right before an abort: that is a matter of time."""
-        turns = zip(self.answered, other.answered, strict=True)
-        return self.kept == other.kept and all(one == another or _raced(one, another) for one, another in turns)
 
-
-def _raced(one: list[bytes], another: list[bytes]) -> bool:
-    fewer, more = sorted((one, another), key=len)
-    aborted = fewer[-1:] == more[-1:] and more[-1][:1] == b"\x07"
-    return aborted and len(more) - len(fewer) == 1 and more[: len(fewer) - 1] == fewer[:-1]
-
-
-def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int, quiet_seconds: float = 0.04) -> Outcome:
-    """Say one thing after the other in an association, in chunks, each when the last was answered; then close.
-
-    A receiver that has said nothing for so long says nothing more.
-    """
+def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int) -> Outcome:
+    """Say one thing after the other in an association, in chunks, each when the last was answered; then close."""
     answered = []
-    # What an earlier conversation left when it ended before it was answered is none of this one's.
-    alone.files()
     with RawPeer(alone.port) as peer:
         peer.send(request(contexts=CONTEXTS))
         assert peer.receive()[0] == 0x02
@@ -128,11 +112,13 @@ def hold(alone: ListenerAlone, talk: Iterable[bytes], chunk: int, quiet_seconds:
             with suppress(BrokenPipeError, ConnectionResetError):
                 for at in range(0, len(turn), chunk):
                     peer.send(turn[at : at + chunk])
-            answered.append(list(pdus(b"".join(_until_quiet(peer, quiet_seconds)))))
+            alone.until_quiet(peer.socket)
+            answered.append(list(pdus(b"".join(_received(peer)))))
     deadline = time.monotonic() + PATIENCE
     while alone.connections:
         assert time.monotonic() < deadline, "the connection is still served"
         time.sleep(0.002)
+    alone.until_synced()
     return Outcome(answered, sorted(alone.files()))
 
 
@@ -145,8 +131,9 @@ def pdus(data: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _until_quiet(peer: RawPeer, seconds: float) -> Iterator[bytes]:
-    while select.select([peer.socket], [], [], seconds)[0]:
+def _received(peer: RawPeer) -> Iterator[bytes]:
+    """Iterate over what has arrived by now."""
+    while select.select([peer.socket], [], [], 0)[0]:
         try:
             received = peer.socket.recv(65536)
         except ConnectionResetError:

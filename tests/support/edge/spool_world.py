@@ -127,6 +127,12 @@ class SpoolWorld:
         """The end of the sync queue that the receiver's fast path has."""
         return self._syncing.board.fast_path_end(RECEIVER)
 
+    @property
+    def synced(self) -> bool:
+        """Whether all files that were submitted to the commit worker are completed."""
+        board = self._syncing.board
+        return board.all_asked() == [completed.files for completed in board.all_dealt()]
+
     def begin(self, meta: FileMeta = META) -> SpoolFile:
         """Begin an instance."""
         return SpoolFile(self.disk, self.capacity, self.folder.ready, meta)

@@ -353,6 +353,23 @@ def test_lengths_are_checked_before_anything_is_kept() -> None:
     assert (fresh.state, fresh.transport.sent) == (State.Sta13, [USER_ABORT])
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [b"\x09\0\0\0\0\x04" + bytes(4), b"\x01\0\0\0\0\x44" + bytes(68), b"\x05\0\0\0\0\x05" + bytes(5)],
+    ids=["unrecognized", "unexpected", "invalid"],
+)
+def test_a_busy_user_answers_before_what_is_wrong_next(wrong: bytes) -> None:
+    """While an answer is awaited a PDU that aborts the association waits: the answer is sent before the abort."""
+    scene = Scene(State.Sta6)
+    scene.user.busy = True
+    taken = scene.receive(wrong)
+    assert (scene.state, scene.transport.sent) == (State.Sta6, [])
+    scene.user.busy = False
+    scene.receive(wrong[taken:])
+    assert scene.state is State.Sta13
+    assert len(scene.transport.sent) == 1
+
+
 def test_a_busy_user_holds_data_but_not_release_or_abort() -> None:
     """While an answer is awaited the next P-DATA-TF waits, unread; A-RELEASE-RQ and A-ABORT do not."""
     scene = Scene(State.Sta6)
