@@ -38,7 +38,7 @@ def arrived(folder: Path, cargo: Cargo) -> dict[str, list[stored.Kept]]:
 
 
 def wait_for(count: Callable[[], int], expected: int, patience: float) -> bool:
-    """Wait until so many have arrived; return False when none came for `patience` seconds."""
+    """Wait until a number have arrived; return False when none came for `patience` seconds."""
     seen, since = -1, time.monotonic()
     while (now := count()) < expected:
         if now > seen:

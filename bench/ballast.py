@@ -27,6 +27,6 @@ class Ballast:
             self._parts.append(part)
 
     def release(self, size: int) -> None:
-        """Give at least so many bytes back, warm, for page cache to take."""
+        """Give at least a number of bytes back, warm, for page cache to take."""
         for _ in range(min(len(self._parts), size // _PART + 1)):
             self._parts.pop().close()

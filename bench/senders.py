@@ -30,7 +30,7 @@ _STORED = re.compile(rb"Received (C-STORE|Store) Response \(Success\)")
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: instances of a size in bytes, over so many associations, PDU length and link.
+    """What is sent: instances of a size in bytes, over a number of associations, PDU length and link.
 
     With a `count`, that many; with a `rate`, no more of them per second.
     """

@@ -25,7 +25,7 @@ _STEP = 1 << 22
 
 @dataclass(frozen=True)
 class Kept:
-    """Where an instance is kept: so many bytes of a file, with all that a receiver adds to a data set."""
+    """Where an instance is kept: a part of a file in bytes, with all that a receiver adds to a data set."""
 
     path: Path
     start: int

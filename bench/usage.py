@@ -62,7 +62,7 @@ def machine_user_seconds() -> float:
 
 
 def wait_for_calm(seconds: float) -> None:
-    """Wait until other programs leave the cores alone, or for so long."""
+    """Wait until other programs leave the cores alone, or for a time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         began, before = time.monotonic(), machine_user_seconds()

@@ -37,7 +37,7 @@ class ReceiverMetrics:
         )
 
     def kept(self, size: int, seconds: Sequence[float]) -> None:
-        """Count C-STOREs that were answered with success, after so many seconds each, with so many bytes in all."""
+        """Count C-STOREs that were answered with success: the seconds that each took, and their bytes in all."""
         self.acknowledged_bytes += size
         self._answered(Status.SUCCESS, seconds)
 

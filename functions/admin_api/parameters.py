@@ -59,8 +59,8 @@ CrosswalksDep = Annotated[Crosswalks, Depends(_crosswalks)]
 
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the data set bytes.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
-Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Skip so many.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most items to return.")]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Items to skip.")]
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -49,7 +49,7 @@ class ReceivedBetween(BaseModel):
     since: Moment
     until: Moment
     after: Sha256 | None = Field(None, description="The `next` of the page before.")
-    limit: int = Field(200, ge=1, le=1000, description="At most so many instances at a time.")
+    limit: int = Field(200, ge=1, le=1000, description="Most instances to read at a time.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -32,7 +32,7 @@ class StoredMessage:
 
 
 async def read_from(client: Client, stream: str, sequence: int, most: int) -> list[StoredMessage]:
-    """Return up to so many messages from a sequence on, in order; none when there are none."""
+    """Return messages from a sequence number on, in order, up to a limit; none when there are none."""
     return await _asked(client, stream, {"seq": sequence, "batch": most})
 
 

@@ -16,8 +16,8 @@ On the wire an event is a CloudEvents 1.0 JSON object whose `data` is one of the
     dicom.processing.requested.<function>     a rule decided that a function gets it, or its series or study
     dicom.processing.completed.<function>     the function answered, and its results are stored
     dicom.processing.failed.<function>        it will not be tried again by itself
-    dicom.series.stable                       nothing came for the series for so long
-    dicom.study.stable                        nothing came for the study for so long
+    dicom.series.stable                       nothing came for the series for its quiet time
+    dicom.study.stable                        nothing came for the study for its quiet time
     deadletter.<function>                     a function could not process an event
 
 An urgent event has the token `urgent` behind all that, in a queue of its own.

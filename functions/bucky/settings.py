@@ -204,7 +204,7 @@ class Settings(BaseModel):
     keeper_http_port: int = Field(8106, ge=0, le=65535, description="Port of the keeper's health page, on loopback.")
     keeper_health_url: str = Field("http://127.0.0.1:8106/health", description="URL of the keeper's health page.")
     study_quiet_seconds: float = Field(
-        60.0, ge=1, description="A study or series that got nothing for so long is stable; rules may say otherwise."
+        60.0, ge=1, description="A study or series that got nothing for this time is stable; rules may set another."
     )
     study_hold_seconds: float = Field(
         600.0,

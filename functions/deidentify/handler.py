@@ -88,7 +88,7 @@ def process(given: ProcessingInput, ctx: Context, settings: Settings) -> Iterato
         if kind is not None and kind not in allowed:
             raise _refusal(kind, f"its SOP class is {instance.sop_class_uid}")
         yield deidentified(instance.read(), key, allowed)
-    ctx.log.info("deidentified", instances=len(given.instances), study_instance_uid=given.study_instance_uid)
+    ctx.log.info("instances.deidentified", instances=len(given.instances), study_instance_uid=given.study_instance_uid)
 
 
 def deidentified(dataset: Dataset, key: bytes, allowed: frozenset[str] = frozenset()) -> Dataset:

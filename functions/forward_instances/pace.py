@@ -19,7 +19,7 @@ from bucky.errors import IndexUnavailable
 from bucky.events import DeliveryRequested
 from bucky.routing.delivery_hours import Paced
 
-# At most so much is taken at once, in seconds of the bandwidth: the shorter, the smoother.
+# The most that is taken at once, in seconds of the bandwidth: the shorter, the smoother.
 PIECE_SECONDS = 0.5
 BUFFER_BYTES = 16 * 1024
 
@@ -55,7 +55,7 @@ class DeliveryPace:
         return min([most, *(end.timestamp() - self._now.timestamp() for end in ends if end is not None)])
 
     def expect(self, size: int) -> None:
-        """Get ready to send about so many bytes."""
+        """Get ready to send about this number of bytes."""
         rate = self._settings.max_bytes_per_second
         self._meter = Meter(self._name, rate, size, self._take) if rate is not None else None
 
@@ -85,7 +85,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def pass_through(self, count: int) -> None:
-        """Return when so many bytes may go."""
+        """Return when this number of bytes may be sent."""
         with self._lock:
             while self._held < count:
                 piece = max(count - self._held, min(int(self._rate * PIECE_SECONDS), self._ahead))

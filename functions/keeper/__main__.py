@@ -1,7 +1,7 @@
 """The keeper process, wired on one page: `python -m keeper`.
 
-It declares quiet studies stable, looks after deliveries that are due and after conflicts, and reconciles every
-so often. It keeps nothing itself: it can be killed at any time, and more than one may run.
+It declares quiet studies stable, looks after deliveries that are due and after conflicts, and reconciles at
+intervals. It keeps nothing itself: it can be killed at any time, and more than one may run.
 """
 
 import asyncio
@@ -88,7 +88,9 @@ async def _work(settings: Settings, page: HealthPage, state: KeeperState) -> Non
             report = await reconcile.run()
             page.reconciled(report)
             counts = {kind.value: found.count for kind, found in report.found.items()}
-            logger.info("reconciled", objects=report.objects, wrong=report.wrong, seconds=report.seconds, found=counts)
+            logger.info(
+                "bucket.reconciled", objects=report.objects, wrong=report.wrong, seconds=report.seconds, found=counts
+            )
 
         try:
             await _until_it_works("index", state, migrate)

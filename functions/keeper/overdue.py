@@ -22,9 +22,9 @@ from bucky.trace import within
 from keeper.republisher import SOURCE
 from keeper.steady_clock import SteadyClock
 
-# A request to ask for a commitment is made sure of after so long, and then at times further and further apart.
+# A request to ask for a commitment is checked after this time, and then at growing intervals.
 ASKING_SECONDS = 900.0
-# Who has just started knows ages by the clock on the wall only: it watches for so long before it gives anything up.
+# Who has just started knows ages by the clock on the wall only: it watches for this time before it gives anything up.
 WATCHED_SECONDS = 3600.0
 WAITING = (DeliveryState.REQUESTED, DeliveryState.RETRYING)
 

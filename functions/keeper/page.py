@@ -15,7 +15,7 @@ from keeper.findings import FindingKind, ReconcileReport
 from keeper.overdue import LookedAfter
 from keeper.sweep import Swept
 
-# A sweep comes each second; without one for so long the keeper is not well.
+# A sweep comes each second; without one for this time the keeper is not well.
 SILENT_SECONDS = 60.0
 EFFECTS = {
     "broker": "No study becomes stable, and nothing late is looked after; nothing is lost.",

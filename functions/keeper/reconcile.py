@@ -33,7 +33,7 @@ STUDIES_AT_ONCE = 100
 # When the index lacks more than this share of the bucket, it was lost: publishing all again would send all again.
 LOST_SHARE = 0.1
 LOST_LEAST = 1000
-# An instance is stored before its event is published: so much earlier its event cannot be.
+# An instance is stored before its event is published: its event cannot be earlier by more than this.
 EARLIER = timedelta(hours=1)
 
 

@@ -45,7 +45,7 @@ class SteadyClock:
         return self._monotonic() - self._started
 
     def ago(self, seconds: float) -> datetime:
-        """Return the wall time before which everything is older than so many seconds that really passed.
+        """Return the wall time before which everything is older than a number of seconds that really passed.
 
         After a jump it is the earlier one of two answers: what is old only by the clock is not old.
         """

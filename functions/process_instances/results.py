@@ -45,7 +45,7 @@ class Result:
 
 @dataclass
 class Results:
-    """Gathers the results of one call, at most so many bytes, in a folder; `as_given` counts inputs that came back."""
+    """Gathers the results of one call in a folder, up to a limit in bytes; `as_given` counts inputs that came back."""
 
     folder: Path
     most_bytes: int

@@ -25,7 +25,7 @@ from jetstream_connector.subjects import durable_name
 from jetstream_connector.topology import stream_of
 
 LONG_FETCH_SECONDS = 2.0
-# While a call is in flight, the next batch gathers for so long, and looks so often whether that has ended.
+# While a call is in flight, the next batch gathers, and looks now and then whether the call has ended.
 GATHER_SECONDS = 0.2
 LOOK_SECONDS = 0.02
 RETRY_SECONDS = 0.5

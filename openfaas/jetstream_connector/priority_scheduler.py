@@ -34,7 +34,7 @@ class _Group:
 
 
 class PriorityScheduler:
-    """The turns of one function: so many calls at once in each group, and so many in all."""
+    """The turns of one function: a limit on calls at once in each group, and one in all."""
 
     def __init__(self, in_group: int, in_all: int | None = None) -> None:
         self._in_group, self._in_all = in_group, in_all

@@ -44,11 +44,11 @@ class Pull:
         return pull
 
     async def first(self, seconds: float) -> list[Msg]:
-        """Return one message as soon as there is one, or none after so long; raise `NatsError`."""
+        """Return one message as soon as there is one, or none after a time; raise `NatsError`."""
         return await self._ask({"batch": 1, "expires": int(seconds * 1e9)}, 1, seconds + _ANSWER_SECONDS)
 
     async def more(self, size: int, seconds: float) -> list[Msg]:
-        """Return so many messages once they are there, or, after so long, those that are; raise `NatsError`."""
+        """Return a number of messages once they are there, or those that are after a time; raise `NatsError`."""
         waiting: dict[str, object] = {"expires": int(seconds * 1e9)} if seconds > 0 else {"no_wait": True}
         return await self._ask({"batch": size, **waiting}, size, seconds + _ANSWER_SECONDS)
 

@@ -36,7 +36,7 @@ async def _serve(settings: Settings) -> int:
 
     def on_fault(fault: BaseException) -> None:
         # The one place for the unforeseen: end, so that whoever started us starts us afresh.
-        _log.error("fault", exc_info=fault)
+        _log.error("provider.failed", exc_info=fault)
         faults.append(fault)
         stop.set()
 
@@ -52,12 +52,12 @@ async def _serve(settings: Settings) -> int:
         await server.start()
         freeze_loaded()
         functions.restore()
-        _log.info("provider started", url=f"http://{HOST}:{server.port}")
+        _log.info("provider.started", url=f"http://{HOST}:{server.port}")
         await stop.wait()
         # Functions end first: their last answers still pass through the server.
         await functions.close()
         await server.stop()
-        _log.info("provider stopped")
+        _log.info("provider.stopped")
     return 1 if faults else 0
 
 

@@ -91,7 +91,7 @@ class Functions:
         deployed = Deployed(deployment=deployment, created_at=datetime.now(UTC))
         self._store.save(deployed)
         self._run(DeployedFunction(deployed, FunctionLog(deployment.service, self._logs)))
-        _log.info("function deployed", function=deployment.service, image=deployment.image)
+        _log.info("function.deployed", function=deployment.service, image=deployment.image)
 
     def update(self, deployment: Deployment) -> None:
         """Replace a function's replicas without a gap; nothing happens when it is the same."""
@@ -102,7 +102,7 @@ class Functions:
         function.deployed = function.deployed.model_copy(update={"deployment": deployment})
         self._store.save(function.deployed)
         self._roll(function)
-        _log.info("function updated", function=deployment.service, image=deployment.image)
+        _log.info("function.updated", function=deployment.service, image=deployment.image)
 
     def scale(self, name: str, replicas: int) -> None:
         """Set the number of replicas."""
@@ -112,7 +112,7 @@ class Functions:
         function.deployed = function.deployed.model_copy(update={"replicas": replicas})
         self._store.save(function.deployed)
         self._start(function.sets[0].scale(replicas))
-        _log.info("function scaled", function=name, replicas=replicas)
+        _log.info("function.scaled", function=name, replicas=replicas)
 
     def remove(self, name: str) -> None:
         """Take a function out of service at once; its replicas are drained in the background."""
@@ -120,7 +120,7 @@ class Functions:
         self._store.remove(name)
         del self._functions[name]
         self._start(self._retire(function))
-        _log.info("function removed", function=name)
+        _log.info("function.removed", function=name)
 
     def secret_names(self) -> tuple[str, ...]:
         """Return the names of all secrets; their values are never shown."""

@@ -170,5 +170,5 @@ def _unavailable(why: str) -> Response:
 
 
 def _broken(replica: Replica, error: Exception) -> Response:
-    _log.warning("call broken off", instance=replica.instance, reason=type(error).__name__)
+    _log.warning("call.broken_off", instance=replica.instance, reason=type(error).__name__)
     return PlainTextResponse(f"{replica.instance} broke off the call", 502)

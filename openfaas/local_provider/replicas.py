@@ -106,20 +106,20 @@ class ReplicaSet:
             replica = await Replica.start(self._command, self._function_log)
         except OSError as error:
             self._ends.append(asyncio.get_running_loop().time())
-            _log.error("replica not started", function=name, reason=error.strerror)
+            _log.error("replica.not_started", function=name, reason=error.strerror)
             return
-        _log.info("replica started", function=name, instance=replica.instance, pid=replica.pid)
+        _log.info("replica.started", function=name, instance=replica.instance, pid=replica.pid)
         self._running.append(replica)
         probe = asyncio.create_task(self._probe(replica))
         probe.add_done_callback(self._report)
         try:
             code = await replica.wait()
             self._ends.append(asyncio.get_running_loop().time())
-            _log.warning("replica ended", function=name, instance=replica.instance, exit_code=code)
+            _log.warning("replica.ended", function=name, instance=replica.instance, exit_code=code)
             self._function_log.append(replica.instance, f"ended with exit code {code}; starting it again")
         except asyncio.CancelledError:
             await replica.stop()
-            _log.info("replica stopped", function=name, instance=replica.instance)
+            _log.info("replica.stopped", function=name, instance=replica.instance)
             raise
         finally:
             probe.cancel()

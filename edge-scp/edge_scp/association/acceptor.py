@@ -135,7 +135,7 @@ class Acceptor:
         return partial(_evict, association, connection, connecting)
 
     async def drain(self, seconds: float) -> bool:
-        """Let associations end by themselves for so long, then end them; tell whether none had to be.
+        """Let associations end by themselves for a time, then end them; tell whether none had to be.
 
         Of those left, the idle ones are asked to release and the others aborted.
         """

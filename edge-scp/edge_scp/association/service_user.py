@@ -145,7 +145,7 @@ class AcceptedAssociation:
         self._ride = ride
 
     def lane_left(self, answered: int, unfinished: Unfinished | None) -> None:
-        """Go on after so many instances were kept, with the one in hand."""
+        """Go on after a number of instances were stored, with the one in hand."""
         self._ride = None
         if self._messages is not None:
             self._messages.stored(answered)

@@ -52,7 +52,7 @@ class Sink(Protocol):
         """Start an instance; never raises, since a refusal is kept for `finish` to answer."""
 
     def refuse(self, command: StoreCommand, caller: Requestor, refusal: Refusal, received: int) -> IncomingInstance:
-        """Go on with an instance that is refused, after so many bytes of it."""
+        """Go on with an instance that is refused, of which `received` bytes have come."""
 
 
 class CommitmentSink(Protocol):

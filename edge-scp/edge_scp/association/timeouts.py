@@ -52,7 +52,7 @@ class Patience:
 
 
 class TimeoutSweep:
-    """Calls what is registered with the loop's time, every so often; no timer runs while nothing is."""
+    """Calls what is registered with the loop's time, at intervals; no timer runs while nothing is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop

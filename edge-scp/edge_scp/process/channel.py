@@ -41,7 +41,7 @@ class Channel:
 
     @property
     def behind(self) -> bool:
-        """Tell whether the other end has left so much unread that messages wait."""
+        """Tell whether messages wait because the other end does not read."""
         return bool(self._unsent)
 
     def send(self, message: Message, connection: socket.socket | None = None) -> bool:

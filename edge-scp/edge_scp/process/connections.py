@@ -17,7 +17,7 @@ from edge_scp.association.admission import network_allowed
 
 # Connections past a limit still get an A-ASSOCIATE-RJ that says why, up to this many on each listener.
 REJECTED_AT_ONCE = 32
-# For known callers, one place in so many more; each of them may have a few connections and get one.
+# For known callers, one more place for each of this number; each of them may have a few connections and get one.
 RESERVED_SHARE = 4
 FEW = 4
 # A connection of an address that has no more than others may be silent for this part of ARTIM before it gives way.

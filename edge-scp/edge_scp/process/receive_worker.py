@@ -151,7 +151,7 @@ class Acceptors:
             evict()
 
     async def drain(self, seconds: float) -> bool:
-        """Let open associations finish for so long, and end the rest; tell whether none was cut short."""
+        """Let open associations finish for a time, and end the rest; tell whether none was cut short."""
         drained = await asyncio.gather(*(each.drain(seconds) for each in self.all))
         return all(drained)
 

@@ -157,7 +157,7 @@ class Worker:
             del self._asked[number]
 
     async def stop(self, message: Message, seconds: float) -> bool:
-        """Ask it to end; kill it when it has not after so long. Return whether it ended by itself, and well."""
+        """Ask it to end; kill it when it has not within a time. Return whether it ended by itself, and well."""
         self._stopping = True
         process = self._process
         if process is None:

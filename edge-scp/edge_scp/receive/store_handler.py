@@ -24,7 +24,7 @@ from edge_scp.spool.notifications import Notifier
 
 log = get_logger("edge")
 
-# What a sender need not wait for is done for several instances together, so soon after they were answered.
+# What a sender need not wait for is done for several instances together, this soon after they were answered.
 SETTLE_SECONDS = 0.02
 
 

@@ -43,7 +43,7 @@ class SpoolFolder:
     def lock(self, wait_seconds: float = _LOCK_SECONDS) -> int:
         """Take the folder and return a descriptor that holds it; processes that inherit it hold it too.
 
-        Raises `SettingsError` when another edge still has it after so long.
+        Raises `SettingsError` when another edge still has it after a time.
         """
         descriptor = os.open(self.path / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_seconds

@@ -42,8 +42,8 @@ conflicts = typer.Typer(
 def list_(
     decided: Annotated[bool, typer.Option("--decided", help="What was decided, instead of what is open.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Those that were decided about, too.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=999, help="At most so many.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=999, help="Most rows to show.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,

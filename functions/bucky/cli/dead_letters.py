@@ -48,7 +48,7 @@ def list_(
     study: Study = "",
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most rows to show.")] = 50,
     before: Annotated[int | None, typer.Option(help="Older than this number.")] = None,
     home: Home = None,
     url: Url = None,
@@ -61,7 +61,7 @@ def list_(
     items: list[dict[str, Any]] = []
     with api(home, url, api_key, ca) as client:
         while True:
-            # An old page may be short: the API looks at so many at a time, whether they match or not.
+            # An old page may be short: the API reads a fixed number at a time, whether they match or not.
             page = client.get("/api/dead-letters", {**wanted, "limit": min(limit - len(items), PAGE), "before": before})
             items += page["items"]
             before = page["next"]

@@ -48,7 +48,7 @@ def rehearse(
     against: Annotated[
         int | None, typer.Option(min=0, help="Compare with this version, not with what was in fact requested.")
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Name so many of the instances that differ.")] = 10,
+    show: Annotated[int, typer.Option(min=0, help="Instances to name among those that differ.")] = 10,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,

@@ -112,7 +112,7 @@ def explain_files(
 
 @rules.command()
 def history(
-    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most rows to show.")] = 20,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,

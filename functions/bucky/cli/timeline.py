@@ -28,8 +28,8 @@ LEFT_OUT_FIRST = ("trace_id", "sop_instance_uid", "revision", "rule_version", "r
 def timeline(
     of: Annotated[str, typer.Argument(metavar="STUDY|INSTANCE", help="A UID, or an instance's SHA-256.")],
     each: Annotated[bool, typer.Option("--each", help="Every instance of a study by itself.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 500,
-    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows to show.")] = 500,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,

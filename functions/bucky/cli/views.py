@@ -7,7 +7,7 @@ import typer
 from bucky.cli.access import AsJson, Ca, Home, Key, Url, api
 from bucky.cli.output import print_json, print_rows
 
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most rows to show.")]
 
 STUDY_COLUMNS = {
     "study_instance_uid": "Study",
@@ -117,7 +117,7 @@ def studies(
     study_date_from: Annotated[str | None, typer.Option("--from", help="First study date, YYYYMMDD.")] = None,
     study_date_to: Annotated[str | None, typer.Option("--to", help="Last study date, YYYYMMDD.")] = None,
     limit: Limit = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,
@@ -162,7 +162,7 @@ def instances(
     damaged: Annotated[bool, typer.Option("--damaged", help="Only those whose data set is not whole.")] = False,
     study: Annotated[str | None, typer.Option(help="Only those of this Study Instance UID.")] = None,
     limit: Limit = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Skip so many.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
     home: Home = None,
     url: Url = None,
     api_key: Key = None,

@@ -45,9 +45,9 @@ def store_all(
     seconds: float = math.inf,
     on_result: OnResult | None = None,
 ) -> list[StoreResult]:
-    """Send every item over at most so many associations at once; return the results in the items' order.
+    """Send every item over a limited number of associations at once; return the results in the items' order.
 
-    What has not begun after so many `seconds` is left for another time.
+    What has not begun within `seconds` is left for another time.
     """
     results: dict[int, StoreResult] = {}
     limits = _Limits(time.monotonic() + seconds)

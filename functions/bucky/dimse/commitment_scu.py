@@ -73,7 +73,7 @@ class CommitmentAssociation(RequestedAssociation):
         return "" if answer == status.SUCCESS else said
 
     def listen(self, seconds: float, enough: Callable[[], bool]) -> None:
-        """Hear reports for so long, or until there are enough; a node that ends the association may do so."""
+        """Receive reports for a time, or until there are enough; a node that ends the association may do so."""
         context_id = self.context_id(_CONTEXT)
         deadline = time.monotonic() + seconds
         while context_id is not None and not enough() and self._something_comes(deadline):
@@ -144,7 +144,7 @@ def ask_for_commitment(
     reported: Callable[[CommitmentReport], None],
     linger: float,
 ) -> None:
-    """Ask a node in several transactions over one association, then listen for so many seconds.
+    """Ask a node in several transactions over one association, then listen for a time in seconds.
 
     `asked` is told the UID of each and why it will not be answered, if so. Raises `DestinationUnavailable` when the
     node cannot be asked; those that `asked` was not told of were not.

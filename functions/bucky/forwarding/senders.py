@@ -17,7 +17,7 @@ class Sender(Protocol):
 
     `send` returns one result for each item, in their order, and raises nothing of Bucky's for what the
     destination does. An instance has arrived when the destination answered so, and sending one that is there
-    already changes nothing. What was not begun after so many `seconds` is left for another time.
+    already changes nothing. What was not begun within `seconds` is left for another time.
     """
 
     def send(self, items: Sequence[Outgoing], *, seconds: float) -> list[StoreResult]:

@@ -57,7 +57,7 @@ class MultipartBody:
 
 
 def requests_for(items: Sequence[Outgoing], most: int) -> list[list[int]]:
-    """Share the items out among requests of at most so many; none names a SOP Instance UID twice.
+    """Share the items out among requests of limited size; none names a SOP Instance UID twice.
 
     The answer knows an instance by that UID alone.
     """

@@ -328,7 +328,7 @@ class Index:
         return self._db.read(deliveries.delivered, delivery_ids)
 
     def take_bandwidth(self, destination: str, count: int, bytes_per_second: int) -> float:
-        """Give out so many bytes of a destination's bandwidth; return the seconds until they may be sent."""
+        """Give out bytes of a destination's bandwidth; return the seconds until they may be sent."""
         return self._db.write(bandwidth.take, destination, count, bytes_per_second, time.time())
 
     def delivery(self, delivery_id: str) -> DeliveryRow:

@@ -14,7 +14,7 @@ MOST_SECONDS_AHEAD = 120.0
 
 
 def take(connection: Connection, destination: str, count: int, bytes_per_second: int, now: float) -> float:
-    """Give out so many bytes; return the seconds from `now` (Unix time) until they may be sent."""
+    """Give out a number of bytes; return the seconds from `now` (Unix time) until they may be sent."""
     lasts = count / bytes_per_second
     free_at = bandwidth.c.free_at
     begins = case(((free_at > now) & (free_at < now + MOST_SECONDS_AHEAD), free_at), else_=now)

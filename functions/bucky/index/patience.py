@@ -1,4 +1,4 @@
-"""A PostgreSQL connection that waits for an answer only so long: a server that is gone without a word never answers.
+"""A PostgreSQL connection that waits for an answer for a limited time: a server that is gone never answers.
 
 The server's own `statement_timeout` ends what takes too long there; this ends the waiting when nothing is heard at all.
 """

@@ -215,7 +215,7 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class TimelineStep:
-    """One step of an instance, or the same step of several: from `at` to `until`, so many `times` in all.
+    """One step of an instance, or the same step of several: from `at` to `until`, `times` times in all.
 
     `step` is received, stored, indexed, routed, requested, retrying, uncommitted, failed, dead_letter, dismissed,
     redriven, delivered, series_stable or study_stable; accepted, rejected or reopened where bytes were decided about.

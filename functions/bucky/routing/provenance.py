@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from bucky.events import Processing
 
 MOST = 8
-"""An instance that came out of so many functions is given to no other; it bounds what the object must hold, too."""
+"""An instance that came out of this number of functions is given to no other: the object must hold them all."""
 
 _CHAINS = TypeAdapter(tuple[Processing, ...])
 

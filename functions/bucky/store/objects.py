@@ -67,7 +67,7 @@ class ObjectStore(Protocol):
         """Return the object's size in bytes."""
 
     def link(self, key: str, seconds: float) -> str:
-        """Return a URL that gives this object, and nothing else, to whoever has it, for so long."""
+        """Return a URL that gives this object, and nothing else, to whoever has it, for a limited time."""
 
     def listing(self, prefix: str = "") -> Iterator[StoredObject]:
         """Iterate over the objects whose keys begin with a prefix."""

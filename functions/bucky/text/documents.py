@@ -142,7 +142,7 @@ def _no_number(name: str) -> None:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse what is nested so deep, or has so many values, that building it would hurt."""
+    """Refuse what is nested too deep, or has too many values, to be built."""
     depth = 0
     for values, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -86,7 +86,7 @@ class Image(NamedTuple):
         return found
 
     def cells(self, decoded: Samples, stream: Stream) -> Samples:
-        """Return decoded samples as the header stores them: so many bits, signed or not (PS3.5 §8.1.1)."""
+        """Return decoded samples as the header stores them, in its number of bits, signed or not (PS3.5 §8.1.1)."""
         values = decoded.astype(numpy.int64)
         if stream.signed and not self.signed and values.min() < 0:
             raise CannotTranscode("its stream has negative samples, and its header says that none is")

@@ -276,9 +276,9 @@ def main() -> None:
         refused_sop_classes=arguments.refuse_sop_class,
     )
     with destination:
-        logger.info("listening", aet=arguments.aet, port=destination.port, pid=os.getpid())
+        logger.info("destination.started", aet=arguments.aet, port=destination.port, pid=os.getpid())
         ended.wait()
-    logger.info("stopped", requests=destination.count)
+    logger.info("destination.stopped", requests=destination.count)
 
 
 if __name__ == "__main__":

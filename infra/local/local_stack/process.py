@@ -33,7 +33,7 @@ class Program:
     ready_seconds: float = 120.0
     stop_seconds: float = 15.0
     stuck: Callable[[], bool] | None = None
-    """Whether it runs and needs to be started again, asked every so often; by default it never is."""
+    """Whether it runs and needs to be started again, asked at intervals; by default it never is."""
 
 
 def http_ok(url: str, *, any_status: bool = False) -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""Keep what deliveries need that wait for a commitment, or for so long that they are given up."""
+"""Keep what deliveries need that wait for a commitment, or too long and are given up."""
 
 import sqlalchemy as sa
 from alembic import op
