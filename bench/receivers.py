@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.natives import Bare, Natives
 from bench.network import listening
-from bench.stored import TRAY_BYTES, TRAYS
+from bench.stored import SLOT_BYTES, SLOTS
 from bucky.runtime.ports import free_port
 from bucky.settings import Settings
 from edge_scp.spool.slots import wanted
@@ -137,14 +137,14 @@ def _edge(address: str, port: int, folder: Path, more: Mapping[str, str]) -> Lau
         "BUCKY_STORE_ENDPOINT": "http://127.0.0.1:9",
         "BUCKY_NATS_URL": "nats://127.0.0.1:9",
     }
-    trays = folder / TRAYS
-    if (kept := folder.parent / TRAYS).exists():
-        kept.rename(trays)
-    prepared = wanted(Settings()) * TRAY_BYTES
+    slots = folder / SLOTS
+    if (kept := folder.parent / SLOTS).exists():
+        kept.rename(slots)
+    prepared = wanted(Settings()) * SLOT_BYTES
     return Launch(
         (sys.executable, "-m", "edge_scp"),
         {**env, **more},
-        ready=lambda: not prepared or (trays.exists() and trays.stat().st_size >= prepared),
+        ready=lambda: not prepared or (slots.exists() and slots.stat().st_size >= prepared),
     )
 
 

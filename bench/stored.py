@@ -11,8 +11,8 @@ from random import Random
 
 from bench.cargo import UID_DIGITS, UID_ROOT, Cargo
 
-TRAYS = "trays"
-TRAY_BYTES, LABEL_BYTES = 1024 * 1024, 4096
+SLOTS = "slots"
+SLOT_BYTES, HEADER_BYTES = 1024 * 1024, 4096
 _LABEL = struct.Struct("<8sQQI")
 COMPARED_FILES = 6
 COMPARED_BYTES = 256 * 1024 * 1024
@@ -55,12 +55,12 @@ def fault(folder: Path, cargo: Cargo, expected: int) -> str:
 def empty(folder: Path) -> None:
     """Truncate every file: deleting instead would change the file system under the next run.
 
-    Bucky's trays are emptied as it does that itself, and kept beside the folder for its next run.
+    Bucky's slots are emptied as it does that itself, and kept beside the folder for its next run.
     """
     for path, size in _walk(folder):
-        if path.name == TRAYS:
-            _empty_trays(path, size)
-            path.rename(folder.parent / TRAYS)
+        if path.name == SLOTS:
+            _empty_slots(path, size)
+            path.rename(folder.parent / SLOTS)
         elif size:
             os.truncate(path, 0)
 
@@ -68,20 +68,20 @@ def empty(folder: Path) -> None:
 def _kept_in(path: Path, size: int) -> Iterator[Kept]:
     if path.name.startswith(_NOT_INSTANCES):
         return
-    if path.name != TRAYS:
+    if path.name != SLOTS:
         yield Kept(path, 0, size)
         return
-    for start, label in _labels(path, size):
-        if any(label):
-            _magic, _when, length, _checksum = _LABEL.unpack_from(label)
-            yield Kept(path, start + LABEL_BYTES, length)
+    for start, header in _labels(path, size):
+        if any(header):
+            _magic, _when, length, _checksum = _LABEL.unpack_from(header)
+            yield Kept(path, start + HEADER_BYTES, length)
 
 
-def _empty_trays(path: Path, size: int) -> None:
-    used = [start for start, label in _labels(path, size) if any(label)]
+def _empty_slots(path: Path, size: int) -> None:
+    used = [start for start, header in _labels(path, size) if any(header)]
     with path.open("r+b", buffering=0) as file:
         for start in used:
-            os.pwrite(file.fileno(), bytes(LABEL_BYTES), start)
+            os.pwrite(file.fileno(), bytes(HEADER_BYTES), start)
         os.fsync(file.fileno())
         # What a run without syncs left in memory is not the next one's.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -90,7 +90,7 @@ def _empty_trays(path: Path, size: int) -> None:
 def _labels(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     with path.open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        for start in range(0, size - TRAY_BYTES + 1, TRAY_BYTES):
+        for start in range(0, size - SLOT_BYTES + 1, SLOT_BYTES):
             yield start, os.pread(file.fileno(), _LABEL.size, start)
 
 

@@ -45,21 +45,21 @@ async def serve(settings: Settings) -> None:
     folder = SpoolFolder(settings.spool_dir)
     folder.make()
     lock = folder.lock()
-    ledger, ledger_descriptor = SharedCounters.create()
-    limits = SpoolLimits.of(settings, ledger)
-    trays, page = Slots.start(folder.trays, wanted(settings))
-    resumed = Spool(folder, ledger, trays=trays).open()
+    counters, counters_descriptor = SharedCounters.create()
+    limits = SpoolLimits.of(settings, counters)
+    slots, page = Slots.start(folder.slots, wanted(settings))
+    resumed = Spool(folder, counters, slots=slots).open()
     arriving, announcing = open_pipe()
-    metrics = ParentMetrics(ledger, trays)
+    metrics = ParentMetrics(counters, slots)
     board = SyncQueueDescriptors.create(2 * process_count(settings))
-    shared = Shared(ledger_descriptor, lock, page, board, metrics)
-    receivers = WorkerPool(settings, shared, ledger, announcing)
+    shared = Shared(counters_descriptor, lock, page, board, metrics)
+    receivers = WorkerPool(settings, shared, counters, announcing)
     uploader = Worker(
         "uploader",
         "edge_scp.process.upload_worker",
         shared,
         arriving,
-        ended=lambda _slot: receivers.uploader_restarted(),
+        ended=lambda _worker_id: receivers.uploader_restarted(),
     )
     committer = Worker("committer", "edge_scp.process.commit_worker", shared, announcing)
     numbers = count()
@@ -68,11 +68,11 @@ async def serve(settings: Settings) -> None:
         for number, listener in enumerate(settings.edge_listeners)
     ]
     receivers.counts = [port.connections for port in ports]
-    state = EdgeState(ports, receivers.children, uploader, committer, ledger, limits, settings.queue_normal_seconds)
+    state = EdgeState(ports, receivers.children, uploader, committer, counters, limits, settings.queue_normal_seconds)
     http = HttpServer(health_app(state, metrics), "127.0.0.1", settings.edge_http_port)
 
     children = (*receivers.children, uploader, committer)
-    working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(ledger, limits))
+    working = asyncio.gather(*(child.keep_running() for child in children), watch_spool(counters, limits))
     try:
         await _first_of(stop, working, _ready(children))
         if not stop.is_set():
@@ -96,7 +96,7 @@ async def serve(settings: Settings) -> None:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         await http.stop()
-        logger.info("edge.stopped", drained=drained, spooled=ledger.instances)
+        logger.info("edge.stopped", drained=drained, spooled=counters.instances)
 
 
 def _check(settings: Settings) -> None:

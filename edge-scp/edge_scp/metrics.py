@@ -141,7 +141,7 @@ class UploaderMetrics:
 class ParentMetrics:
     """What the parent counts, and the shared state of the spool."""
 
-    def __init__(self, ledger: SharedCounters, trays: Slots | None = None) -> None:
+    def __init__(self, counters: SharedCounters, slots: Slots | None = None) -> None:
         self.registry = CollectorRegistry()
         self._refused = Counter(
             "bucky_edge_connections_refused", "Connections not served", ["reason"], registry=self.registry
@@ -150,7 +150,7 @@ class ParentMetrics:
             "bucky_edge_process_restarts", "Processes that ended and were started again", ["process"],
             registry=self.registry,
         )  # fmt: skip
-        self.registry.register(_SpoolCollector(ledger, trays))
+        self.registry.register(_SpoolCollector(counters, slots))
 
     def refused(self, reason: str) -> None:
         """Count one connection that was not served."""
@@ -162,18 +162,18 @@ class ParentMetrics:
 
 
 class _SpoolCollector(Collector):
-    def __init__(self, ledger: SharedCounters, trays: Slots | None) -> None:
-        self._ledger, self._trays = ledger, trays
+    def __init__(self, counters: SharedCounters, slots: Slots | None) -> None:
+        self._counters, self._slots = counters, slots
 
     def collect(self) -> Iterator[Metric]:
         """Measure the spool when somebody looks."""
-        ledger = self._ledger
+        counters = self._counters
         for name, text, value in (
-            ("instances", "Instances in the spool", ledger.instances),
-            ("bytes", "Bytes in the spool", ledger.held_bytes),
-            ("oldest_seconds", "Age of the oldest instance in the spool", ledger.oldest_seconds),
-            ("quarantined", "Instances set aside in the spool", ledger.quarantined),
-            ("accepting", "Whether the spool takes another instance", float(not ledger.refusing)),
-            ("free_trays", "Slots in the spool that are free", self._trays.free if self._trays else 0),
+            ("instances", "Instances in the spool", counters.instances),
+            ("bytes", "Bytes in the spool", counters.held_bytes),
+            ("oldest_seconds", "Age of the oldest instance in the spool", counters.oldest_seconds),
+            ("quarantined", "Instances set aside in the spool", counters.quarantined),
+            ("accepting", "Whether the spool takes another instance", float(not counters.refusing)),
+            ("free_slots", "Slots in the spool that are free", self._slots.free if self._slots else 0),
         ):
             yield GaugeMetricFamily(f"bucky_edge_spool_{name}", text, value=value)

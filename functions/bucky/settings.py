@@ -62,7 +62,7 @@ class Settings(BaseModel):
         None,
         description=(
             "Folder in which the store keeps each bucket as a folder and each object as a file, where it is such a "
-            "gateway on this machine: functions read there first, and `BUCKY_NEARBY_DIR` is not used."
+            "gateway on this machine: functions read there first, and `BUCKY_LOCAL_CACHE_DIR` is not used."
         ),
     )
     store_barrier: Literal["none", "syncfs", "delay"] = Field(
@@ -127,7 +127,7 @@ class Settings(BaseModel):
     edge_processes: int = Field(
         0, ge=0, le=32, description="Processes that receive; 0 is one for each core, up to four."
     )
-    edge_express: bool = Field(
+    edge_fast_path: bool = Field(
         True,
         description=(
             "Serve the usual C-STORE on connections without TLS in native code, where that was built: several "
@@ -154,7 +154,7 @@ class Settings(BaseModel):
     spool_min_free_bytes: int = Field(
         1024**3, ge=0, description="Free disk space below which the edge answers 0xA700, in bytes."
     )
-    spool_trays: int = Field(
+    spool_slots: int = Field(
         4096,
         ge=0,
         le=65536,
@@ -163,15 +163,17 @@ class Settings(BaseModel):
             "that fits in one needs no new file. While all are in use, files are made."
         ),
     )
-    nearby_dir: Path | None = Field(
+    local_cache_dir: Path | None = Field(
         None,
         description=(
             "Folder on the spool's file system where the edge leaves copies of what it uploaded last, for functions "
             "on the same machine to read instead of asking the object store; empty for none."
         ),
     )
-    nearby_max_bytes: int = Field(
-        512 * 1024**2, ge=0, description="Most the copies in `BUCKY_NEARBY_DIR` take, in bytes; the oldest go first."
+    local_cache_max_bytes: int = Field(
+        512 * 1024**2,
+        ge=0,
+        description="Most the copies in `BUCKY_LOCAL_CACHE_DIR` take, in bytes; the oldest go first.",
     )
     upload_concurrency: int = Field(8, ge=1, le=256, description="Uploads in flight at once.")
 

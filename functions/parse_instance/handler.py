@@ -20,7 +20,7 @@ from bucky.store.objects import ObjectStore
 from bucky.trace import trace_id
 
 READS_AT_ONCE = 8
-# Kept from batch to batch: starting its threads costs as much as reading what is nearby.
+# Kept from batch to batch: starting its threads costs as much as reading from the local cache.
 _readers = ThreadPoolExecutor(READS_AT_ONCE, "read")
 
 

@@ -24,7 +24,7 @@ BUCKET = "connector-attempts"
 KEPT_SECONDS = 30 * 24 * 3600.0
 
 
-class AttemptLedger:
+class AttemptStore:
     """Remembers the records of messages that failed and will be delivered again."""
 
     def __init__(self, js: JetStreamContext, replicas: int = 1) -> None:

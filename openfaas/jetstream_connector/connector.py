@@ -15,7 +15,7 @@ from bucky.cloudevents import URGENT
 from bucky.errors import BrokerUnavailable
 from bucky.log import get_logger
 from jetstream_connector.annotations import AnnotationError, Subscription, parse
-from jetstream_connector.attempts import AttemptLedger
+from jetstream_connector.attempts import AttemptStore
 from jetstream_connector.calls import FunctionClient
 from jetstream_connector.consumer import Consumer, Place
 from jetstream_connector.discovery import Directory, DirectoryUnavailable, FunctionSubscription
@@ -63,7 +63,7 @@ class Connector:
         self._directory, self._caller, self._metrics = directory, caller, metrics
         self._refresh_seconds = refresh_seconds
         self._publisher = EventPublisher(
-            client, BatchPublisher(client), AttemptLedger(self._js, replicas), self._published
+            client, BatchPublisher(client), AttemptStore(self._js, replicas), self._published
         )
         self._log = get_logger("connector")
         self._subscribers: dict[str, Subscriber] = {}

@@ -92,7 +92,7 @@ class Dispatcher:
         started = time.monotonic()
         try:
             for message in messages:
-                await self._publisher.ledger.load(message)
+                await self._publisher.attempts.load(message)
             malformed = [message for message in messages if message.event is None]
             if malformed:
                 gone = Undeliverable("it is not a CloudEvent", 1)
@@ -204,18 +204,18 @@ class Dispatcher:
         match action:
             case Ack():
                 await message.raw.ack()
-                await self._publisher.ledger.forget(message)
+                await self._publisher.attempts.forget(message)
             case Retry():
                 await self._retry(message, action)
             case Undeliverable(reason, attempts):
                 letter = dead_letter(self._function, message, reason, attempts, self._publisher.max_event_bytes)
                 await self._publisher.publish([letter])
                 await message.raw.term()
-                await self._publisher.ledger.forget(message)
+                await self._publisher.attempts.forget(message)
                 self._log.error("connector.dead_letter", **self._named(message), reason=reason, attempts=attempts)
             case Drop(reason):
                 await message.raw.term()
-                await self._publisher.ledger.forget(message)
+                await self._publisher.attempts.forget(message)
                 self._log.error("connector.dead_letter_dropped", **self._named(message), reason=reason)
 
     async def _retry(self, message: Message, retry: Retry) -> None:
@@ -226,7 +226,7 @@ class Dispatcher:
         record.attempts += retry.counted
         # Failing for itself after all: it may travel with others again.
         record.alone = retry.alone or (record.alone and not retry.counted)
-        await self._publisher.ledger.save(message, durable=retry.counted or (retry.lost and item.others_fine))
+        await self._publisher.attempts.save(message, durable=retry.counted or (retry.lost and item.others_fine))
         # What may have killed the function comes back after others have had the chance to be answered.
         wait = self.wait() * (2 if retry.alone else 1)
         await message.raw.nak(delay=max(retry.delay, wait))
@@ -236,7 +236,7 @@ class Dispatcher:
         if message.raw.is_acked:
             return
         try:
-            await self._publisher.ledger.save(message, durable=False)
+            await self._publisher.attempts.save(message, durable=False)
             await message.raw.nak(delay=self.wait())
         except (BrokerUnavailable, NatsError, OSError) as error:
             self._log.warning("connector.broker", function=self._function, error=str(error))

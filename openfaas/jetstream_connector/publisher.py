@@ -7,7 +7,7 @@ from nats.aio.client import Client
 
 from bucky.broker.connection import Publisher
 from bucky.cloudevents import CloudEvent
-from jetstream_connector.attempts import AttemptLedger
+from jetstream_connector.attempts import AttemptStore
 
 PUBLISHES_AT_ONCE = 500
 FLUSH_SECONDS = 5
@@ -20,11 +20,11 @@ class EventPublisher:
         self,
         client: Client,
         publisher: Publisher,
-        ledger: AttemptLedger,
+        attempts: AttemptStore,
         published: Callable[[str], None],
     ) -> None:
         self.client = client
-        self.ledger = ledger
+        self.attempts = attempts
         self._publisher = publisher
         self._published = published
         self.refused: str | None = None

@@ -156,16 +156,16 @@ def survivors(image: Path, folder: Path, kind: str) -> set[str]:
 
 
 def lost_in_cuts(
-    disk: Disk, scratch: Path, cuts: int, trays: int = 0, python_path: Path | None = None
+    disk: Disk, scratch: Path, cuts: int, slots: int = 0, python_path: Path | None = None
 ) -> list[set[str]]:
     """Cut the power several times, each while instances arrive; return what each cut cost of what was acknowledged."""
     spool, lost = disk.folder / "spool", []
     acknowledged: set[str] = set()
     with (
-        edge_process(scratch, python_path=python_path, spool_dir=spool, spool_trays=trays) as edge,
+        edge_process(scratch, python_path=python_path, spool_dir=spool, spool_slots=slots) as edge,
         ThreadPoolExecutor(1) as pool,
     ):
-        eventually(lambda: not trays or (spool / "trays").stat().st_size == trays * MEGABYTE, "trays are there")
+        eventually(lambda: not slots or (spool / "slots").stat().st_size == slots * MEGABYTE, "slots are there")
         for number in range(cuts):
             sent = samples(BATCH)
             sender, copy = Sender(sent), scratch / f"cut-{number}.img"
@@ -182,10 +182,10 @@ def lost_in_cuts(
     return lost
 
 
-@pytest.mark.parametrize("trays", [0, 128], ids=["group", "trays"])
-def test_what_was_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path, trays: int) -> None:
+@pytest.mark.parametrize("slots", [0, 128], ids=["group", "slots"])
+def test_what_was_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path, slots: int) -> None:
     """Wherever in the load the power goes, every instance acknowledged before is there, byte for byte."""
-    assert lost_in_cuts(disk, tmp_path, cuts=3, trays=trays) == [set(), set(), set()]
+    assert lost_in_cuts(disk, tmp_path, cuts=3, slots=slots) == [set(), set(), set()]
 
 
 def test_without_the_sync_the_cut_is_noticed(disk: Disk, tmp_path: Path) -> None:

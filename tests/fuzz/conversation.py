@@ -84,7 +84,7 @@ class ConversationWorld:
         return self.instances[-1]
 
     def refuse(self, command: StoreCommand, _caller: Requestor, refusal: Refusal, received: int) -> Kept:
-        """Go on with an instance that the express lane refused; there is none here."""
+        """Go on with an instance that the fast path refused; there is none here."""
         raise Violation(f"{command}: {refusal} after {received} bytes")
 
     def association(self, outcome: str) -> None:

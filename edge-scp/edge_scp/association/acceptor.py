@@ -26,7 +26,7 @@ LINGER_SECONDS = 1.0
 TLS_SHUTDOWN_SECONDS = 2.0
 
 
-class Lane(Protocol):
+class NativeServer(Protocol):
     """Who may serve an association for some time: `edge_scp.receive.fast_path`."""
 
     def offer(self, association: AcceptedAssociation, connection: Connection) -> None:
@@ -54,7 +54,7 @@ class Acceptor:
     """Serves one listener's connections in the running loop.
 
     `obstacle` says why no association can be accepted now (too many, or the process drains), or None.
-    `buffer` and `lane` may be shared by all acceptors of a loop.
+    `buffer` and `fast_path` may be shared by all acceptors of a loop.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Acceptor:
         *,
         obstacle: Callable[[], Rejection | None] = no_obstacle,
         buffer: memoryview | None = None,
-        lane: Lane | None = None,
+        fast_path: NativeServer | None = None,
         reports: CommitmentSink | None = None,
     ) -> None:
-        self._lane = lane if listener.tls is None else None
+        self._fast_path = fast_path if listener.tls is None else None
         self._loop = asyncio.get_running_loop()
         self._service = Service(
             listener=listener,
@@ -119,8 +119,8 @@ class Acceptor:
                 self._emptied.set()
 
         def quiet() -> None:
-            if self._lane is not None:
-                self._lane.offer(association, connection)
+            if self._fast_path is not None:
+                self._fast_path.offer(association, connection)
 
         connection = Connection(association.provider, accepted, self._buffer, on_lost=closed, on_quiet=quiet)
         self._open[connection] = association

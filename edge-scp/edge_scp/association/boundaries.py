@@ -50,7 +50,7 @@ class ServiceUser(Protocol):
 
 
 class Phase(IntEnum):
-    """Where an association in the express lane stands."""
+    """Where an association in the fast path stands."""
 
     BETWEEN_MESSAGES = 0
     RECEIVING = 1
@@ -66,7 +66,7 @@ class SessionState(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """A C-STORE that leaves the express lane without an answer: all of it came, or `refusal` is for what is to come."""
+    """A C-STORE that leaves the fast path without an answer: all of it came, or `refusal` is for what is to come."""
 
     context_id: int
     command_set: bytes
@@ -76,11 +76,11 @@ class Unfinished(NamedTuple):
 
 
 class FastSession(Protocol):
-    """An association's time in the express lane."""
+    """An association's time in the fast path."""
 
     @property
     def standing(self) -> SessionState:
         """Return where it stands."""
 
     def end(self) -> None:
-        """Leave the lane now, as far as it has come."""
+        """Leave the fast path now, as far as it has come."""

@@ -131,20 +131,20 @@ class AcceptedAssociation:
         if late:
             self.abort(late)
 
-    # The express lane, in which an association may be between any two messages.
+    # The fast path, in which an association may be between any two messages.
 
     def offered(self) -> tuple[Requestor, Agreement] | None:
-        """Return whose messages the lane may have now, and what was agreed on; None in the middle of something."""
+        """Return whose messages the fast path may have now, and what was agreed on; None in the middle of something."""
         messages, caller = self._messages, self.caller
         if messages is None or caller is None or self._release_waits or not messages.idle:
             return None
         return (caller, messages.agreement) if self._provider.between_pdus else None
 
     def lane_entered(self, ride: FastSession) -> None:
-        """Have messages served in the lane from here on."""
+        """Have messages served on the fast path from here on."""
         self._ride = ride
 
-    def lane_left(self, answered: int, unfinished: Unfinished | None) -> None:
+    def fast_path_left(self, answered: int, unfinished: Unfinished | None) -> None:
         """Go on after a number of instances were stored, with the one in hand."""
         self._ride = None
         if self._messages is not None:

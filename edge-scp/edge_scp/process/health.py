@@ -38,13 +38,13 @@ class EdgeState:
         receivers: Sequence[Worker],
         uploader: Worker,
         committer: Worker,
-        ledger: SharedCounters,
+        counters: SharedCounters,
         limits: SpoolLimits,
         normal_seconds: float = 600.0,
     ) -> None:
         self._ports, self._receivers, self._uploader = ports, receivers, uploader
         self._children = (*receivers, uploader, committer)
-        self._ledger, self._limits = ledger, limits
+        self._counters, self._limits = counters, limits
         self._normal_seconds = normal_seconds
         self._troubles = Troubles()
 
@@ -56,12 +56,12 @@ class EdgeState:
 
     async def report(self) -> dict[str, Any]:
         """Return the edge's health; it is `accepting` even while store and broker are away."""
-        ledger, said = self._ledger, await self._uploader.ask("report") or {}
+        counters, said = self._counters, await self._uploader.ask("report") or {}
         dependencies = {name: said.get(name, _SILENT) for name in ("store", "broker")}
         accepting = self.accepting
         well = (
             accepting
-            and ledger.quarantined == 0
+            and counters.quarantined == 0
             and all(dependency["ok"] for dependency in dependencies.values())
             and all(child.ready for child in self._children)
         )
@@ -82,10 +82,10 @@ class EdgeState:
                 for port in self._ports
             ],
             "spool": {
-                "instances": ledger.instances,
-                "bytes": ledger.held_bytes,
-                "oldest_seconds": round(ledger.oldest_seconds, 3),
-                "quarantined": ledger.quarantined,
+                "instances": counters.instances,
+                "bytes": counters.held_bytes,
+                "oldest_seconds": round(counters.oldest_seconds, 3),
+                "quarantined": counters.quarantined,
             },
             "uploads": said.get("uploads"),
             **dependencies,
@@ -99,10 +99,10 @@ class EdgeState:
         """Keep since when something is not well."""
         for name, state in dependencies.items():
             self._note(name, None if state["ok"] else str(state["error"]))
-        oldest = self._ledger.oldest_seconds
+        oldest = self._counters.oldest_seconds
         stalled = f"its oldest instance has waited for {oldest:.0f} s" if oldest > self._normal_seconds else None
         self._note("spool", stalled)
-        self._note("quarantine", f"{self._ledger.quarantined} set aside" if self._ledger.quarantined else None)
+        self._note("quarantine", f"{self._counters.quarantined} set aside" if self._counters.quarantined else None)
 
     def _note(self, part: str, reason: str | None) -> None:
         if reason is None:

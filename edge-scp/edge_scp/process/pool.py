@@ -11,7 +11,7 @@ from bucky.settings import Settings
 from edge_scp.process.channel import Message
 from edge_scp.process.connections import Connections, Handling
 from edge_scp.process.supervisor import Shared, Worker
-from edge_scp.spool.capacity import SLOTS, SharedCounters
+from edge_scp.spool.capacity import WORKER_IDS, SharedCounters
 from edge_scp.spool.notifications import notify_end
 
 _MOST_BY_DEFAULT = 4
@@ -28,10 +28,10 @@ class _Handed(NamedTuple):
 class WorkerPool:
     """The pool; `counts` are the listeners' counts, which connections that end are taken from."""
 
-    def __init__(self, settings: Settings, shared: Shared, ledger: SharedCounters, announcing: int) -> None:
+    def __init__(self, settings: Settings, shared: Shared, counters: SharedCounters, announcing: int) -> None:
         self.counts: list[Connections] = []
-        self._ledger, self._announcing = ledger, announcing
-        self._slots = cycle(range(SLOTS))
+        self._counters, self._announcing = counters, announcing
+        self._worker_ids = cycle(range(WORKER_IDS))
         self._used: set[int] = set()
         self._gone: set[int] = set()
         # By receiver, and there by the connection's number.
@@ -59,7 +59,11 @@ class WorkerPool:
 
     def uploader_restarted(self) -> None:
         """Announce again the receivers that are gone: the uploader may have died before it had looked."""
-        self._gone |= {slot for slot in range(SLOTS) if slot not in self._used and not self._ledger.settled(slot)}
+        self._gone |= {
+            worker_id
+            for worker_id in range(WORKER_IDS)
+            if worker_id not in self._used and not self._counters.settled(worker_id)
+        }
         self._announce_gone()
 
     async def drain(self, seconds: float, grace_seconds: float) -> bool:
@@ -79,18 +83,22 @@ class WorkerPool:
             number=number,
             begin=self._free_slot,
             heard=lambda message: self._heard(number, message),
-            ended=lambda slot: self._ended(number, slot),
+            ended=lambda worker_id: self._ended(number, worker_id),
         )
 
     def _free_slot(self) -> int:
-        """Return a slot that nothing is left in, as long as there is one, and not the one used last."""
-        free = [slot for slot, _ in zip(self._slots, range(SLOTS), strict=False) if slot not in self._used]
-        slot = next((slot for slot in free if self._ledger.settled(slot)), free[0])
-        while next(self._slots) != slot:
+        """Return a worker id of which nothing awaits the uploader, if there is one, and not the one used last."""
+        free = [
+            worker_id
+            for worker_id, _ in zip(self._worker_ids, range(WORKER_IDS), strict=False)
+            if worker_id not in self._used
+        ]
+        worker_id = next((worker_id for worker_id in free if self._counters.settled(worker_id)), free[0])
+        while next(self._worker_ids) != worker_id:
             pass
-        self._used.add(slot)
-        self._ledger.begin(slot)
-        return slot
+        self._used.add(worker_id)
+        self._counters.begin(worker_id)
+        return worker_id
 
     def _heard(self, receiver: int, message: Message) -> None:
         if "closed" in message:
@@ -100,18 +108,18 @@ class WorkerPool:
             listener, address = self._handed[receiver][message["number"]]
             self.counts[listener].associated(message["number"], address, is_now=message["associated"])
 
-    def _ended(self, receiver: int, slot: int) -> None:
+    def _ended(self, receiver: int, worker_id: int) -> None:
         handed, self._handed[receiver] = self._handed[receiver], {}
         for number, (listener, address) in handed.items():
             self.counts[listener].closed(number, address)
-        self._used.discard(slot)
-        self._gone.add(slot)
+        self._used.discard(worker_id)
+        self._gone.add(worker_id)
         self._announce_gone()
 
     def _announce_gone(self) -> None:
-        for slot in tuple(self._gone):
-            if notify_end(self._announcing, slot):
-                self._gone.discard(slot)
+        for worker_id in tuple(self._gone):
+            if notify_end(self._announcing, worker_id):
+                self._gone.discard(worker_id)
         if self._gone:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._announce_gone)
 

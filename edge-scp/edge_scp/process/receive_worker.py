@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from bucky import log
 from bucky.settings import Settings
 from edge_scp.association import limits as upper_layer
-from edge_scp.association.acceptor import Acceptor, ConnectionState, Lane, Told
+from edge_scp.association.acceptor import Acceptor, ConnectionState, NativeServer, Told
 from edge_scp.association.admission import TOO_MANY_ASSOCIATIONS
 from edge_scp.association.connection import receive_buffer
 from edge_scp.association.sink import CommitmentSink, Sink
@@ -37,23 +37,25 @@ from edge_scp.upload.broker_link import UploadPublisher
 
 async def receive(selector: FastPathSelector, settings: Settings, inherited: WorkerContext) -> bool:
     """Wire the process and serve until the parent says to drain; tell whether no association was cut short."""
-    ledger = SharedCounters(inherited.ledger)
+    counters = SharedCounters(inherited.counters)
     metrics = ReceiverMetrics()
-    capacity = Capacity(ledger, inherited.slot, SpoolLimits.of(settings, ledger))
+    capacity = Capacity(counters, inherited.worker_id, SpoolLimits.of(settings, counters))
     folder = SpoolFolder(settings.spool_dir)
     receiver = StoreHandler(
         folder,
         capacity,
-        Notifier(inherited.announcements, ledger, inherited.slot),
+        Notifier(inherited.announcements, counters, inherited.worker_id),
         committer_of(inherited),
         metrics,
     )
     queue = SyncQueue(inherited.board).fast_path_end(inherited.number)
-    trays = WorkerSlots(folder.trays, inherited.trays, inherited.number, process_count(settings), inherited.slot)
-    lane = native_loop(settings, selector, receiver, capacity, counters=inherited.ledger, queue=queue, trays=trays)
-    log.get_logger("edge").info("receiver.started", express=lane is not None)
+    slots = WorkerSlots(folder.slots, inherited.slots, inherited.number, process_count(settings), inherited.worker_id)
+    fast_path = native_loop(
+        settings, selector, receiver, capacity, counters=inherited.counters, queue=queue, slots=slots
+    )
+    log.get_logger("edge").info("receiver.started", fast_path=fast_path is not None)
     broker = UploadPublisher(settings)
-    acceptors = Acceptors(settings, receiver, metrics, lane, CommitmentReports(broker))
+    acceptors = Acceptors(settings, receiver, metrics, fast_path, CommitmentReports(broker))
     draining: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def received(message: Message, connection: socket.socket | None) -> None:
@@ -78,8 +80,8 @@ async def receive(selector: FastPathSelector, settings: Settings, inherited: Wor
     gc.freeze()
     channel.send({"ready": True})
     drained = await acceptors.drain(await draining)
-    if lane is not None:
-        lane.close()
+    if fast_path is not None:
+        fast_path.close()
     receiver.close()
     await broker.close()
     return drained
@@ -108,12 +110,12 @@ class Acceptors:
         settings: Settings,
         sink: Sink,
         metrics: ReceiverMetrics,
-        lane: Lane | None = None,
+        fast_path: NativeServer | None = None,
         reports: CommitmentSink | None = None,
     ) -> None:
         limits, syntaxes, buffer = upper_layer.AssociationLimits.of(settings), Syntaxes(settings), receive_buffer()
         self._serving = [
-            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, lane=lane, reports=reports)
+            Acceptor(listener, limits, syntaxes, sink, metrics, buffer=buffer, fast_path=fast_path, reports=reports)
             for listener in settings.edge_listeners
         ]
         self._rejecting = [

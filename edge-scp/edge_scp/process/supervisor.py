@@ -33,33 +33,33 @@ _ANSWER_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a child is given: its number among its kind, its slot in the ledger, and descriptors."""
+    """What a child is given: its number among its kind, its worker id, and descriptors."""
 
     number: int
-    slot: int
+    worker_id: int
     channel: int
-    ledger: int
+    counters: int
     announcements: int
     lock: int
-    trays: int
+    slots: int
     board: SyncQueueDescriptors
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors."""
-        return self.channel, self.ledger, self.announcements, self.lock, self.trays, *self.board
+        return self.channel, self.counters, self.announcements, self.lock, self.slots, *self.board
 
     def arguments(self) -> list[str]:
         """Return them as command line arguments."""
-        return [str(value) for value in (self.number, self.slot, *self.descriptors)]
+        return [str(value) for value in (self.number, self.worker_id, *self.descriptors)]
 
     @classmethod
     def of(cls, arguments: list[str]) -> "WorkerContext":
         """Read them from command line arguments."""
         if len(arguments) < 9:
             raise SettingsError("this process is started by `python -m edge_scp`, not by hand")
-        number, slot, channel, ledger, announcements, lock, trays, *board = map(int, arguments)
-        return cls(number, slot, channel, ledger, announcements, lock, trays, SyncQueueDescriptors.of(board))
+        number, worker_id, channel, counters, announcements, lock, slots, *board = map(int, arguments)
+        return cls(number, worker_id, channel, counters, announcements, lock, slots, SyncQueueDescriptors.of(board))
 
     def parent(self) -> socket.socket:
         """Return the child's end of its channel."""
@@ -70,15 +70,15 @@ class WorkerContext:
 class Shared:
     """The descriptors that all children inherit, and where their restarts are counted."""
 
-    ledger: int
+    counters: int
     lock: int
-    trays: int
+    slots: int
     board: SyncQueueDescriptors
     metrics: ParentMetrics
 
 
 class Worker:
-    """A child process. `heard` gets its messages, `begin` gives it a slot and `ended` is told that it is gone."""
+    """A child process. `heard` gets its messages, `begin` gives it a worker id and `ended` is told that it is gone."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Worker:
         number: int = 0,
         begin: Callable[[], int] = lambda: 0,
         heard: Callable[[Message], None] = lambda _message: None,
-        ended: Callable[[int], None] = lambda _slot: None,
+        ended: Callable[[int], None] = lambda _worker_id: None,
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -171,11 +171,19 @@ class Worker:
         return False
 
     async def _run(self) -> int:
-        slot = self._begin()
+        worker_id = self._begin()
         ours, theirs = channel_pair()
         shared = self._shared
         inherited = WorkerContext(
-            *(self._number, slot, theirs.fileno(), shared.ledger, self._announcements, shared.lock, shared.trays),
+            *(
+                self._number,
+                worker_id,
+                theirs.fileno(),
+                shared.counters,
+                self._announcements,
+                shared.lock,
+                shared.slots,
+            ),
             shared.board,
         )
         with theirs:
@@ -191,7 +199,7 @@ class Worker:
             self._ready.clear()
             self._channel.close()
             self._process = None
-            self._ended(slot)
+            self._ended(worker_id)
 
     def _received(self, message: Message, _connection: socket.socket | None) -> None:
         if "ready" in message:

@@ -45,8 +45,8 @@ async def upload(settings: Settings, inherited: WorkerContext) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(settings.upload_concurrency + 8))
     folder = SpoolFolder(settings.spool_dir)
-    trays = Slots.shared(folder.trays, inherited.trays)
-    spool = Spool(folder, SharedCounters(inherited.ledger), trays=trays)
+    slots = Slots.shared(folder.slots, inherited.slots)
+    spool = Spool(folder, SharedCounters(inherited.counters), slots=slots)
     metrics = UploaderMetrics()
     objects = S3ObjectStore(settings)
     link = UploadPublisher(settings)
@@ -62,7 +62,7 @@ async def upload(settings: Settings, inherited: WorkerContext) -> None:
         broker=broker,
         bucket=settings.store_bucket,
         concurrency=settings.upload_concurrency,
-        nearby=_nearby(settings),
+        local_cache=_local_cache(settings),
     )
     stop = asyncio.Event()
 
@@ -89,7 +89,7 @@ async def upload(settings: Settings, inherited: WorkerContext) -> None:
     channel.send({"ready": True})
     working: asyncio.Future[Any] = asyncio.gather(
         uploader.run(),
-        asyncio.to_thread(_prepare, trays, settings),
+        asyncio.to_thread(_prepare, slots, settings),
         _watch(store, lambda: asyncio.to_thread(objects.check)),
         _watch(broker, link.check),
     )
@@ -102,26 +102,30 @@ async def upload(settings: Settings, inherited: WorkerContext) -> None:
     os._exit(0)
 
 
-def _prepare(trays: Slots | None, settings: Settings) -> None:
-    """Make the trays that are not there yet, as long as the disk has more than is to stay free."""
+def _prepare(slots: Slots | None, settings: Settings) -> None:
+    """Make the slots that are not there yet, as long as the disk has more than is to stay free."""
     disk, least = Disk(), 2 * settings.spool_min_free_bytes
     try:
-        if trays is not None:
-            trays.prepare(wanted(settings), lambda: disk.free_bytes(settings.spool_dir) > least)
+        if slots is not None:
+            slots.prepare(wanted(settings), lambda: disk.free_bytes(settings.spool_dir) > least)
     except OSError as error:
-        log.warning("trays.unprepared", error=str(error))
+        log.warning("slots.unprepared", error=str(error))
 
 
-def _nearby(settings: Settings) -> LocalCache | None:
-    if settings.nearby_dir is None or settings.store_files_dir is not None:
+def _local_cache(settings: Settings) -> LocalCache | None:
+    if settings.local_cache_dir is None or settings.store_files_dir is not None:
         return None
-    copies = LocalCache(settings.nearby_dir, settings.nearby_max_bytes, settings.spool_min_free_bytes)
+    copies = LocalCache(settings.local_cache_dir, settings.local_cache_max_bytes, settings.spool_min_free_bytes)
     try:
         copies.open()
     except OSError as error:
-        raise SettingsError(f"BUCKY_NEARBY_DIR: cannot use {settings.nearby_dir}: {error.strerror}") from error
-    if settings.nearby_dir.stat().st_dev != settings.spool_dir.stat().st_dev:
-        raise SettingsError("BUCKY_NEARBY_DIR must be on the file system of BUCKY_SPOOL_DIR: a copy is a second name")
+        raise SettingsError(
+            f"BUCKY_LOCAL_CACHE_DIR: cannot use {settings.local_cache_dir}: {error.strerror}"
+        ) from error
+    if settings.local_cache_dir.stat().st_dev != settings.spool_dir.stat().st_dev:
+        raise SettingsError(
+            "BUCKY_LOCAL_CACHE_DIR must be on the file system of BUCKY_SPOOL_DIR: a copy is a second name"
+        )
     return copies
 
 

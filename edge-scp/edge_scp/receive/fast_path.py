@@ -62,13 +62,13 @@ def native_loop(
     *,
     counters: int,
     queue: SyncQueueEnd,
-    trays: "WorkerSlots | None" = None,
+    slots: "WorkerSlots | None" = None,
 ) -> "FastPath | None":
     """Return the process's fast path, served by the running loop's selector; None if settings or machine have none.
 
     `counters` is the descriptor of the spool's shared counters.
     """
-    if _express is None or not settings.edge_express:
+    if _express is None or not settings.edge_fast_path:
         return None
     native = _express.FastPath(
         ready=Disk().open_folder(SpoolFolder(settings.spool_dir).ready),
@@ -77,20 +77,20 @@ def native_loop(
         queue=queue,
         max_pdu=settings.edge_max_pdu,
     )
-    if trays is not None and trays.any:
-        _use_slots(native, trays)
+    if slots is not None and slots.any:
+        _use_slots(native, slots)
     return FastPath(native, selector, receiver)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlots:
-    """The slots that one of several receivers may fill; `page` holds their states, `slot` is the receiver's number."""
+    """The slots that one of several receivers may fill; `page` holds their states."""
 
     path: Path
     page: int
     receiver: int
     receivers: int
-    slot: int
+    worker_id: int
 
     @property
     def any(self) -> bool:
@@ -98,18 +98,18 @@ class WorkerSlots:
         return os.fstat(self.page).st_size > 0
 
 
-def _use_slots(native: "_express.FastPath", trays: WorkerSlots) -> None:
+def _use_slots(native: "_express.FastPath", slots: WorkerSlots) -> None:
     """Store instances in slots, past the page cache; if the operating system refuses, they go to files."""
     try:
-        descriptor = os.open(trays.path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+        descriptor = os.open(slots.path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
         try:
             native.use_slots(
-                file=descriptor, states=trays.page, first=trays.receiver, step=trays.receivers, owner=trays.slot
+                file=descriptor, states=slots.page, first=slots.receiver, step=slots.receivers, owner=slots.worker_id
             )
         finally:
             os.close(descriptor)
     except OSError as error:
-        log.warning("trays.unusable", error=str(error))
+        log.warning("slots.unusable", error=str(error))
 
 
 class FastPathSelector(selectors.EpollSelector):
@@ -134,7 +134,7 @@ class FastPath:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(native.fileno(), self._notified)
         selector.native = native
-        receiver.kept_in_lane = self._take_spooled
+        receiver.fast_path_results = self._take_spooled
 
     def offer(self, association: AcceptedAssociation, connection: Connection) -> None:
         """Take a connection that is between two messages, if its association can be served in native code."""
@@ -187,7 +187,7 @@ class FastPath:
         session = self._sessions.pop(handback.session)
         unfinished = _unfinished(handback.unanswered) if handback.unanswered is not None else None
         try:
-            session.association.lane_left(handback.stored, unfinished)
+            session.association.fast_path_left(handback.stored, unfinished)
             session.connection.take_back(handback.unread, handback.unsent, handback.closed)
         except Exception:
             # Unforeseen, and of this association alone.
@@ -199,7 +199,7 @@ class FastPath:
 class _Session:
     """One connection's time on the fast path."""
 
-    express: FastPath
+    fast_path: FastPath
     number: int
     association: AcceptedAssociation
     connection: Connection
@@ -207,11 +207,11 @@ class _Session:
     @property
     def standing(self) -> SessionState:
         """Return where it stands."""
-        return self.express.standing(self.number)
+        return self.fast_path.standing(self.number)
 
     def end(self) -> None:
         """Take the connection back."""
-        self.express.end(self.number)
+        self.fast_path.end(self.number)
 
 
 def _is_served(abstract_syntax_uid: str, transfer_syntax_uid: str) -> bool:

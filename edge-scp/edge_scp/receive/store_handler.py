@@ -29,7 +29,7 @@ SETTLE_SECONDS = 0.02
 
 
 class FastPathResults(NamedTuple):
-    """Instances that became durable in the express lane.
+    """Instances that became durable in the fast path.
 
     Names and sizes of their files, in the order they came; the bytes of all data sets; the seconds that each took;
     lines for the log, as JSON.
@@ -65,8 +65,8 @@ class StoreHandler:
         self._ready = self._disk.open_folder(folder.ready)
         self._unsettled: list[tuple[SpoolFile, Acknowledged]] = []
         self._settling: asyncio.TimerHandle | None = None
-        # What became durable in the express lane since it was asked last.
-        self.kept_in_lane: Callable[[], FastPathResults] = lambda: _NOTHING_KEPT
+        # What became durable in the fast path since it was asked last.
+        self.fast_path_results: Callable[[], FastPathResults] = lambda: _NOTHING_KEPT
         self._committer = committer
         committer.deliver = self._committed
 
@@ -112,18 +112,18 @@ class StoreHandler:
         """Tell the uploader and the log of what is durable; should the process end before, the uploader looks."""
         self._settling = None
         unsettled, self._unsettled = self._unsettled, []
-        in_lane = self.kept_in_lane()
+        on_fast_path = self.fast_path_results()
         here = [(instance.name, instance.file_size) for _, instance in unsettled]
         # By name, and so in the order they came.
-        self._announcer.kept(sorted([*here, *in_lane.files]) if here else in_lane.files)
-        self._metrics.kept(in_lane.size, in_lane.seconds)
-        write_lines(log, in_lane.lines)
+        self._announcer.kept(sorted([*here, *on_fast_path.files]) if here else on_fast_path.files)
+        self._metrics.kept(on_fast_path.size, on_fast_path.seconds)
+        write_lines(log, on_fast_path.lines)
         for file, instance in unsettled:
             file.close()
             self._log_kept(instance)
 
     def _log_kept(self, instance: Acknowledged) -> None:
-        """Note that an instance was acknowledged: the canonical line, which the express lane writes too."""
+        """Note that an instance was acknowledged: the canonical line, which the fast path writes too."""
         self._metrics.kept(instance.size, (instance.seconds,))
         log.info(
             "instance.acknowledged",

@@ -17,9 +17,9 @@ from bucky.errors import Retriable
 from bucky.settings import Settings
 from edge_scp.spool.disk import Disk
 
-SLOTS = 64
+WORKER_IDS = 64
 _WORD = 8
-_SLOT_WORDS = 6
+_WORKER_WORDS = 6
 _FREE_SPACE_SECONDS = 0.2
 # A process may take this much, or a fraction of the room, before it looks at the others' words again.
 _ALLOWANCE = 8 * 1024 * 1024
@@ -31,7 +31,7 @@ class SpoolFull(Retriable):
 
 
 class _Word(IntEnum):
-    """The words of a receiver's slot; all only ever grow, but for TAKEN when bytes are given back."""
+    """The counters of one worker id; all only ever grow, but for TAKEN when bytes are given back."""
 
     TAKEN = 0  # by the receiver: bytes written to files, kept or not yet
     ANNOUNCED_BYTES = 1  # by the receiver: bytes of instances kept, of which the uploader was told
@@ -42,7 +42,7 @@ class _Word(IntEnum):
 
 
 class _Head(IntEnum):
-    """The words before the slots; the uploader writes all but REFUSING."""
+    """The counters of all; the uploader writes all but REFUSING."""
 
     REFUSING = 0  # whoever finds the spool full, or empty enough again: they all find the same
     HELD_BYTES = 1
@@ -51,7 +51,7 @@ class _Head(IntEnum):
     QUARANTINED = 4
 
 
-_SLOTS_START = len(_Head)
+_WORKERS_START = len(_Head)
 
 
 class Notified(NamedTuple):
@@ -70,12 +70,12 @@ class SharedCounters:
     @staticmethod
     def size() -> int:
         """Return the page's size in bytes."""
-        return (_SLOTS_START + SLOTS * _SLOT_WORDS) * _WORD
+        return (_WORKERS_START + WORKER_IDS * _WORKER_WORDS) * _WORD
 
     @classmethod
     def create(cls) -> tuple["SharedCounters", int]:
         """Return a new page, and a descriptor by which other processes open the same one."""
-        descriptor = os.memfd_create("bucky-spool-ledger")
+        descriptor = os.memfd_create("bucky-spool-counters")
         os.ftruncate(descriptor, cls.size())
         return cls(descriptor), descriptor
 
@@ -97,14 +97,17 @@ class SharedCounters:
     def held_bytes(self) -> int:
         """Return the bytes in the spool, those of instances still arriving included."""
         page = self._page
-        taken, adopted = page[_at(0, _Word.TAKEN) :: _SLOT_WORDS], page[_at(0, _Word.ADOPTED_BYTES) :: _SLOT_WORDS]
+        taken, adopted = page[_at(0, _Word.TAKEN) :: _WORKER_WORDS], page[_at(0, _Word.ADOPTED_BYTES) :: _WORKER_WORDS]
         return page[_Head.HELD_BYTES] + sum(taken) - sum(adopted)
 
     @property
     def instances(self) -> int:
         """Return how many acknowledged instances are in the spool."""
         page = self._page
-        announced, adopted = page[_at(0, _Word.ANNOUNCED) :: _SLOT_WORDS], page[_at(0, _Word.ADOPTED) :: _SLOT_WORDS]
+        announced, adopted = (
+            page[_at(0, _Word.ANNOUNCED) :: _WORKER_WORDS],
+            page[_at(0, _Word.ADOPTED) :: _WORKER_WORDS],
+        )
         return page[_Head.HELD] + sum(announced) - sum(adopted)
 
     @property
@@ -123,56 +126,56 @@ class SharedCounters:
         self._page[_Head.HELD], self._page[_Head.HELD_BYTES] = instances, size
         self._page[_Head.OLDEST_NS], self._page[_Head.QUARANTINED] = oldest_ns, quarantined
 
-    def adopt(self, slot: int, announced: Notified) -> None:
+    def adopt(self, worker_id: int, announced: Notified) -> None:
         """Note that the uploader now counts itself what a receiver had announced at some time."""
         page = self._page
         for word, value in zip((_Word.ADOPTED_BYTES, _Word.ADOPTED), announced, strict=True):
-            page[_at(slot, word)] = max(value, page[_at(slot, word)])
+            page[_at(worker_id, word)] = max(value, page[_at(worker_id, word)])
 
-    def adopt_all(self, slot: int) -> None:
-        """Note that the receiver of this slot is gone, and that the uploader counts all it kept."""
-        self._page[_at(slot, _Word.ADOPTED_BYTES)] = self._page[_at(slot, _Word.TAKEN)]
-        self._page[_at(slot, _Word.ADOPTED)] = self._page[_at(slot, _Word.ANNOUNCED)]
+    def adopt_all(self, worker_id: int) -> None:
+        """Note that this worker is gone, and that the uploader counts all it spooled."""
+        self._page[_at(worker_id, _Word.ADOPTED_BYTES)] = self._page[_at(worker_id, _Word.TAKEN)]
+        self._page[_at(worker_id, _Word.ADOPTED)] = self._page[_at(worker_id, _Word.ANNOUNCED)]
 
-    def settled(self, slot: int) -> bool:
-        """Tell whether nothing in a slot awaits the uploader, so that a new receiver may have it."""
+    def settled(self, worker_id: int) -> bool:
+        """Tell whether nothing of a worker id awaits the uploader, so that a new worker may have it."""
         page = self._page
         return (
-            page[_at(slot, _Word.TAKEN)] == page[_at(slot, _Word.ADOPTED_BYTES)]
-            and page[_at(slot, _Word.ANNOUNCED)] == page[_at(slot, _Word.ADOPTED)]
+            page[_at(worker_id, _Word.TAKEN)] == page[_at(worker_id, _Word.ADOPTED_BYTES)]
+            and page[_at(worker_id, _Word.ANNOUNCED)] == page[_at(worker_id, _Word.ADOPTED)]
         )
 
-    def begin(self, slot: int) -> None:
-        """Start a receiver in a settled slot, where the last one ended."""
-        self._page[_at(slot, _Word.ANNOUNCED_BYTES)] = self._page[_at(slot, _Word.TAKEN)]
+    def begin(self, worker_id: int) -> None:
+        """Start a worker with a settled worker id, from where the last one ended."""
+        self._page[_at(worker_id, _Word.ANNOUNCED_BYTES)] = self._page[_at(worker_id, _Word.TAKEN)]
 
-    def announce(self, slot: int, size: int) -> Notified:
+    def announce(self, worker_id: int, size: int) -> Notified:
         """Count one more instance kept; return all a receiver kept so far."""
-        self._page[_at(slot, _Word.ANNOUNCED_BYTES)] += size
-        self._page[_at(slot, _Word.ANNOUNCED)] += 1
-        return self.announced(slot)
+        self._page[_at(worker_id, _Word.ANNOUNCED_BYTES)] += size
+        self._page[_at(worker_id, _Word.ANNOUNCED)] += 1
+        return self.announced(worker_id)
 
-    def announced(self, slot: int) -> Notified:
+    def announced(self, worker_id: int) -> Notified:
         """Return all a receiver announced so far."""
         page = self._page
-        return Notified(page[_at(slot, _Word.ANNOUNCED_BYTES)], page[_at(slot, _Word.ANNOUNCED)])
+        return Notified(page[_at(worker_id, _Word.ANNOUNCED_BYTES)], page[_at(worker_id, _Word.ANNOUNCED)])
 
     def all_announced(self) -> list[Notified]:
-        """Return what each slot announced so far."""
-        return [self.announced(slot) for slot in range(SLOTS)]
+        """Return what each worker id announced so far."""
+        return [self.announced(worker_id) for worker_id in range(WORKER_IDS)]
 
-    def miss(self, slot: int) -> None:
+    def miss(self, worker_id: int) -> None:
         """Note that the uploader could not be told, and has to look into the folder."""
-        self._page[_at(slot, _Word.MISSED)] += 1
+        self._page[_at(worker_id, _Word.MISSED)] += 1
 
     @property
     def missed(self) -> int:
         """Return how often the uploader could not be told."""
-        return sum(self._page[_at(0, _Word.MISSED) :: _SLOT_WORDS])
+        return sum(self._page[_at(0, _Word.MISSED) :: _WORKER_WORDS])
 
 
-def _at(slot: int, word: int) -> int:
-    return _SLOTS_START + slot * _SLOT_WORDS + word
+def _at(worker_id: int, word: int) -> int:
+    return _WORKERS_START + worker_id * _WORKER_WORDS + word
 
 
 class SpoolLimits:
@@ -180,14 +183,14 @@ class SpoolLimits:
 
     def __init__(
         self,
-        ledger: SharedCounters,
+        counters: SharedCounters,
         *,
         max_bytes: int,
         min_free_bytes: int,
         resume_fraction: float,
         free_bytes: Callable[[], int],
     ) -> None:
-        self._ledger = ledger
+        self._counters = counters
         self._max, self._resume = max_bytes, int(max_bytes * resume_fraction)
         self._min_free, self._resume_free = min_free_bytes, int(min_free_bytes * (2 - resume_fraction))
         self._free_bytes = free_bytes
@@ -195,11 +198,11 @@ class SpoolLimits:
         self._free = 0
 
     @classmethod
-    def of(cls, settings: Settings, ledger: SharedCounters) -> Self:
+    def of(cls, settings: Settings, counters: SharedCounters) -> Self:
         """Return the limits the settings describe."""
         disk = Disk()
         return cls(
-            ledger,
+            counters,
             max_bytes=settings.spool_max_bytes,
             min_free_bytes=settings.spool_min_free_bytes,
             resume_fraction=settings.spool_resume_fraction,
@@ -208,18 +211,18 @@ class SpoolLimits:
 
     def room(self) -> int:
         """Return the bytes that may be taken now, at most zero when there is no room; notes a change."""
-        ledger = self._ledger
-        held, free = ledger.held_bytes, self._recent_free_bytes()
-        if ledger.refusing and (held > self._resume or free < self._resume_free):
+        counters = self._counters
+        held, free = counters.held_bytes, self._recent_free_bytes()
+        if counters.refusing and (held > self._resume or free < self._resume_free):
             return 0
         room = min(self._max - held, free - self._min_free)
-        if ledger.refusing != (room <= 0):
-            ledger.refusing = room <= 0
+        if counters.refusing != (room <= 0):
+            counters.refusing = room <= 0
         return room
 
     def obstacle(self) -> SpoolFull:
         """Return the refusal that says what there is too little of, and begin to refuse."""
-        self._ledger.refusing = True
+        self._counters.refusing = True
         if self._recent_free_bytes() < self._resume_free:
             return SpoolFull("The spool's disk is nearly full; send again later")
         return SpoolFull("The spool is full; send again later")
@@ -234,19 +237,19 @@ class SpoolLimits:
 class Capacity:
     """One receiver's account of the bytes it takes; used from its event loop's thread only."""
 
-    def __init__(self, ledger: SharedCounters, slot: int, limits: SpoolLimits) -> None:
-        self._words, self._taken = ledger.words, _at(slot, _Word.TAKEN)
-        self._ledger, self._limits = ledger, limits
+    def __init__(self, counters: SharedCounters, worker_id: int, limits: SpoolLimits) -> None:
+        self._words, self._taken = counters.words, _at(worker_id, _Word.TAKEN)
+        self._counters, self._limits = counters, limits
         self._allowance = 0
 
     @property
     def places(self) -> tuple[int, int]:
-        """Return which words of the ledger say that the spool refuses, and what this receiver has taken."""
+        """Return which words of the counters say that the spool refuses, and what this receiver has taken."""
         return _Head.REFUSING, self._taken
 
     def admit(self, size: int) -> None:
         """Take the first bytes of an instance, or raise `SpoolFull`."""
-        if self._ledger.refusing:
+        if self._counters.refusing:
             self._allowance = 0
         self.take(size)
 

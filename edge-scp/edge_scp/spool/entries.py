@@ -18,13 +18,13 @@ from edge_scp.spool.slots import SUFFIX, Slots
 
 
 class Spool:
-    """The entries of a spool, in files or trays; one process uses it, from any of its threads."""
+    """The entries of a spool, in files or slots; one process uses it, from any of its threads."""
 
     def __init__(
-        self, folder: SpoolFolder, ledger: SharedCounters, disk: Disk | None = None, trays: Slots | None = None
+        self, folder: SpoolFolder, counters: SharedCounters, disk: Disk | None = None, slots: Slots | None = None
     ) -> None:
-        self._disk, self._trays = disk or Disk(), trays
-        self._folder, self._ledger = folder, ledger
+        self._disk, self._slots = disk or Disk(), slots
+        self._folder, self._counters = folder, counters
         self._guard = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._waiting: deque[Entry] = deque()
@@ -45,23 +45,23 @@ class Spool:
         for announcement in announcements:
             if isinstance(announcement, Ended):
                 self._look()
-                if self._trays is not None:
-                    self._trays.reclaim(announcement.slot)
-                self._ledger.adopt_all(announcement.slot)
+                if self._slots is not None:
+                    self._slots.reclaim(announcement.worker_id)
+                self._counters.adopt_all(announcement.worker_id)
             else:
                 arrived.append(Entry(announcement.name, announcement.size, verified=True))
-                adopted[announcement.slot] = announcement.announced
+                adopted[announcement.worker_id] = announcement.announced
         self._queue(arrived)
-        for slot, announced in adopted.items():
-            self._ledger.adopt(slot, announced)
-        if self._missed != self._ledger.missed:
+        for worker_id, announced in adopted.items():
+            self._counters.adopt(worker_id, announced)
+        if self._missed != self._counters.missed:
             self._look()
         self.on_ready()
 
     def open_record(self, entry: Entry) -> BinaryIO:
-        """Return an entry's record, as a file; from a tray, as one in memory."""
-        trays = self._trays_of(entry)
-        return self.path(entry).open("rb") if trays is None else trays.open(entry)
+        """Return an entry's record, as a file; from a slot, as one in memory."""
+        slots = self._slots_of(entry)
+        return self.path(entry).open("rb") if slots is None else slots.open(entry)
 
     def copy(self, entry: Entry, record: BinaryIO, target: Path) -> None:
         """Have an entry's open record in another file: by another name for its own, or written there, not synced."""
@@ -72,7 +72,7 @@ class Spool:
             target.hardlink_to(self.path(entry))
 
     def path(self, entry: Entry) -> Path:
-        """Return where the file of an entry is that is in no tray."""
+        """Return where the file of an entry is that is in no slot."""
         return self._folder.ready / entry.name
 
     @property
@@ -92,8 +92,8 @@ class Spool:
 
     def give_back(self, entry: Entry) -> None:
         """Queue an entry again, behind those that wait."""
-        trays = self._trays_of(entry)
-        if not (self.path(entry).exists() if trays is None else trays.holds(entry)):
+        slots = self._slots_of(entry)
+        if not (self.path(entry).exists() if slots is None else slots.holds(entry)):
             # Its sync failed after it was found in the folder; its sender was told to send it again.
             self._forget(entry)
             return
@@ -103,44 +103,44 @@ class Spool:
 
     def release(self, entry: Entry) -> None:
         """Delete an entry that is safe elsewhere."""
-        trays = self._trays_of(entry)
-        if trays is None:
+        slots = self._slots_of(entry)
+        if slots is None:
             self._disk.unlink(self.path(entry))
         else:
-            trays.release(entry)
+            slots.release(entry)
         self._forget(entry)
 
     def set_aside(self, entry: Entry, reason: str) -> None:
         """Move an entry to the quarantine with the reason; nothing is deleted."""
         target = (self._folder.quarantine / entry.name).with_suffix(".dcm")
-        trays = self._trays_of(entry)
-        if trays is None:
+        slots = self._slots_of(entry)
+        if slots is None:
             self._disk.rename(self.path(entry), target)
         else:
-            with trays.open(entry) as record:
+            with slots.open(entry) as record:
                 self._disk.copy(record, target)
         target.with_suffix(".reason").write_text(reason + "\n", encoding="utf-8")
         self._folder.sync(self._folder.quarantine)
-        if trays is not None:
-            trays.release(entry)
+        if slots is not None:
+            slots.release(entry)
         with self._guard:
             self._quarantined += 1
         self._forget(entry)
 
     def _look(self) -> None:
         """Queue whatever is in the folder and is not known yet, oldest first."""
-        slots, self._missed = self._ledger.all_announced(), self._ledger.missed
+        announced_by, self._missed = self._counters.all_announced(), self._counters.missed
         self._queue(sorted(self._found(), key=lambda entry: entry.name))
         # What was announced before the look is in the folder, or was in it and is known.
-        for slot, announced in enumerate(slots):
-            self._ledger.adopt(slot, announced)
+        for worker_id, announced in enumerate(announced_by):
+            self._counters.adopt(worker_id, announced)
 
-    def _trays_of(self, entry: Entry) -> Slots | None:
-        return self._trays if entry.name.endswith(SUFFIX) else None
+    def _slots_of(self, entry: Entry) -> Slots | None:
+        return self._slots if entry.name.endswith(SUFFIX) else None
 
     def _found(self) -> Iterator[Entry]:
-        if self._trays is not None:
-            yield from self._trays.found()
+        if self._slots is not None:
+            yield from self._slots.found()
         with os.scandir(self._folder.ready) as files:
             for file in files:
                 if file.name.endswith(".dcm") and file.name not in self._entries:
@@ -165,7 +165,7 @@ class Spool:
 
     def _note(self) -> None:
         oldest = next(iter(self._entries.values()), None)
-        self._ledger.hold(
+        self._counters.hold(
             instances=len(self._entries),
             size=self._bytes,
             oldest_ns=oldest.received_ns if oldest is not None else 0,

@@ -2,7 +2,7 @@
 
 ready/       whole instances, `<when, ns>-<random>.dcm`, so names sort by age; those still arriving are
              files without names on the same file system, and vanish with the process that writes them
-trays        one file of prepared places for instances that fit (`trays`)
+slots        one file of prepared places for instances that fit (`slots`)
 quarantine/  what could not be trusted or stored, each with a `.reason`
 lock         held by the processes of the one edge that owns the folder
 """
@@ -25,7 +25,7 @@ class SpoolFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ready = path / "ready"
-        self.trays = path / "trays"
+        self.slots = path / "slots"
         self.quarantine = path / "quarantine"
 
     def make(self) -> None:

@@ -1,10 +1,10 @@
 """How the uploader learns of what receivers kept: one line each, through one pipe.
 
-    <name> <size> <slot> <bytes> <instances>    kept; and all that the slot's receiver kept so far
-    ended <slot>                                the slot's receiver is gone: look into the folder for it
+    <name> <size> <worker id> <bytes> <instances>    kept; and all that the worker id's receiver kept so far
+    ended <worker id>                                the worker id's receiver is gone: look into the folder for it
 
 Lines are shorter than PIPE_BUF, so those of several processes never mix. A full pipe delays no receiver: it
-notes the miss in the ledger, and the uploader looks into the folder.
+notes the miss in the counters, and the uploader looks into the folder.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Spooled:
 
     name: str
     size: int
-    slot: int
+    worker_id: int
     announced: Notified
 
 
@@ -36,7 +36,7 @@ class Spooled:
 class Ended:
     """A receiver is gone, and every line it wrote came before this one."""
 
-    slot: int
+    worker_id: int
 
 
 def open_pipe() -> tuple[int, int]:
@@ -50,15 +50,15 @@ def open_pipe() -> tuple[int, int]:
 class Notifier:
     """A receiver's end of the pipe."""
 
-    def __init__(self, pipe: int, ledger: SharedCounters, slot: int) -> None:
-        self._pipe, self._ledger, self._slot = pipe, ledger, slot
+    def __init__(self, pipe: int, counters: SharedCounters, worker_id: int) -> None:
+        self._pipe, self._counters, self._worker_id = pipe, counters, worker_id
 
     def kept(self, files: Iterable[tuple[str, int]]) -> None:
         """Announce names and sizes of files that are kept."""
         text = b""
         for name, size in files:
-            announced = self._ledger.announce(self._slot, size)
-            line = b"%s %d %d %d %d\n" % (name.encode(), size, self._slot, *announced)
+            announced = self._counters.announce(self._worker_id, size)
+            line = b"%s %d %d %d %d\n" % (name.encode(), size, self._worker_id, *announced)
             if len(text) + len(line) > select.PIPE_BUF:
                 self._send(text)
                 text = b""
@@ -70,13 +70,13 @@ class Notifier:
         try:
             os.write(self._pipe, text)
         except BlockingIOError:
-            self._ledger.miss(self._slot)
+            self._counters.miss(self._worker_id)
 
 
-def notify_end(pipe: int, slot: int) -> bool:
+def notify_end(pipe: int, worker_id: int) -> bool:
     """Announce that a receiver is gone; return whether the pipe had room for it."""
     try:
-        os.write(pipe, f"{_ENDED} {slot}\n".encode())
+        os.write(pipe, f"{_ENDED} {worker_id}\n".encode())
     except BlockingIOError:
         return False
     return True
@@ -100,5 +100,5 @@ def _announcement(line: bytes) -> Spooled | Ended:
     fields = line.decode().split(" ")
     if fields[0] == _ENDED:
         return Ended(int(fields[1]))
-    name, (size, slot, total, instances) = fields[0], map(int, fields[1:])
-    return Spooled(name, size, slot, Notified(total, instances))
+    name, (size, worker_id, total, instances) = fields[0], map(int, fields[1:])
+    return Spooled(name, size, worker_id, Notified(total, instances))

@@ -70,12 +70,12 @@ class Uploader:
         broker: Dependency,
         bucket: str,
         concurrency: int,
-        nearby: LocalCache | None = None,
+        local_cache: LocalCache | None = None,
     ) -> None:
         self._spool, self._objects, self._publisher = spool, objects, publisher
         self._barrier, self._metrics = barrier, metrics
         self._store, self._broker = store, broker
-        self._bucket, self._nearby = bucket, nearby
+        self._bucket, self._local_cache = bucket, local_cache
         self._uploading = asyncio.Semaphore(concurrency)
         self._carried = asyncio.Semaphore(MOST_CARRIED + concurrency)
         self._under_way = 0
@@ -158,7 +158,7 @@ class Uploader:
                 return await self._broker.call(lambda: self._publisher.publish(event))
 
     def _put(self, entry: Entry) -> SpoolRecord:
-        """Upload an entry, in a thread; its record is read once, and a copy stays nearby."""
+        """Upload an entry, in a thread; its record is read once, and a copy stays in the local cache."""
         with self._spool.open_record(entry) as file:
             try:
                 record = read_record(file) if entry.verified else verify(file)
@@ -167,12 +167,12 @@ class Uploader:
                 raise Unfit(str(error)) from error
             file.seek(0)
             self._objects.put(key, file, record.object_size)
-            if self._nearby is not None:
+            if self._local_cache is not None:
                 try:
-                    self._nearby.keep(key, entry.size, partial(self._spool.copy, entry, file))
+                    self._local_cache.keep(key, entry.size, partial(self._spool.copy, entry, file))
                 except OSError as error:
                     # Only speed is lost: whoever reads asks the store.
-                    log.warning("nearby.unwritable", entry=entry.name, error=error.strerror)
+                    log.warning("local_cache.unwritable", entry=entry.name, error=error.strerror)
             return record
 
     async def _set_aside(self, entry: Entry, reason: str) -> None:

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::buffer::{BLOCK, BUFFER, Buffer};
 
 pub const SLOT: u64 = 1024 * 1024;
-/// The header's first bytes; slots were called trays when the format was made.
+/// The header's first bytes; slots were called slots when the format was made.
 const MAGIC: &[u8; 8] = b"BUCKYTR1";
 /// What the record has beside the data set: the file meta information and the footer.
 const RESERVED: u64 = 8 * 1024;

@@ -228,7 +228,7 @@ impl Spooler {
     fn add_entry(&mut self, storage: Storage, last: &[&[u8]], footer: &[u8], received_ns: u64) -> Io<Entry> {
         match (storage, &mut self.slots) {
             (Storage::Slot(slot), Some(slots)) => {
-                let name = format!("{received_ns:020}-{}.tray", slot.index);
+                let name = format!("{received_ns:020}-{}.slot", slot.index);
                 Ok(Entry { name, file: None, slot: Some(slots.seal(slot, footer, received_ns)?) })
             }
             (Storage::File(mut file), _) => {

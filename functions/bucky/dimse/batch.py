@@ -59,12 +59,12 @@ def store_all(
             if on_result is not None:
                 on_result(index, result)
 
-    lanes = max(1, min(associations, len(items)))
-    shares = [range(lane, len(items), lanes) for lane in range(lanes)]
-    if lanes == 1:
+    threads = max(1, min(associations, len(items)))
+    shares = [range(thread, len(items), threads) for thread in range(threads)]
+    if threads == 1:
         _store_share(peer, items, shares[0], tell, limits)
     else:
-        with ThreadPoolExecutor(lanes, "c-store") as pool:
+        with ThreadPoolExecutor(threads, "c-store") as pool:
             try:
                 for work in [pool.submit(_store_share, peer, items, share, tell, limits) for share in shares]:
                     work.result()
@@ -95,7 +95,7 @@ def contexts_for(item: Outgoing) -> tuple[Context, ...]:
 
 
 def _store_share(peer: Peer, items: Sequence[Outgoing], share: Iterable[int], tell: OnResult, limits: _Limits) -> None:
-    """Send one lane's items, association after association.
+    """Send one thread's items, association after association.
 
     The instance under way when an association is lost is left for another time, and the next ones get a new
     association: one that makes the peer fail does not hold back the others.

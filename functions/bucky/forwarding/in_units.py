@@ -25,13 +25,13 @@ def in_units(units: Sequence[Unit], work: Work, *, at_once: int, seconds: float)
     A destination that fails three units is left alone: the rest of the batch waits with the same reason.
     """
     batch = _Batch(units, work, time.monotonic() + seconds)
-    lanes = max(1, min(at_once, len(units)))
-    if lanes == 1:
+    threads = max(1, min(at_once, len(units)))
+    if threads == 1:
         batch.carry_out()
     else:
-        with ThreadPoolExecutor(lanes, "forward") as pool:
-            for lane in [pool.submit(batch.carry_out) for _ in range(lanes)]:
-                lane.result()
+        with ThreadPoolExecutor(threads, "forward") as pool:
+            for thread in [pool.submit(batch.carry_out) for _ in range(threads)]:
+                thread.result()
     return batch.in_order()
 
 
@@ -60,7 +60,7 @@ class _Batch:
                     self._left = replace(result, unanswered=False, begun=False)
                     results = dict.fromkeys(unit, result)
             except BaseException:
-                self._lost = MAX_LOST_UNITS  # a mistake of ours stops the other lanes, and surfaces
+                self._lost = MAX_LOST_UNITS  # a mistake of ours stops the other threads, and surfaces
                 raise
             with self._changing:
                 self._results.update(results)

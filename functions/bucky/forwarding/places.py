@@ -138,7 +138,7 @@ def _own_ports(settings: Settings) -> Iterable[tuple[str, int]]:
 def _own_folders(settings: Settings) -> Iterable[Path]:
     named = (
         *(settings.secrets_dir, settings.destination_secrets_dir, settings.spool_dir, settings.crosswalk_dir),
-        *(settings.nearby_dir, settings.store_files_dir, settings.provider_dir, settings.store_barrier_path),
+        *(settings.local_cache_dir, settings.store_files_dir, settings.provider_dir, settings.store_barrier_path),
     )
     yield from (folder for folder in named if folder is not None)
     yield from (settings.home / name for name in ("nats", "run", "tls", "secrets", "logs"))

@@ -21,12 +21,12 @@ _COPY = re.compile(r"[0-9a-f]{64}\.dcm")
 
 
 def cached_object_store(settings: Settings) -> S3ObjectStore:
-    """Return the bucket, read nearby first where the settings name a folder for that."""
+    """Return the bucket, read from the local cache first where the settings name a folder for that."""
     if settings.store_files_dir:
         bucket = settings.store_files_dir / settings.store_bucket
         return CachedObjectStore(settings, lambda key: bucket / key if key_parts(key) else None)
-    if settings.nearby_dir:
-        copies = settings.nearby_dir
+    if settings.local_cache_dir:
+        copies = settings.local_cache_dir
         return CachedObjectStore(settings, lambda key: copies / copy_name(key))
     return S3ObjectStore(settings)
 

@@ -78,7 +78,7 @@ class Home:
         self.logs = self.path / "logs"
         self.tls = self.path / "tls"
         self.spool = self.path / "spool"
-        self.nearby = self.path / "nearby"
+        self.local_cache = self.path / "local-cache"
         # The object store's: SeaweedFS's volumes, or a folder for each bucket.
         self.volumes = self.path / "objects"
         self.buckets = self.path / "buckets"

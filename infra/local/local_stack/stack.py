@@ -20,7 +20,7 @@ from local_stack.servers import HOST, REPOSITORY, nats_server
 
 NATS_USER = "bucky"
 # A quarter of a gigabyte on whoever's disk tries it; an edge of its own has more by default.
-TRAYS = "256"
+SLOTS = "256"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def _environment(home: Home, ports: Ports) -> dict[str, str]:
         "BUCKY_EDGE_HTTP_PORT": str(ports.edge_health),
         "BUCKY_EDGE_HEALTH_URL": f"http://{HOST}:{ports.edge_health}/health",
         "BUCKY_SPOOL_DIR": str(home.spool),
-        "BUCKY_SPOOL_TRAYS": TRAYS,
-        "BUCKY_NEARBY_DIR": str(home.nearby),
+        "BUCKY_SPOOL_SLOTS": SLOTS,
+        "BUCKY_LOCAL_CACHE_DIR": str(home.local_cache),
         "BUCKY_CROSSWALK_DIR": str(home.crosswalks),
         "BUCKY_GATEWAY_URL": f"http://{HOST}:{ports.provider}",
         "BUCKY_CONNECTOR_HTTP_PORT": str(ports.connector),

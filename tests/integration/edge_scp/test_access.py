@@ -145,7 +145,7 @@ def test_an_unforeseen_failure_is_a_status_not_an_abort(tmp_path: Path, monkeypa
 
     good = samples(1)[0]
     data_set = good.outgoing.content().read()
-    with listener_alone(tmp_path, edge_express=False) as alone:
+    with listener_alone(tmp_path, edge_fast_path=False) as alone:
         association = associate(alone.port)
         with monkeypatch.context() as patch:
             patch.setattr(SpooledInstance, "_keep", broken)
@@ -167,7 +167,7 @@ def test_echo_and_a_private_class_and_syntax(tmp_path: Path) -> None:
         "edge_private_sop_classes": (private_class,),
         "edge_private_transfer_syntaxes": (private_syntax,),
     }
-    with listener_alone(tmp_path, None, trays=0, **settings) as alone:
+    with listener_alone(tmp_path, None, slots=0, **settings) as alone:
         contexts = [build_context(private_class, private_syntax), build_context("1.2.840.10008.1.1")]
         association = associate(alone.port, contexts=contexts)
         assert len(association.accepted_contexts) == 2

@@ -84,15 +84,15 @@ def digests(edge: EdgeProcess) -> set[str]:
     return {record.sha256 for record, _ in all_kept(edge.spool)}
 
 
-@pytest.fixture(params=[0, 64], ids=["files", "trays"])
+@pytest.fixture(params=[0, 64], ids=["files", "slots"])
 def edge(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[EdgeProcess]:
-    """An edge of two receivers that has nowhere to upload to, and fewer trays than it will keep instances."""
-    with edge_process(tmp_path, edge_processes=2, spool_trays=request.param) as edge:
+    """An edge of two receivers that has nowhere to upload to, and fewer slots than it will keep instances."""
+    with edge_process(tmp_path, edge_processes=2, spool_slots=request.param) as edge:
         yield edge
 
 
 @pytest.fixture
-def edge_without_trays(tmp_path: Path) -> Iterator[EdgeProcess]:
+def edge_without_slots(tmp_path: Path) -> Iterator[EdgeProcess]:
     """One that keeps all in files, which the committer makes durable."""
     with edge_process(tmp_path, edge_processes=2) as edge:
         yield edge
@@ -184,9 +184,9 @@ def test_a_killed_committer_costs_no_acknowledged_instance(edge: EdgeProcess) ->
     assert {result.outcome for result in again} == {Outcome.STORED}
 
 
-def test_a_committer_that_hangs_is_waited_for(edge_without_trays: EdgeProcess) -> None:
+def test_a_committer_that_hangs_is_waited_for(edge_without_slots: EdgeProcess) -> None:
     """While the committer stands still nothing is acknowledged; when it goes on, everything is."""
-    edge = edge_without_trays
+    edge = edge_without_slots
     sent = samples(4)
     answered: list[int] = []
 
@@ -245,10 +245,10 @@ def test_a_failure_nobody_foresaw_ends_the_committer(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("trays", [0, 64])
-def test_all_receivers_share_a_committer(tmp_path: Path, trays: int) -> None:
+@pytest.mark.parametrize("slots", [0, 64])
+def test_all_receivers_share_a_committer(tmp_path: Path, slots: int) -> None:
     """With slots and without, one process more syncs for all receivers, and what they acknowledge is counted."""
-    with edge_process(tmp_path, edge_processes=2, spool_trays=trays) as edge:
+    with edge_process(tmp_path, edge_processes=2, spool_slots=slots) as edge:
         results = store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
         assert {result.outcome for result in results} == {Outcome.STORED}
         assert sorted(edge.children()) == ["committer", "receiver-0", "receiver-1", "uploader"]
@@ -329,9 +329,9 @@ def stored_by_receiver(page: str) -> list[float]:
     return [counters(page).get(name.format(number), 0.0) for number in (0, 1)]
 
 
-def test_metrics_are_one_page_of_all_processes(edge_without_trays: EdgeProcess) -> None:
+def test_metrics_are_one_page_of_all_processes(edge_without_slots: EdgeProcess) -> None:
     """The metrics page shows each process's counters under its name, and the spool's state once."""
-    edge = edge_without_trays
+    edge = edge_without_slots
     store_all(edge.peer(), [sample.outgoing for sample in samples(20)], associations=4)
     eventually(lambda: sum(stored_by_receiver(edge.metrics())) == 20, "every process's counters are told")
     page = edge.metrics()

@@ -104,7 +104,7 @@ def test_with_the_gateway_an_object_is_a_file(tmp_path: Path) -> None:
         with one.outgoing.opened() as data_set:
             assert keys[one.sha256].read_bytes().endswith(data_set.read())
     assert not home.volumes.exists()
-    assert not home.nearby.exists(), "its files are read where they are"
+    assert not home.local_cache.exists(), "its files are read where they are"
 
 
 def test_a_home_that_seaweedfs_began_is_served_by_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class EdgeProcess:
             "BUCKY_EDGE_HTTP_PORT": str(self.http_port),
             "BUCKY_SPOOL_DIR": str(self.spool),
             "BUCKY_SPOOL_MIN_FREE_BYTES": "0",
-            "BUCKY_SPOOL_TRAYS": "0",
+            "BUCKY_SPOOL_SLOTS": "0",
             "BUCKY_STORE_BARRIER": "none",
             "BUCKY_STORE_ENDPOINT": f"http://{NOWHERE}",
             "BUCKY_NATS_URL": f"nats://{NOWHERE}",
@@ -204,8 +204,8 @@ async def stored_events(settings: Settings) -> list[CloudEvent]:
 class ListenerAlone:
     """A port, a receiver and a spool that nobody uploads, in an event loop of their own."""
 
-    def __init__(self, folder: Path, listener: Listener, settings: Settings, trays: int = 0) -> None:
-        self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes, trays=trays)
+    def __init__(self, folder: Path, listener: Listener, settings: Settings, slots: int = 0) -> None:
+        self.world = SpoolWorld(folder / "spool", max_bytes=settings.spool_max_bytes, slots=slots)
         self._listener, self._settings = listener, settings
         self._selector = FastPathSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
@@ -228,7 +228,7 @@ class ListenerAlone:
     def instances(self) -> int:
         """How many instances were kept."""
         self._settle()
-        return self.world.ledger.instances
+        return self.world.counters.instances
 
     def records(self) -> list[tuple[SpoolRecord, bytes]]:
         """Take every spooled instance: what is known of it, and its data set bytes."""
@@ -295,16 +295,16 @@ class ListenerAlone:
         self._port = Port(self._listener, settings, self, lambda _reason: None, itertools.count())
         metrics = ReceiverMetrics()
         self._receiver = self._ending.enter_context(self.world.receiving(metrics))
-        self.lane = native_loop(
+        self.fast_path = native_loop(
             settings.model_copy(update={"spool_dir": self.world.folder.path}),
             self._selector,
             self._receiver,
             self.world.capacity,
-            counters=self.world.ledger_descriptor,
+            counters=self.world.counters_descriptor,
             queue=self.world.fast_path_end,
-            trays=WorkerSlots(self.world.folder.trays, self.world.trays_page, 0, 1, SLOT),
+            slots=WorkerSlots(self.world.folder.slots, self.world.slots_page, 0, 1, SLOT),
         )
-        self._acceptors = Acceptors(settings, self._receiver, metrics, self.lane)
+        self._acceptors = Acceptors(settings, self._receiver, metrics, self.fast_path)
         self._port.start()
 
     def hand(self, number: int, connection: socket.socket, address: str, verdict: Handling) -> bool:
@@ -327,8 +327,8 @@ class ListenerAlone:
     async def _close(self) -> None:
         self._port.stop()
         await self._acceptors.drain(5)
-        if self.lane is not None:
-            self.lane.close()
+        if self.fast_path is not None:
+            self.fast_path.close()
         self._ending.close()
 
 
@@ -345,10 +345,10 @@ def standing_still(pid: int) -> Iterator[None]:
 
 @contextmanager
 def listener_alone(
-    folder: Path, listener: Listener | None = None, *, trays: int = 0, **settings: Any
+    folder: Path, listener: Listener | None = None, *, slots: int = 0, **settings: Any
 ) -> Iterator[ListenerAlone]:
     """Run a listener inside the test for the length of a block."""
-    alone = ListenerAlone(folder, listener or Listener(port=0), Settings(**settings), trays)
+    alone = ListenerAlone(folder, listener or Listener(port=0), Settings(**settings), slots)
     try:
         alone.start()
         yield alone

@@ -22,7 +22,7 @@ from edge_scp.spool.folder import SpoolFolder
 from edge_scp.spool.group_commit import Commit, GroupCommitter
 from edge_scp.spool.notifications import Notifications, Notifier, open_pipe
 from edge_scp.spool.record import SpoolRecord, verify
-from edge_scp.spool.slots import LABEL_BYTES, TRAY_BYTES, Slots
+from edge_scp.spool.slots import HEADER_BYTES, SLOT_BYTES, Slots
 from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors, SyncQueueEnd
 from edge_scp.spool.syncer import Syncer
 
@@ -38,7 +38,7 @@ class SyncingThread:
     """The committer process's work over the test's own disk, in a thread."""
 
     def __init__(self, disk: Disk, ready: int) -> None:
-        # Two that ask, and their express lanes.
+        # Two that ask, and their fast paths.
         self._descriptors = SyncQueueDescriptors.create(4)
         self.board = SyncQueue(self._descriptors)
         self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
@@ -70,15 +70,15 @@ def verified(path: Path) -> SpoolRecord:
 
 
 def all_kept(spool: Path) -> list[tuple[SpoolRecord, int]]:
-    """Return what is in a spool's files and trays, and its bytes, after checking digests; an edge may be using it."""
+    """Return what is in a spool's files and slots, and its bytes, after checking digests; an edge may be using it."""
     files = sorted((spool / "ready").iterdir())
     kept = [(verified(file), file.stat().st_size) for file in files]
-    if (spool / "trays").exists():
-        content = (spool / "trays").read_bytes()
-        for start in range(0, len(content), TRAY_BYTES):
+    if (spool / "slots").exists():
+        content = (spool / "slots").read_bytes()
+        for start in range(0, len(content), SLOT_BYTES):
             magic, _when, size, _checksum = struct.unpack_from("<8sQQI", content, start)
             if magic == b"BUCKYTR1":
-                kept.append((verify(io.BytesIO(content[start + LABEL_BYTES :][:size])), size))
+                kept.append((verify(io.BytesIO(content[start + HEADER_BYTES :][:size])), size))
     return kept
 
 
@@ -93,33 +93,33 @@ class SpoolWorld:
         max_bytes: int = 10**9,
         min_free: int = 0,
         resume: float = 1.0,
-        trays: int = 0,
+        slots: int = 0,
     ) -> None:
         self.disk = disk or Disk()
         self.folder = SpoolFolder(folder)
         self.folder.make()
-        self.ledger, self.ledger_descriptor = SharedCounters.create()
+        self.counters, self.counters_descriptor = SharedCounters.create()
         self.limits = SpoolLimits(
-            self.ledger,
+            self.counters,
             max_bytes=max_bytes,
             min_free_bytes=min_free,
             resume_fraction=resume,
             free_bytes=lambda: self.disk.free_bytes(folder),
         )
-        self.capacity = Capacity(self.ledger, SLOT, self.limits)
+        self.capacity = Capacity(self.counters, SLOT, self.limits)
         self.reading, self.writing = open_pipe()
         self.arrivals = Notifications(self.reading)
-        self.announcer = Notifier(self.writing, self.ledger, SLOT)
+        self.announcer = Notifier(self.writing, self.counters, SLOT)
         self.ready_descriptor = self.disk.open_folder(self.folder.ready)
         self._syncing = SyncingThread(self.disk, self.ready_descriptor)
         self._ended: list[Commit] = []
         self.committer = GroupCommitter(self._syncing.board, ITSELF)
         self.committer.deliver = self._ended.extend
         self.uploader_hangs = False
-        self.trays, self.trays_page = Slots.start(self.folder.trays, trays)
-        if self.trays is not None:
-            self.trays.prepare(trays, lambda: True)
-        self.spool = Spool(self.folder, self.ledger, self.disk, self.trays)
+        self.slots, self.slots_page = Slots.start(self.folder.slots, slots)
+        if self.slots is not None:
+            self.slots.prepare(slots, lambda: True)
+        self.spool = Spool(self.folder, self.counters, self.disk, self.slots)
         self.spool.open()
 
     @property
@@ -215,9 +215,9 @@ class SpoolWorld:
         self.committer.close()
         self._syncing.close()
         self.disk.close(self.ready_descriptor)
-        os.close(self.trays_page)
-        if self.trays is not None:
-            self.trays.close()
+        os.close(self.slots_page)
+        if self.slots is not None:
+            self.slots.close()
 
     def _wait_for(self, ended: int) -> None:
         # This waits for the commit worker's answers, and does not end it.

@@ -73,7 +73,7 @@ class MemorySink:
         return instance
 
     def refuse(self, command: StoreCommand, caller: Requestor, refusal: Refusal, received: int) -> Instance:
-        """Go on with an instance that the express lane refused; nothing here has one."""
+        """Go on with an instance that the fast path refused; nothing here has one."""
         raise AssertionError(f"{command}, {caller}: {refusal} after {received} bytes")
 
 

@@ -44,8 +44,8 @@ class SteppedStack:
             gateway = HttpWire(self._provider_port, self.trip, _call)
             gateway.open()
             closing.callback(gateway.close)
-            # Without trays and copies nearby: files that wait for their sync, and reads of the store, can be caught.
-            own = {"BUCKY_GATEWAY_URL": gateway.url, "BUCKY_SPOOL_TRAYS": "0", "BUCKY_NEARBY_DIR": ""}
+            # Without slots and the local cache: files that wait for their sync, and reads of the store, can be caught.
+            own = {"BUCKY_GATEWAY_URL": gateway.url, "BUCKY_SPOOL_SLOTS": "0", "BUCKY_LOCAL_CACHE_DIR": ""}
             self.stack = RunningStack(self._home.path, {**environ, **own})
             closing.callback(self.stack.stop)
             self.stack.others |= others

@@ -44,7 +44,7 @@ def test_mistakes_name_the_variable(name: str, value: str, said: str) -> None:
 
 def test_none_can_be_said_of_what_may_be_none() -> None:
     """An empty variable takes a folder away; it is never the folder one happens to be in."""
-    assert Settings.load({"BUCKY_NEARBY_DIR": "", "BUCKY_STORE_BARRIER_PATH": ""}).nearby_dir is None
+    assert Settings.load({"BUCKY_LOCAL_CACHE_DIR": "", "BUCKY_STORE_BARRIER_PATH": ""}).local_cache_dir is None
 
 
 def test_secrets_are_never_shown() -> None:

@@ -164,7 +164,7 @@ fn an_instance_that_fits_goes_to_a_slot() {
         assert_eq!(world.answers(), succeeded(message_id));
         let content = world.slots.content(message_id as usize - 1);
         let spooled = &world.event_loop.take_spooled()[0];
-        assert!(spooled.name.ends_with(&format!("-{}.tray", message_id - 1)));
+        assert!(spooled.name.ends_with(&format!("-{}.slot", message_id - 1)));
         let received_ns = spooled.name[..20].parse().unwrap();
         assert_eq!(content[..4096], header(received_ns, spooled.taken));
         assert_eq!(stored(&content[4096..][..spooled.taken as usize]), data);

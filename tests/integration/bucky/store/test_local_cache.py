@@ -34,15 +34,15 @@ def _spooled(folder: Path, content: bytes) -> Path:
 
 
 def _kept(settings: Settings, folder: Path) -> tuple[S3ObjectStore, InstanceStored, bytes]:
-    """Return a store, an instance that is in it and nearby, and the object's bytes."""
+    """Return a store, an instance that is in it and in the local cache, and the object's bytes."""
     objects = S3ObjectStore(settings)
     (stored,) = store_samples(objects, "1.2.3.4", 1, bucket=settings.store_bucket)
     content = objects.get(stored.key)
-    copies = LocalCache(folder / "nearby", 10**9, 0)
+    copies = LocalCache(folder / "local-cache", 10**9, 0)
     copies.open()
     spooled = _spooled(folder, content)
     copies.keep(stored.key, len(content), partial(hardlink, spooled))
-    return cached_object_store(settings.model_copy(update={"nearby_dir": folder / "nearby"})), stored, content
+    return cached_object_store(settings.model_copy(update={"local_cache_dir": folder / "local-cache"})), stored, content
 
 
 def objects_away(settings: Settings, **more: Path) -> Settings:
@@ -51,9 +51,9 @@ def objects_away(settings: Settings, **more: Path) -> Settings:
 
 
 def test_a_copy_is_read_instead_of_the_object(store_settings: Settings, tmp_path: Path) -> None:
-    """What is nearby needs no store: any part of it, and never what the spool wrote behind it."""
+    """What is in the local cache needs no store: any part of it, and never what the spool wrote behind it."""
     objects, stored, content = _kept(store_settings, tmp_path)
-    away = cached_object_store(objects_away(store_settings, nearby_dir=tmp_path / "nearby"))
+    away = cached_object_store(objects_away(store_settings, local_cache_dir=tmp_path / "local-cache"))
     assert away.get(stored.key, 0, len(content)) == content
     assert away.get(stored.key, 1000, 24) == content[1000:1024]
     with data_set_of(away, stored) as stream:
@@ -92,7 +92,7 @@ def test_no_key_leads_to_another_file(store_settings: Settings, tmp_path: Path, 
 def test_without_a_copy_the_store_is_asked(store_settings: Settings, tmp_path: Path) -> None:
     """A copy that is gone, or was never there, changes nothing."""
     objects, stored, content = _kept(store_settings, tmp_path)
-    (tmp_path / "nearby" / f"{stored.sha256}.dcm").unlink()
+    (tmp_path / "local-cache" / f"{stored.sha256}.dcm").unlink()
     assert objects.get(stored.key, 0, 100) == content[:100]
     with pytest.raises(NotFound):
         objects.get("studies/1/2/3/nothing.dcm", 0, 100)
@@ -101,7 +101,7 @@ def test_without_a_copy_the_store_is_asked(store_settings: Settings, tmp_path: P
 def test_a_damaged_copy_is_not_sent(store_settings: Settings, tmp_path: Path) -> None:
     """Bytes that are not those received are never delivered, nor is an instance given up for a bad copy of it."""
     objects, stored, content = _kept(store_settings, tmp_path)
-    copy = tmp_path / "nearby" / f"{stored.sha256}.dcm"
+    copy = tmp_path / "local-cache" / f"{stored.sha256}.dcm"
     copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with data_set_of(objects, stored) as stream:
         assert hashlib.sha256(stream.read()).hexdigest() == stored.sha256
@@ -112,22 +112,22 @@ def test_a_damaged_copy_is_not_sent(store_settings: Settings, tmp_path: Path) ->
 
 def test_the_oldest_copies_make_room(tmp_path: Path) -> None:
     """The folder never takes more than it may, and what leaves it stays where the spool has it."""
-    copies = LocalCache(tmp_path / "nearby", 1000, 0)
+    copies = LocalCache(tmp_path / "local-cache", 1000, 0)
     copies.open()
     files = [_spooled(tmp_path, b"x" * 380) for _ in range(4)]
     for number, file in enumerate(files):
         copies.keep(f"studies/{number}.dcm", file.stat().st_size, partial(hardlink, file))
         copies.keep(f"studies/{number}.dcm", file.stat().st_size, partial(hardlink, file))
-    assert sorted(path.name for path in (tmp_path / "nearby").iterdir()) == ["2.dcm", "3.dcm"]
+    assert sorted(path.name for path in (tmp_path / "local-cache").iterdir()) == ["2.dcm", "3.dcm"]
     assert all(file.exists() for file in files)
     huge = _spooled(tmp_path, b"x" * 2000)
     copies.keep("studies/huge.dcm", huge.stat().st_size, partial(hardlink, huge))
-    assert list((tmp_path / "nearby").iterdir()) == []
+    assert list((tmp_path / "local-cache").iterdir()) == []
 
 
 def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
     """Copies never take the room that receiving needs, none outlives who would remove it, and nothing else goes."""
-    folder = tmp_path / "nearby"
+    folder = tmp_path / "local-cache"
     file = _spooled(tmp_path, b"x" * 100)
     roomy = LocalCache(folder, 1000, 0)
     roomy.open()
@@ -142,7 +142,7 @@ def test_a_full_disk_and_a_restart_leave_no_copies(tmp_path: Path) -> None:
 
 def test_uploads_at_once_keep_each_copy_once_and_within_the_room(tmp_path: Path) -> None:
     """Uploads run side by side, and the same instance may come twice at once."""
-    folder = tmp_path / "nearby"
+    folder = tmp_path / "local-cache"
     copies = LocalCache(folder, 1000, 0)
     copies.open()
     file = _spooled(tmp_path, b"x" * 82)

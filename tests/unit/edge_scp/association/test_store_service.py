@@ -159,7 +159,7 @@ async def test_no_failure_is_answered_as_success(
     assert 0 < len(answers[0].error_comment) <= COMMENT_LENGTH
     assert "Secret" not in answers[0].error_comment
     assert world.ready() == []
-    assert world.ledger.held_bytes == 0
+    assert world.counters.held_bytes == 0
     world.close()
 
 
@@ -185,7 +185,7 @@ async def test_a_refused_instance_is_drained_without_touching_the_disk(world: Sp
         arrival = receiver.begin(command(affected_sop_class_uid=MR), CALLER)
         early = receiver.begin(command(affected_sop_instance_uid="9.9"), CALLER)
         early.write(memoryview(encoded()))
-        assert world.ledger.held_bytes == 0
+        assert world.counters.held_bytes == 0
         answers: list[StoreStatus] = []
         for each in (arrival, early):
             for _ in range(100):
@@ -201,12 +201,12 @@ async def test_an_abandoned_instance_leaves_nothing(world: SpoolWorld) -> None:
     with world.receiving(ReceiverMetrics()) as receiver:
         arrival = receiver.begin(command(), CALLER)
         arrival.write(memoryview(encoded()))
-        assert world.ledger.held_bytes > len(encoded())
+        assert world.counters.held_bytes > len(encoded())
         arrival.abandon()
         arrival.abandon()
         receiver.begin(command(affected_sop_class_uid=MR), CALLER).abandon()
     assert world.ready() == []
-    assert world.ledger.held_bytes == 0
+    assert world.counters.held_bytes == 0
 
 
 async def test_what_came_whole_is_kept_though_nobody_waits_for_the_answer(world: SpoolWorld) -> None:

@@ -22,8 +22,8 @@ def world(tmp_path: Path) -> Iterator[SpoolWorld]:
 
 
 def held(world: SpoolWorld) -> tuple[int, int]:
-    """Return how many instances and bytes the ledger says are in the spool."""
-    return world.ledger.instances, world.ledger.held_bytes
+    """Return how many instances and bytes the counters says are in the spool."""
+    return world.counters.instances, world.counters.held_bytes
 
 
 def on_disk(world: SpoolWorld) -> tuple[int, int]:
@@ -42,14 +42,14 @@ def keep_unannounced(world: SpoolWorld) -> None:
 
 def test_both_sides_of_a_page_see_the_same() -> None:
     """A page opened by its descriptor, as in another process, shows what was written on it."""
-    ledger, descriptor = SharedCounters.create()
+    counters, descriptor = SharedCounters.create()
     other = SharedCounters(descriptor)
-    limits = SpoolLimits(ledger, max_bytes=9999, min_free_bytes=0, resume_fraction=1, free_bytes=lambda: 9999)
-    Capacity(ledger, 5, limits).take(1000)
+    limits = SpoolLimits(counters, max_bytes=9999, min_free_bytes=0, resume_fraction=1, free_bytes=lambda: 9999)
+    Capacity(counters, 5, limits).take(1000)
     Capacity(other, 6, limits).take(500)
     other.refusing = True
-    assert ledger.held_bytes == other.held_bytes == 1500
-    assert ledger.refusing
+    assert counters.held_bytes == other.held_bytes == 1500
+    assert counters.refusing
     os.close(descriptor)
 
 
@@ -72,26 +72,26 @@ def test_a_receiver_killed_anywhere_leaves_a_true_account(world: SpoolWorld) -> 
     half.write(memoryview(DATA))
     keep_unannounced(world)
     assert held(world)[1] > on_disk(world)[1]
-    assert not world.ledger.settled(SLOT)
+    assert not world.counters.settled(SLOT)
     assert notify_end(world.writing, SLOT)
     world.spool.arrived(world.arrivals.read())
     assert held(world) == on_disk(world)
-    assert world.ledger.instances == 2
-    assert world.ledger.settled(SLOT)
+    assert world.counters.instances == 2
+    assert world.counters.settled(SLOT)
     half.close()
 
 
 def test_the_next_receiver_in_a_slot_starts_even(world: SpoolWorld) -> None:
-    """A slot used again by another receiver adds to the account and loses nothing of it."""
+    """A worker id used again by another receiver adds to the account and loses nothing of it."""
     keep_unannounced(world)
     notify_end(world.writing, SLOT)
     world.spool.arrived(world.arrivals.read())
-    world.ledger.begin(SLOT)
+    world.counters.begin(SLOT)
     assert held(world) == on_disk(world)
     world.keep()
     world.keep()
     assert held(world) == on_disk(world)
-    assert world.ledger.instances == 3
+    assert world.counters.instances == 3
 
 
 def test_an_uploader_started_again_counts_nothing_twice(world: SpoolWorld) -> None:
@@ -100,7 +100,7 @@ def test_an_uploader_started_again_counts_nothing_twice(world: SpoolWorld) -> No
     world.uploader_hangs = True
     world.keep()
     world.keep()
-    again = Spool(world.folder, world.ledger)
+    again = Spool(world.folder, world.counters)
     again.open()
     assert held(world) == on_disk(world)
     again.arrived(world.arrivals.read())
@@ -114,7 +114,7 @@ def test_a_full_pipe_delays_nobody_and_loses_nothing(world: SpoolWorld) -> None:
     world.uploader_hangs = True
     for _ in range(80):
         world.keep()
-    assert world.ledger.missed > 0
+    assert world.counters.missed > 0
     assert held(world) == on_disk(world)
     world.spool.arrived(world.arrivals.read())
     assert held(world) == on_disk(world)
@@ -125,8 +125,8 @@ def test_a_full_pipe_delays_nobody_and_loses_nothing(world: SpoolWorld) -> None:
 def test_lines_are_read_whole_however_they_come() -> None:
     """An announcement cut by the end of a read is put together with what comes next."""
     reading, writing = open_pipe()
-    ledger = SharedCounters()
-    Notifier(writing, ledger, 1).kept([("a.dcm", 10), ("b.dcm", 20)])
+    counters = SharedCounters()
+    Notifier(writing, counters, 1).kept([("a.dcm", 10), ("b.dcm", 20)])
     line = os.read(reading, 1000)
     arrivals = Notifications(reading)
     found = []
@@ -144,7 +144,7 @@ def test_lines_are_read_whole_however_they_come() -> None:
 def test_processes_together_stay_within_the_limit(tmp_path: Path) -> None:
     """Receivers that look at the others' words now and then exceed the limit by no more than their allowances."""
     world = SpoolWorld(tmp_path, max_bytes=1_000_000)
-    accounts = [Capacity(world.ledger, slot, world.limits) for slot in range(4)]
+    accounts = [Capacity(world.counters, worker_id, world.limits) for worker_id in range(4)]
     full = 0
     while full < len(accounts):
         full = 0
@@ -153,5 +153,5 @@ def test_processes_together_stay_within_the_limit(tmp_path: Path) -> None:
                 account.take(1000)
             except SpoolFull:
                 full += 1
-    assert 900_000 < world.ledger.held_bytes <= 1_000_000 + 4 * 1_000_000 // 64
+    assert 900_000 < world.counters.held_bytes <= 1_000_000 + 4 * 1_000_000 // 64
     world.close()

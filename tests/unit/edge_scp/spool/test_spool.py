@@ -103,7 +103,7 @@ def test_one_sync_serves_all_that_wait(world: SpoolWorld, disk: FaultyDisk) -> N
     disk.steps.clear()
     world.commit(*files)
     assert disk.steps == ["sync_file_system"]
-    assert len(world.ready()) == world.ledger.instances == 20
+    assert len(world.ready()) == world.counters.instances == 20
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -116,11 +116,11 @@ def test_a_disk_error_refuses_and_leaves_nothing(world: SpoolWorld, disk: Faulty
     with pytest.raises(SpoolFull if told else SpoolFailed):
         world.keep()
     assert world.ready() == []
-    assert world.ledger.held_bytes == 0
+    assert world.counters.held_bytes == 0
     assert world.spool.take() is None
     disk.fail_at = None
     world.keep()
-    assert world.ledger.instances == 1
+    assert world.counters.instances == 1
 
 
 def test_a_failed_sync_fails_what_was_being_written(world: SpoolWorld, disk: FaultyDisk) -> None:
@@ -161,12 +161,12 @@ def test_full_by_size_refuses_before_writing_and_recovers(tmp_path: Path, disk: 
 def test_a_full_spool_refuses_until_it_holds_clearly_less(tmp_path: Path) -> None:
     """Between the two marks a spool that was full still refuses, so that it does not flap; below, it accepts."""
     world = SpoolWorld(tmp_path, max_bytes=60_000, resume=0.5)
-    while world.ledger.held_bytes < 48_000:
+    while world.counters.held_bytes < 48_000:
         world.keep()
     with pytest.raises(SpoolFull):
         world.keep(DATA * 2)
-    assert world.ledger.refusing
-    while world.ledger.held_bytes > 30_000:
+    assert world.counters.refusing
+    while world.counters.held_bytes > 30_000:
         assert world.limits.room() == 0
         with pytest.raises(SpoolFull):
             world.keep(b"small")
@@ -174,7 +174,7 @@ def test_a_full_spool_refuses_until_it_holds_clearly_less(tmp_path: Path) -> Non
         assert entry is not None
         world.spool.release(entry)
     assert world.limits.room() > 0
-    assert not world.ledger.refusing
+    assert not world.counters.refusing
     world.keep()
     world.close()
 
@@ -185,7 +185,7 @@ def test_full_by_free_space_refuses_and_says_so(tmp_path: Path, disk: FaultyDisk
     world = SpoolWorld(tmp_path, disk=disk, min_free=1_000_000)
     with pytest.raises(SpoolFull):
         world.keep()
-    assert world.ledger.refusing
+    assert world.counters.refusing
     world.close()
     disk.free = None
     again = SpoolWorld(tmp_path, disk=disk, min_free=1_000_000)
@@ -198,7 +198,7 @@ def test_a_long_instance_is_refused_when_it_grows_past_the_room(tmp_path: Path) 
     world = SpoolWorld(tmp_path, max_bytes=12 * 1024 * 1024)
     piece = memoryview(bytes(1024 * 1024))
     kept = world.keep(bytes(piece) * 6)
-    held = world.ledger.held_bytes
+    held = world.counters.held_bytes
     assert kept.object_size < held < kept.object_size + 5000
     file = world.begin()
     for _ in range(5):
@@ -206,7 +206,7 @@ def test_a_long_instance_is_refused_when_it_grows_past_the_room(tmp_path: Path) 
     with pytest.raises(SpoolFull):
         file.write(memoryview(bytes(2 * len(piece))))
     file.discard()
-    assert world.ledger.held_bytes == held
+    assert world.counters.held_bytes == held
     world.close()
 
 
@@ -215,20 +215,20 @@ def test_an_instance_that_is_not_whole_has_no_name(world: SpoolWorld) -> None:
     file = world.begin()
     file.write(memoryview(DATA))
     assert world.ready() == []
-    assert world.ledger.held_bytes == file.size
+    assert world.counters.held_bytes == file.size
     file.discard()
-    assert world.ledger.held_bytes == 0
+    assert world.counters.held_bytes == 0
 
 
 def test_restart_resumes_oldest_first_and_counts_what_is_there(tmp_path: Path) -> None:
     """After a restart the spool is uploaded in the order it was received, and its size is known."""
     world = SpoolWorld(tmp_path)
     kept = [world.keep(f"{number:04d}".encode() * 30).sha256 for number in range(5)]
-    before = world.ledger.held_bytes
+    before = world.counters.held_bytes
     world.close()
     again = SpoolWorld(tmp_path)
-    assert again.ledger.held_bytes == before
-    assert again.ledger.instances == 5
+    assert again.counters.held_bytes == before
+    assert again.counters.instances == 5
     found = []
     while (entry := again.spool.take()) is not None:
         assert not entry.verified
@@ -249,7 +249,7 @@ def test_a_given_back_entry_waits_behind_the_others(world: SpoolWorld) -> None:
     assert world.spool.take() == first
     assert world.spool.take() == second
     assert world.spool.take() is None
-    assert world.ledger.instances == 2
+    assert world.counters.instances == 2
 
 
 def test_an_entry_whose_file_was_taken_back_is_forgotten(world: SpoolWorld) -> None:
@@ -260,8 +260,8 @@ def test_an_entry_whose_file_was_taken_back_is_forgotten(world: SpoolWorld) -> N
     world.spool.path(entry).unlink()
     world.spool.give_back(entry)
     assert world.spool.take() is None
-    assert world.ledger.instances == 0
-    assert world.ledger.held_bytes == 0
+    assert world.counters.instances == 0
+    assert world.counters.held_bytes == 0
 
 
 def kept_file(folder: Path) -> Path:
@@ -314,13 +314,13 @@ def test_set_aside_keeps_the_file_and_the_reason(tmp_path: Path) -> None:
     entry = world.spool.take()
     assert entry is not None
     world.spool.set_aside(entry, "its bytes changed")
-    assert world.ledger.instances == 0
-    assert world.ledger.quarantined == 1
+    assert world.counters.instances == 0
+    assert world.counters.quarantined == 1
     world.close()
     (reason,) = (tmp_path / "quarantine").glob("*.reason")
     assert reason.read_text() == "its bytes changed\n"
     again = SpoolWorld(tmp_path)
-    assert again.ledger.quarantined == 1
+    assert again.counters.quarantined == 1
     assert again.spool.take() is None
     again.close()
 

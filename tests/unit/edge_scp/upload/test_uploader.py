@@ -149,7 +149,7 @@ async def test_uploads_announces_and_releases(edge: Edge) -> None:
     """An instance ends in the bucket, byte for byte, is announced once, and leaves the spool."""
     async with edge.uploading():
         record = edge.keep()
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     content = edge.store.get(record.key)
     assert len(content) == record.object_size
     assert split(content)[0].sop_instance_uid == "1.2.3.4"
@@ -158,7 +158,7 @@ async def test_uploads_announces_and_releases(edge: Edge) -> None:
     assert isinstance(payload, InstanceStored)
     assert (payload.sha256, payload.key, payload.size) == (record.sha256, record.key, record.object_size)
     assert event.traceparent == record.traceparent
-    assert edge.world.ledger.held_bytes == 0
+    assert edge.world.counters.held_bytes == 0
 
 
 async def test_released_only_after_the_barrier(edge: Edge) -> None:
@@ -169,9 +169,9 @@ async def test_released_only_after_the_barrier(edge: Edge) -> None:
             edge.keep(f"1.2.3.{number}")
         await until(lambda: len(edge.publisher.events) == 6)
         await until(lambda: barrier.asked >= 1)
-        assert edge.world.ledger.instances == 6
+        assert edge.world.counters.instances == 6
         barrier.open.set()
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert barrier.asked <= 3
 
 
@@ -191,10 +191,10 @@ async def test_trouble_with_the_store_sets_nothing_aside(edge: Edge, failure: Bu
             edge.keep(f"1.2.3.{number}")
         await until(lambda: edge.store.attempts > 8)
         assert not store.ok
-        assert edge.world.ledger.instances == 5
-        assert edge.world.ledger.quarantined == 0
+        assert edge.world.counters.instances == 5
+        assert edge.world.counters.quarantined == 0
         edge.store.failure = None
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
         assert store.ok
     assert len(list(edge.store.keys())) == 5
     assert len(edge.publisher.events) == 5
@@ -209,9 +209,9 @@ async def test_broker_down_uploads_no_object_twice(edge: Edge) -> None:
             edge.keep(f"1.2.3.{number}")
         await until(lambda: edge.store.attempts == 10)
         await until(lambda: not broker.ok)
-        assert edge.world.ledger.instances == 10
+        assert edge.world.counters.instances == 10
         edge.publisher.available = True
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert edge.store.attempts == 10
     assert len(edge.publisher.events) == 10
 
@@ -228,7 +228,7 @@ async def test_no_more_is_uploaded_than_may_wait_for_the_broker(edge: Edge, monk
         # Three at once, and two more.
         assert edge.store.attempts == 5
         edge.publisher.available = True
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert edge.store.attempts == len(edge.publisher.events) == 10
 
 
@@ -242,7 +242,7 @@ async def test_events_wait_for_no_upload(edge: Edge) -> None:
             edge.keep(f"1.2.3.{number}")
         await until(lambda: edge.publisher.waiting == 20)
         edge.publisher.held.set()
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
 
 
 async def test_progress_says_how_far_the_entries_are(edge: Edge) -> None:
@@ -268,11 +268,11 @@ async def test_one_refused_instance_does_not_stop_the_others(edge: Edge) -> None
         for number in range(4):
             edge.keep("6.6.6")
             edge.keep(f"1.2.3.{number}")
-        await until(lambda: edge.world.ledger.instances == 4)
+        await until(lambda: edge.world.counters.instances == 4)
         assert len(edge.publisher.events) == 4
         edge.store.refused_key = ""
-        await until(lambda: edge.world.ledger.instances == 0)
-    assert edge.world.ledger.quarantined == 0
+        await until(lambda: edge.world.counters.instances == 0)
+    assert edge.world.counters.quarantined == 0
 
 
 async def test_changed_bytes_found_at_start_are_set_aside(edge: Edge, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ async def test_changed_bytes_found_at_start_are_set_aside(edge: Edge, tmp_path: 
     path.write_bytes(content)
     edge.restart()
     async with edge.uploading():
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert list(edge.store.keys()) == [good.key]
     assert len(edge.publisher.events) == 1
     (reason,) = (tmp_path / "spool/quarantine").glob("*.reason")
@@ -305,7 +305,7 @@ async def test_an_unforeseen_error_is_tried_again(edge: Edge, monkeypatch: pytes
     monkeypatch.setattr(edge.store, "put", surprising)
     async with edge.uploading():
         edge.keep()
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert len(edge.publisher.events) == 1
 
 
@@ -316,7 +316,7 @@ async def test_stopping_keeps_what_is_not_released(edge: Edge) -> None:
         await until(lambda: len(edge.publisher.events) == 1)
     edge.restart()
     async with edge.uploading():
-        await until(lambda: edge.world.ledger.instances == 0)
+        await until(lambda: edge.world.counters.instances == 0)
     assert list(edge.store.keys()) == [record.key]
     assert len(edge.publisher.events) == 1
 
