@@ -1,12 +1,12 @@
-"""Trays: places of 1 MiB, in one file whose blocks exist already, for instances that fit (docs/adr/0025).
+"""Slots: places of 1 MiB, in one file whose blocks are allocated already, for instances that fit (docs/adr/0025).
 
-    label     one block: the 8 bytes `BUCKYTR1`, when it was received in nanoseconds since 1970 (uint64), the record's
-              length (uint64), CRC-32 of these (uint32); zeros in a tray that is empty
-    record    as `record` has it
+    header    one block: the 8 bytes `BUCKYTR1`, when the instance was received in nanoseconds since 1970 (uint64), the
+              record's length (uint64), CRC-32 of these (uint32); zeros in a slot that is empty
+    record    as `record` describes it
 
-A receiver's express lane writes the record and then the label, past the page cache, and each is on the disk when
-that has ended: no name, size or journal changes. The uploader empties a tray by writing zeros over its label.
-Who has a tray stands on a page that all processes share; one process at a time may change what it says of a tray.
+A receiver's fast path writes the record and then the header, past the page cache. Each is on the disk when its write
+has completed: no name, size or journal changes. The uploader empties a slot by writing zeros over its header. The
+owner of each slot is a byte in memory that all processes share; one process at a time may change it.
 """
 
 import errno
@@ -27,30 +27,30 @@ TRAY_BYTES = 1024 * 1024
 LABEL_BYTES = 4096
 SUFFIX = ".tray"
 _MAGIC = b"BUCKYTR1"
-_LABEL = struct.Struct("<8sQQI")
-# Trays that are prepared by one write.
+_HEADER = struct.Struct("<8sQQI")
+# Slots that are prepared by one write.
 _AT_ONCE = 8
 
 
 class State(IntEnum):
-    """What the page says of a tray; from OWNED on, by how much more: the receiver's slot in the ledger."""
+    """The state of a slot. One that is owned has OWNED and, added to it, the receiver's number in shared counters."""
 
-    ABSENT = 0  # there is no such tray, or none that may be used
-    FREE = 1  # for the receiver whose it is to take
-    HELD = 2  # found when the edge started, or a receiver's that is gone
+    ABSENT = 0  # there is no such slot, or it may not be used
+    FREE = 1  # a receiver may fill it
+    HELD = 2  # it was found when the edge started, or left by a receiver that is gone
     BROKEN = 3  # what is on the disk is not known until the edge starts again
     OWNED = 16
 
 
 def wanted(settings: Settings) -> int:
-    """Return how many trays the receivers can use: none without the express lane, which alone writes to them."""
+    """Return how many slots receivers can use: none without the fast path, which alone writes to them."""
     if not settings.edge_express or find_spec("edge_scp._express") is None:
         return 0
     return min(settings.spool_trays, settings.spool_max_bytes // TRAY_BYTES)
 
 
 class Trays:
-    """The trays of a spool, as all but the receivers see them."""
+    """The slots of a spool, as all processes but the receivers see them."""
 
     def __init__(self, path: Path, page: int) -> None:
         self._states = memoryview(mmap.mmap(page, 0))
@@ -61,85 +61,85 @@ class Trays:
 
     @classmethod
     def start(cls, path: Path, count: int) -> "tuple[Trays | None, int]":
-        """Open the trays when the edge starts; return them, and their page's descriptor for the other processes.
+        """Open the slots when the edge starts; return them, and for other processes the descriptor of their states.
 
-        None where there are none and shall be none, or where the file system cannot write past its cache.
+        Returns None if there are none and none are wanted, or if the file system cannot write past its cache.
         """
-        page = os.memfd_create("bucky-spool-trays")
+        page = os.memfd_create("bucky-spool-slots")
         if not count and not path.exists():
             return None, page
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         there = path.stat().st_size // TRAY_BYTES
         try:
             os.ftruncate(page, max(count, there))
-            trays = cls(path, page)
+            slots = cls(path, page)
         except OSError:
             os.ftruncate(page, 0)
             return None, page
-        used = [index for index in range(there) if trays._label(index) is not None]
+        used = [index for index in range(there) if slots._header(index) is not None]
         for index in range(min(there, count)):
-            trays._states[index] = State.FREE
+            slots._states[index] = State.FREE
         for index in used:
-            trays._states[index] = State.HELD
+            slots._states[index] = State.HELD
         os.truncate(path, min(there, max([count, *(index + 1 for index in used)])) * TRAY_BYTES)
-        return trays, page
+        return slots, page
 
     @classmethod
     def shared(cls, path: Path, page: int) -> "Trays | None":
-        """Open what the edge's first process started."""
+        """Open the slots that the edge's first process has started."""
         return cls(path, page) if os.fstat(page).st_size else None
 
     def prepare(self, count: int, room: Callable[[], bool]) -> None:
-        """Write the trays that are not there yet, until there is no room for more."""
+        """Allocate the slots that are missing, until there is no room for more."""
         zeros = mmap.mmap(-1, _AT_ONCE * TRAY_BYTES)
         there = os.fstat(self._writing).st_size // TRAY_BYTES
         for index in range(min(there, count)):
             if self._states[index] == State.ABSENT:
-                # Written by an uploader that did not live to say so.
+                # Allocated by an uploader that was killed before it said so.
                 self._states[index] = State.FREE
         for first in range(there, count, _AT_ONCE):
             if not room():
                 return
-            trays = min(_AT_ONCE, count - first)
-            written = os.pwrite(self._writing, memoryview(zeros)[: trays * TRAY_BYTES], first * TRAY_BYTES)
+            slots = min(_AT_ONCE, count - first)
+            written = os.pwrite(self._writing, memoryview(zeros)[: slots * TRAY_BYTES], first * TRAY_BYTES)
             for index in range(first, first + written // TRAY_BYTES):
                 self._states[index] = State.FREE
 
     @property
     def free(self) -> int:
-        """Return how many trays are free."""
+        """Return how many slots are free."""
         return bytes(self._states).count(State.FREE)
 
     def found(self) -> Iterator[Entry]:
-        """Iterate over what is in trays."""
+        """Iterate over the entries in slots."""
         for index, state in enumerate(bytes(self._states)):
             if state in (State.ABSENT, State.FREE):
                 continue
-            label = self._label(index)
-            if label is not None:
-                yield Entry(f"{label[0]:020d}-{index}{SUFFIX}", label[1], verified=False)
+            header = self._header(index)
+            if header is not None:
+                yield Entry(f"{header[0]:020d}-{index}{SUFFIX}", header[1], verified=False)
             elif state == State.HELD:
-                # It was emptied by an uploader that did not live to say so.
+                # Emptied by an uploader that was killed before it said so.
                 self._states[index] = State.FREE
 
     def reclaim(self, slot: int) -> None:
-        """Take over the trays of a receiver that is gone; what it had not finished was not acknowledged."""
+        """Take over the slots of a receiver that is gone; what it had not finished was not acknowledged."""
         for index, state in enumerate(bytes(self._states)):
             if state == State.OWNED + slot:
-                self._states[index] = State.FREE if self._label(index) is None else State.HELD
+                self._states[index] = State.FREE if self._header(index) is None else State.HELD
 
     def holds(self, entry: Entry) -> bool:
-        """Tell whether an entry is still in its tray."""
-        return self._label(_index(entry)) == (entry.received_ns, entry.size)
+        """Tell whether an entry is still in its slot."""
+        return self._header(_index(entry)) == (entry.received_ns, entry.size)
 
     def open(self, entry: Entry) -> io.BytesIO:
-        """Return an entry's record, read at once; raise `FileNotFoundError` when it is not in its tray any more."""
+        """Return an entry's whole record; raise `FileNotFoundError` if its slot does not hold it any more."""
         if not self.holds(entry):
-            raise FileNotFoundError(errno.ENOENT, "the tray does not hold it any more", entry.name)
+            raise FileNotFoundError(errno.ENOENT, "the slot does not hold it any more", entry.name)
         return io.BytesIO(os.pread(self._reading, entry.size, _index(entry) * TRAY_BYTES + LABEL_BYTES))
 
     def release(self, entry: Entry) -> None:
-        """Empty an entry's tray, unless it holds another by now; it is free when that is on the disk."""
+        """Empty an entry's slot unless it holds another by now; it is free once that is on the disk."""
         index = _index(entry)
         if not self.holds(entry):
             return
@@ -148,17 +148,17 @@ class Trays:
         self._states[index] = State.FREE
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
+        """Close the file, which keeps what it holds."""
         for descriptor in (self._reading, self._writing):
             os.close(descriptor)
 
-    def _label(self, index: int) -> tuple[int, int] | None:
-        """Return when what is in a tray was received and how long it is; None if nothing is."""
-        label = os.pread(self._reading, _LABEL.size, index * TRAY_BYTES)
-        if len(label) < _LABEL.size:
+    def _header(self, index: int) -> tuple[int, int] | None:
+        """Return when a slot's record was received, and its length; None if the slot is empty or its header damaged."""
+        header = os.pread(self._reading, _HEADER.size, index * TRAY_BYTES)
+        if len(header) < _HEADER.size:
             return None
-        magic, when, size, checksum = _LABEL.unpack(label)
-        whole = magic == _MAGIC and checksum == zlib.crc32(label[:-4]) and size <= TRAY_BYTES - LABEL_BYTES
+        magic, when, size, checksum = _HEADER.unpack(header)
+        whole = magic == _MAGIC and checksum == zlib.crc32(header[:-4]) and size <= TRAY_BYTES - LABEL_BYTES
         return (when, size) if whole else None
 
 

@@ -1,4 +1,4 @@
-"""The express lane does what Python does, only sooner: whatever is said, and whatever fails."""
+"""The fast path does what Python does, only sooner: whatever is said, and whatever fails."""
 
 import errno
 import resource
@@ -66,12 +66,12 @@ Ways = tuple[ListenerAlone, ListenerAlone, ListenerAlone]
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    """A receiver with the lane, one whose lane has trays too, and one without."""
+    """A receiver with the fast path, one whose fast path has slots too, and one without."""
     structlog.configure(processors=[_drop])
     with ExitStack() as running:
         yield (
             running.enter_context(listener_alone(tmp_path_factory.mktemp("with"))),
-            running.enter_context(listener_alone(tmp_path_factory.mktemp("trays"), trays=16)),
+            running.enter_context(listener_alone(tmp_path_factory.mktemp("slots"), trays=16)),
             running.enter_context(listener_alone(tmp_path_factory.mktemp("without"), edge_express=False)),
         )
     structlog.reset_defaults()
@@ -95,8 +95,8 @@ TALKS = {
     "several": [USUAL, store(IMPLICIT_ID, data_set("1.2.5", implicit=True), "1.2.5", 2), USUAL],
     "with others between": [USUAL, echo(2), USUAL, RELEASE_RQ],
     "not waiting": [USUAL + store(IMPLICIT_ID, data_set("1.2.5", implicit=True), "1.2.5", 2) + echo(3) + USUAL],
-    "too long for a tray": [store(EXPLICIT_ID, data_set(UID, pixels=2_600_000), UID, size=60_000), USUAL],
-    "just too long for a tray": [store(EXPLICIT_ID, data_set(UID, pixels=1_036_000), UID, size=60_000), USUAL],
+    "too long for a slot": [store(EXPLICIT_ID, data_set(UID, pixels=2_600_000), UID, size=60_000), USUAL],
+    "just too long for a slot": [store(EXPLICIT_ID, data_set(UID, pixels=1_036_000), UID, size=60_000), USUAL],
     "in one value": [store(EXPLICIT_ID, data_set(UID, pixels=120_000), UID, size=125_000)],
     "in tiny fragments": [store(EXPLICIT_ID, data_set(UID), UID, size=7)],
     "headers by themselves": [
@@ -162,10 +162,10 @@ TALKS = {
 @pytest.mark.parametrize("chunk", [10**9, 1000, 61])
 @pytest.mark.parametrize("talk", TALKS.values(), ids=list(TALKS))
 def test_the_same_is_answered_and_kept(ways: Ways, talk: list[bytes], chunk: int) -> None:
-    """A conversation ends the same with the lane and without: the same answers, the same files."""
-    with_lane, with_trays, without = (hold(alone, talk, chunk) for alone in ways)
-    assert with_lane == without
-    assert with_trays == without
+    """A conversation ends the same with the fast path and without: the same answers, the same files."""
+    in_files, in_slots, without = (hold(alone, talk, chunk) for alone in ways)
+    assert in_files == without
+    assert in_slots == without
 
 
 def test_what_is_kept_is_what_was_sent(ways: Ways) -> None:
@@ -187,9 +187,9 @@ def test_damaged_conversations_end_the_same(ways: Ways, talk: list[bytes], data:
     damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     chunk = data.draw(st.sampled_from([10**9, 4096, 333]))
     said = [*talk[:which], bytes(damaged), *talk[which + 1 :]]
-    with_lane, with_trays, without = (hold(alone, said, chunk) for alone in ways)
-    assert with_lane == without, (with_lane.answered, without.answered)
-    assert with_trays == without, (with_trays.answered, without.answered)
+    in_files, in_slots, without = (hold(alone, said, chunk) for alone in ways)
+    assert in_files == without, (in_files.answered, without.answered)
+    assert in_slots == without, (in_slots.answered, without.answered)
 
 
 some_elements = st.lists(
@@ -208,14 +208,14 @@ some_elements = st.lists(
 @given(some_elements, st.booleans(), st.integers(0, 400))
 @example(data_set(UID, before=SEQUENCE), False, 0)
 @settings(max_examples=1500, deadline=None)
-def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
-    """Where the lane finds UIDs in whatever bytes, they are those that Python finds."""
+def test_the_fast_path_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
+    """Where the fast path finds UIDs in whatever bytes, they are those that Python finds."""
     data = data[: max(0, len(data) - cut)] if cut < len(data) else data
     found = native.read_identity(data, implicit)
     if found is not None:
         assert tuple(found) == tuple(read_identity(data, IMPLICIT if implicit else EXPLICIT))
         if not implicit:
-            # Of a vendor's own transfer syntax the lane takes what is in explicit VR, and Python finds out the same.
+            # Of a vendor's own transfer syntax the fast path takes explicit VRs, and Python finds out the same.
             assert tuple(found) == tuple(read_identity(data, "1.2.840.113619.5.2"))
 
 
@@ -243,7 +243,7 @@ def test_an_instance_says_by_which_listener_it_came(tmp_path: Path, in_lane: boo
 
 
 def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is usual is served by the lane alone; so the other tests here do test it."""
+    """A plain C-STORE is served by the fast path alone; so the other tests here do test it."""
 
     def unused(*_arguments: object) -> None:
         raise AssertionError("an instance came to Python")
@@ -267,7 +267,7 @@ def test_it_logs_what_python_logs(ways: Ways) -> None:
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_without_the_lane_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_fast_path_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the native code was not built, everything is served all the same."""
     monkeypatch.setattr(express, "_express", None)
     with listener_alone(tmp_path) as alone:
@@ -332,7 +332,7 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_slow_data_set_is_aborted(tmp_path: Path) -> None:
-    """A sender of a few bytes a second holds no place in the lane either."""
+    """A sender of a few bytes a second holds no place on the fast path either."""
     with listener_alone(tmp_path, edge_idle_seconds=0.4) as alone, associated(alone) as peer:
         peer.send(store(EXPLICIT_ID, data_set(UID, pixels=100_000), UID)[:20_000])
         assert peer.receive()[:1] == b"\x07"
@@ -360,7 +360,7 @@ def test_answers_that_nobody_reads_wait(tmp_path: Path) -> None:
 
 
 def test_draining_asks_the_idle_to_release(tmp_path: Path) -> None:
-    """A receiver that stops asks whom it has nothing in hand with to release, from the lane too."""
+    """A receiver that stops asks whom it has nothing in hand with to release, from the fast path too."""
     with listener_alone(tmp_path) as alone:
         with associated(alone) as peer:
             peer.send(USUAL)
@@ -389,7 +389,7 @@ def test_draining_lets_an_instance_finish(tmp_path: Path) -> None:
 
 
 def test_short_pdus_are_for_python(tmp_path: Path) -> None:
-    """A peer that takes only short PDUs gets its responses in several, which the lane does not do."""
+    """A peer that takes only short PDUs gets its responses in several, which the fast path does not do."""
     asked = request().replace(struct.pack(">BBHI", 0x51, 0, 4, MAX_RECEIVED), struct.pack(">BBHI", 0x51, 0, 4, 64))
     with listener_alone(tmp_path) as alone, RawPeer(alone.port) as peer:
         peer.send(asked)

@@ -1,4 +1,4 @@
-"""The express lane keeps instances in trays, or in files when there is none; what fails leaves nothing."""
+"""The fast path stores instances in slots, or in files when there is none; what fails leaves nothing."""
 
 import errno
 import os
@@ -35,13 +35,13 @@ def noise(uid: str, pixels: bytes) -> bytes:
 
 
 def free(alone: ListenerAlone) -> int:
-    """Return how many trays are free."""
+    """Return how many slots are free."""
     assert alone.world.trays is not None
     return alone.world.trays.free
 
 
-def test_trays_first_then_files(tmp_path: Path) -> None:
-    """While a tray is free no file is made; when all are in use, or an instance is long, files are."""
+def test_slots_first_then_files(tmp_path: Path) -> None:
+    """While a slot is free no file is made; when all are in use, or an instance is long, files are."""
     with listener_alone(tmp_path, trays=2) as alone, associated(alone) as peer:
         for number in range(1, 5):
             peer.send(instance(number))
@@ -58,8 +58,8 @@ def test_trays_first_then_files(tmp_path: Path) -> None:
         assert (free(alone), len(alone.world.ready())) == (2, 1)
 
 
-def test_a_tray_is_used_again_and_again(tmp_path: Path) -> None:
-    """What a tray held before, longer or shorter, is not in what it holds now."""
+def test_a_slot_is_used_again_and_again(tmp_path: Path) -> None:
+    """What a slot held before, longer or shorter, is not in what it holds now."""
     with listener_alone(tmp_path, trays=1) as alone, associated(alone) as peer:
         for number in range(1, 40):
             peer.send(instance(number, pixels=(number * 79_197) % 1_030_000))
@@ -98,8 +98,8 @@ def test_digests_of_many_at_once(tmp_path: Path) -> None:
             assert all(any(file.endswith(pixels) for file in files) for pixels in sent.values())
 
 
-def test_a_label_is_written_last(tmp_path: Path) -> None:
-    """Before all of an instance has come, its tray says that it is empty: a crash leaves nothing to be misread."""
+def test_a_header_is_written_last(tmp_path: Path) -> None:
+    """Before all of an instance has come, its slot says that it is empty: a crash leaves nothing to be misread."""
     with listener_alone(tmp_path, trays=1) as alone, associated(alone) as peer:
         whole = instance(1, pixels=900_000)
         peer.send(whole[:-10])
@@ -112,8 +112,8 @@ def test_a_label_is_written_last(tmp_path: Path) -> None:
             assert trays.read(8) == b"BUCKYTR1"
 
 
-def test_what_breaks_off_frees_its_tray(tmp_path: Path) -> None:
-    """A peer that resets in the middle of an instance leaves no bytes counted and no tray in use."""
+def test_what_breaks_off_frees_its_slot(tmp_path: Path) -> None:
+    """A peer that resets in the middle of an instance leaves no bytes counted and no slot in use."""
     with listener_alone(tmp_path, trays=2) as alone:
         with associated(alone) as peer:
             peer.send(instance(1, pixels=900_000)[:700_000])
@@ -121,13 +121,13 @@ def test_what_breaks_off_frees_its_tray(tmp_path: Path) -> None:
             assert free(alone) == 1
             peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         eventually(lambda: alone.connections == 0, "the connection is over")
-        eventually(lambda: free(alone) == 2, "its tray is free")
+        eventually(lambda: free(alone) == 2, "its slot is free")
         assert (alone.world.ledger.held_bytes, alone.instances) == (0, 0)
 
 
 @pytest.mark.parametrize("pixels", [100_000, 600_000, 1_030_000])
-def test_a_tray_that_fails_is_no_success(tmp_path: Path, pixels: int) -> None:
-    """An instance whose tray the disk does not write is refused with the disk's reason; the tray is used no more."""
+def test_a_slot_that_fails_is_no_success(tmp_path: Path, pixels: int) -> None:
+    """An instance whose slot the disk does not write is refused with the disk's reason; the slot is used no more."""
     with listener_alone(tmp_path, trays=1) as alone, associated(alone) as peer:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (12 * LABEL_BYTES, before[1]))
@@ -144,12 +144,12 @@ def test_a_tray_that_fails_is_no_success(tmp_path: Path, pixels: int) -> None:
         assert len(alone.world.ready()) == 1
 
 
-def test_a_full_spool_refuses_and_frees_the_tray(tmp_path: Path) -> None:
+def test_a_full_spool_refuses_and_frees_the_slot(tmp_path: Path) -> None:
     """An instance for which there is no room any more is refused at its end, and the next small one is kept."""
     with listener_alone(tmp_path, trays=2, spool_max_bytes=400_000) as alone, associated(alone) as peer:
         peer.send(instance(1))
         assert peer.status() == 0xA700
-        eventually(lambda: free(alone) == 2, "its tray is free")
+        eventually(lambda: free(alone) == 2, "its slot is free")
         assert alone.world.ledger.held_bytes == 0
         peer.send(instance(2, pixels=500))
         assert peer.status() == 0

@@ -1,4 +1,4 @@
-"""Conversations to hold with a receiver twice: with its express lane, and without."""
+"""Conversations to hold with a receiver twice: with its fast path, and without."""
 
 import select
 import struct

@@ -26,5 +26,5 @@ def cargo_version() -> tuple[int, ...]:
 
 needs_native_part = pytest.mark.skipif(
     native is None and cargo_version() < OLDEST_CARGO,
-    reason="the express lane was not built: cargo is not installed, or too old",
+    reason="the fast path was not built: cargo is not installed, or too old",
 )

@@ -38,7 +38,7 @@ class SyncingThread:
     """The committer process's work over the test's own disk, in a thread."""
 
     def __init__(self, disk: Disk, ready: int) -> None:
-        # Two that ask, and their express lanes.
+        # Two that submit files, and their fast paths.
         self._descriptors = BoardDescriptors.create(4)
         self.board = CommitBoard(self._descriptors)
         self._syncer = Syncer(self.board, disk, ready, lambda _instances, _seconds: None)
