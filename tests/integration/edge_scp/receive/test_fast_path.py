@@ -163,9 +163,9 @@ TALKS = {
 @pytest.mark.parametrize("talk", TALKS.values(), ids=list(TALKS))
 def test_the_same_is_answered_and_kept(ways: Ways, talk: list[bytes], chunk: int) -> None:
     """A conversation ends the same with the fast path and without: the same answers, the same files."""
-    with_lane, with_slots, without = (hold(alone, talk, chunk) for alone in ways)
-    assert with_lane == without
-    assert with_slots == without
+    in_files, in_slots, without = (hold(alone, talk, chunk) for alone in ways)
+    assert in_files == without
+    assert in_slots == without
 
 
 def test_what_is_kept_is_what_was_sent(ways: Ways) -> None:
@@ -187,9 +187,9 @@ def test_damaged_conversations_end_the_same(ways: Ways, talk: list[bytes], data:
     damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     chunk = data.draw(st.sampled_from([10**9, 4096, 333]))
     said = [*talk[:which], bytes(damaged), *talk[which + 1 :]]
-    with_lane, with_slots, without = (hold(alone, said, chunk) for alone in ways)
-    assert with_lane == without, (with_lane.answered, without.answered)
-    assert with_slots == without, (with_slots.answered, without.answered)
+    in_files, in_slots, without = (hold(alone, said, chunk) for alone in ways)
+    assert in_files == without, (in_files.answered, without.answered)
+    assert in_slots == without, (in_slots.answered, without.answered)
 
 
 some_elements = st.lists(
@@ -208,14 +208,14 @@ some_elements = st.lists(
 @given(some_elements, st.booleans(), st.integers(0, 400))
 @example(data_set(UID, before=SEQUENCE), False, 0)
 @settings(max_examples=1500, deadline=None)
-def test_the_lane_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
+def test_the_fast_path_finds_no_other_identity(data: bytes, implicit: bool, cut: int) -> None:
     """Where the fast path finds UIDs in whatever bytes, they are those that Python finds."""
     data = data[: max(0, len(data) - cut)] if cut < len(data) else data
     found = native.read_identity(data, implicit)
     if found is not None:
         assert tuple(found) == tuple(read_identity(data, IMPLICIT if implicit else EXPLICIT))
         if not implicit:
-            # Of a vendor's own transfer syntax it takes what is in explicit VR, and Python finds out the same.
+            # Of a vendor's own transfer syntax the fast path takes explicit VRs, and Python finds out the same.
             assert tuple(found) == tuple(read_identity(data, "1.2.840.113619.5.2"))
 
 
@@ -243,7 +243,7 @@ def test_an_instance_says_by_which_listener_it_came(tmp_path: Path, on_fast_path
 
 
 def test_the_usual_never_reaches_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is usual is served by the fast path alone; so the other tests here do test it."""
+    """A plain C-STORE is served by the fast path alone; so the other tests here do test it."""
 
     def unused(*_arguments: object) -> None:
         raise AssertionError("an instance came to Python")
@@ -267,7 +267,7 @@ def test_it_logs_what_python_logs(ways: Ways) -> None:
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_without_the_lane_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_fast_path_python_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the native code was not built, everything is served all the same."""
     monkeypatch.setattr(fast_path, "_express", None)
     with listener_alone(tmp_path) as alone:

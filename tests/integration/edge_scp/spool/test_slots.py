@@ -1,4 +1,4 @@
-"""The fast path keeps instances in slots, or in files when there is none; what fails leaves nothing."""
+"""The fast path stores instances in slots, or in files when there is none; what fails leaves nothing."""
 
 import errno
 import os
@@ -98,7 +98,7 @@ def test_digests_of_many_at_once(tmp_path: Path) -> None:
             assert all(any(file.endswith(pixels) for file in files) for pixels in sent.values())
 
 
-def test_a_label_is_written_last(tmp_path: Path) -> None:
+def test_a_header_is_written_last(tmp_path: Path) -> None:
     """Before all of an instance has come, its slot says that it is empty: a crash leaves nothing to be misread."""
     with listener_alone(tmp_path, slots=1) as alone, associated(alone) as peer:
         whole = instance(1, pixels=900_000)
