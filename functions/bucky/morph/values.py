@@ -136,6 +136,12 @@ def make_encodable(scope: Scope, vr: str, texts: Sequence[str], attribute: str) 
         pass
     else:
         return False
+    if not scope.character_set.standard:
+        raise Unchangeable(
+            attribute,
+            "a new value has characters beyond ASCII, and the instance's Specific Character Set (0008,0005) is no "
+            "defined term of the standard",
+        )
     if not scope.character_set.is_default:
         raise Unchangeable(attribute, "a new value has characters that the instance's character set does not have")
     if not is_plain(scope.owner):
