@@ -19,7 +19,7 @@ from bucky.character_sets import (
     named,
 )
 from bucky.dicom_json import UNDECODABLE
-from bucky.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
+from bucky.element_vr import WRITABLE_VRS, is_likely_text, settled_vr, texts_of_unknown
 from bucky.errors import Permanent
 from bucky.numbers import fraction, whole_number
 from bucky.padding import without_padding
@@ -162,9 +162,11 @@ def _is_plain(dataset: Dataset, element: DataElement | RawDataElement) -> bool:
         if isinstance(element, RawDataElement):
             element = convert_raw_data_element(element._replace(VR=vr), ds=dataset)
         return all(SPECIFIC_CHARACTER_SET in item or is_plain(item) for item in element.value or ())
-    if vr not in CHARACTER_SET_VRS:
-        return True  # private elements of unknown VR are bytes to everybody
     value = element.value
+    if vr == "UN" and isinstance(value, bytes):  # bytes to us, and text to whoever knows the vendor
+        return value.isascii() or not is_likely_text(value)
+    if vr not in CHARACTER_SET_VRS:
+        return True
     if isinstance(value, bytes):
         return value.isascii() and b"\x1b" not in value
     return str(value or "").isascii()
