@@ -2,6 +2,9 @@
 
 Where a value 1 of Specific Character Set leaves off, and what ends a code extension, differs by VR: a person's name
 begins anew after `^` and `=`, what may have several values after a backslash, everything after a line.
+
+Some senders name a set as programs do, `UTF-8` or `Shift_JIS`. Their text is read as they mean it, and stays as it is:
+under a name that the standard does not have, nothing but ASCII is written.
 """
 
 import re
@@ -22,6 +25,16 @@ SPECIFIC_CHARACTER_SET = BaseTag(0x00080005)
 _ESC = 0x1B
 _TERM = re.compile(r"ISO[ _-]?(2022)?[ _-]?(?:IR)?[ _-]?(\d{1,3})", re.IGNORECASE)
 _WHOLE = {"ISO_IR 192": "utf_8", "GB18030": "gb18030", "GBK": "gbk", "ISO 2022 GBK": "gbk"}
+# What programs call them, letters and digits alone. Shift JIS is Microsoft's, in which 0x5C is a backslash only.
+_SHIFT_JIS = dict.fromkeys(("SHIFTJIS", "SJIS", "XSJIS", "MSKANJI", "WINDOWS31J", "CP932", "MS932"), "cp932")
+_ALIASES = {
+    **_SHIFT_JIS,
+    **{"UTF8": "utf_8", "BIG5": "big5", "GB2312": "gbk", "CP936": "gbk", "LATIN1": "latin_1", "KOI8R": "koi8_r"},
+    **{"EUCJP": "euc_jp", "EUCKR": "euc_kr", "KSC5601": "euc_kr", "KSC56011987": "euc_kr", "TIS620": "tis_620"},
+}
+_NUMBERED = re.compile(r"(ISO8859|WINDOWS|CP)(125[0-8]|1[0134-6]|[1-9])")
+_DEFAULT_TERMS = frozenset({"", "6", "ASCII", "USASCII"})
+_TO_ASCII = "\x1b(B"
 # An escape sequence, bytes of G1, or bytes of G0 and control characters.
 _RUNS = re.compile(rb"\x1b(?:\$[()]?[@-~]|[()-][@-~])?|[\x80-\xff]+|[^\x1b\x80-\xff]+")
 _PAIRS = re.compile(rb"(?:[\x21-\x7e]{2})+|[^\x21-\x7e]+|[\x21-\x7e]")
@@ -34,7 +47,8 @@ _ENDS = {"PN": _LINES + "\\^=", "LO": _LINES + "\\", "SH": _LINES + "\\", "UC": 
 class CharacterSet:
     """What Specific Character Set says: one codec for everything, or coded sets of which the first are active.
 
-    `sets` are all that may be used; those of one without `extensible` are those that it begins with.
+    `sets` are all that may be used; those of one without `extensible` are those that it begins with. `standard`: it is
+    named as the standard names it.
     """
 
     terms: tuple[str, ...]
@@ -43,11 +57,12 @@ class CharacterSet:
     g1: CodedSet | None
     sets: tuple[CodedSet, ...]
     extensible: bool
+    standard: bool = True
 
     @property
     def is_default(self) -> bool:
         """Whether it has the default repertoire only, ASCII."""
-        return self.codec is None and all(one is ASCII for one in self.sets)
+        return self.standard and self.codec is None and all(one is ASCII for one in self.sets)
 
     def decode(self, value: bytes, vr: str, *, strict: bool = False) -> str:
         """Return the text of an element's value; what is not in the character set becomes U+FFFD.
@@ -62,6 +77,8 @@ class CharacterSet:
 
     def encode(self, text: str, vr: str) -> bytes:
         """Return the value's bytes; raise `ValueError` when the character set lacks a character."""
+        if not self.standard and not text.isascii():
+            raise ValueError("the character set is named as no standard names it")
         if self.codec is not None:
             return text.encode(self.codec)
         ends = _ENDS.get(vr, _LINES)
@@ -69,7 +86,10 @@ class CharacterSet:
 
     def _decoded(self, value: bytes, vr: str, *, strict: bool) -> str:
         if self.codec is not None:
-            return _ESCAPE_SEQUENCES.sub("", value.decode(self.codec, "replace"))
+            text = value.decode(self.codec, "replace").replace(_TO_ASCII, "")
+            if strict and "\x1b" in text:
+                raise ValueError("the text has code extensions, which its character set does not allow")
+            return _ESCAPE_SEQUENCES.sub("", text)
         if value.isascii() and _ESC not in value:
             return self.g0.decode(value)
         g0, g1, latest = self.g0, self.g1, self.g1
@@ -169,19 +189,37 @@ def _named(text: str) -> CharacterSet:
     codec = _codec(terms[0])
     if codec is not None:
         return CharacterSet((terms[0],), codec, ASCII, None, (), extensible=False)
+    meant = _meant(terms[0])
+    if meant is not None:
+        return CharacterSet((terms[0],), meant, ASCII, None, (), extensible=False, standard=False)
     numbers = [number for term in terms if (number := _number(term)) is not None]
     sets = tuple(dict.fromkeys(one for number in numbers for one in SETS[number])) or (ASCII,)
     first = SETS[numbers[0]] if numbers and _number(terms[0]) is not None else (ASCII,)
     g0 = next((one for one in first if one.place == "G0" and one.width == 1), ASCII)
     g1 = next((one for one in first if one.place == "G1"), None)
     extensible = len(terms) > 1 or "2022" in terms[0]
-    return CharacterSet(terms, None, g0, g1, tuple(dict.fromkeys((g0, *sets))), extensible)
+    standard = all(_number(term) is not None or _letters(term) in _DEFAULT_TERMS for term in terms)
+    return CharacterSet(terms, None, g0, g1, tuple(dict.fromkeys((g0, *sets))), extensible, standard)
 
 
 def _codec(term: str) -> str | None:
     """Return the codec of a term that allows no code extensions."""
     found = _TERM.fullmatch(term)
     return _WHOLE.get("ISO_IR 192" if found and found[2] == "192" else term)
+
+
+def _meant(term: str) -> str | None:
+    """Return the codec that a program calls so; None when the standard has the term, or nobody knows it."""
+    letters = _letters(term)
+    numbered = _NUMBERED.fullmatch(letters)
+    if numbered is None:
+        return _ALIASES.get(letters)
+    its_kind = "iso8859_" if numbered[1] == "ISO8859" else "cp"
+    return f"{its_kind}{numbered[2]}" if (its_kind == "cp") == (len(numbered[2]) == 4) else None
+
+
+def _letters(term: str) -> str:
+    return "".join(filter(str.isalnum, term))
 
 
 def _number(term: str) -> str | None:

@@ -22,6 +22,7 @@ WRITABLE_VRS = frozenset(
 
 _ITEM, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
 _HEAD = struct.Struct("<HHI").unpack_from
+_SHORTEST_TEXT, _NUMBER_SIZES = 3, frozenset({4, 8})
 _CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\f\r\x1b") | {0x7F}
 
 
@@ -62,6 +63,15 @@ def may_be_text(value: bytes) -> bool:
     """Return whether there are no bytes among these, but padding at the end, that text does not have."""
     text = value.rstrip(PADDING.encode())
     return bool(text) and _CONTROL.isdisjoint(text)
+
+
+def is_likely_text(value: bytes) -> bool:
+    """Return whether bytes are more likely text, of whichever character set, than a number or anything else."""
+    text = value.rstrip(PADDING.encode())
+    if len(text) < _SHORTEST_TEXT or not may_be_text(value):
+        return False
+    letters = sum(1 for byte in text if byte < 0x80 and chr(byte).isalpha())
+    return len(value) not in _NUMBER_SIZES or letters >= len(text) // 2
 
 
 def _private_vr(dataset: Dataset, tag: int) -> str:

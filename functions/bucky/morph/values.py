@@ -18,7 +18,7 @@ from bucky.dicom.character_sets import (
     character_set_in,
     named,
 )
-from bucky.dicom.element_vr import WRITABLE_VRS, settled_vr, texts_of_unknown
+from bucky.dicom.element_vr import WRITABLE_VRS, is_likely_text, settled_vr, texts_of_unknown
 from bucky.dicom.json_model import UNDECODABLE
 from bucky.dicom.numbers import fraction, whole_number
 from bucky.dicom.padding import without_padding
@@ -136,6 +136,12 @@ def make_encodable(scope: Scope, vr: str, texts: Sequence[str], attribute: str) 
         pass
     else:
         return False
+    if not scope.character_set.standard:
+        raise Unchangeable(
+            attribute,
+            "a new value has characters beyond ASCII, and the instance's Specific Character Set (0008,0005) is no "
+            "defined term of the standard",
+        )
     if not scope.character_set.is_default:
         raise Unchangeable(attribute, "a new value has characters that the instance's character set does not have")
     if not is_plain(scope.owner):
@@ -156,9 +162,11 @@ def _is_plain(dataset: Dataset, element: DataElement | RawDataElement) -> bool:
         if isinstance(element, RawDataElement):
             element = convert_raw_data_element(element._replace(VR=vr), ds=dataset)
         return all(SPECIFIC_CHARACTER_SET in item or is_plain(item) for item in element.value or ())
-    if vr not in CHARACTER_SET_VRS:
-        return True  # private elements of unknown VR are bytes to everybody
     value = element.value
+    if vr == "UN" and isinstance(value, bytes):  # bytes to us, and text to whoever knows the vendor
+        return value.isascii() or not is_likely_text(value)
+    if vr not in CHARACTER_SET_VRS:
+        return True
     if isinstance(value, bytes):
         return value.isascii() and b"\x1b" not in value
     return str(value or "").isascii()

@@ -23,7 +23,7 @@ from edge_scp.spool.group_commit import Commit, GroupCommitter
 from edge_scp.spool.notifications import Notifications, Notifier, open_pipe
 from edge_scp.spool.record import SpoolRecord, verify
 from edge_scp.spool.slots import HEADER_BYTES, SLOT_BYTES, Slots
-from edge_scp.spool.sync_queue import SyncQueueEnd
+from edge_scp.spool.sync_queue import SyncQueue, SyncQueueDescriptors, SyncQueueEnd
 from edge_scp.spool.syncer import Syncer
 
 IDENTITY = Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.3", "1.2.33")

@@ -237,6 +237,66 @@ def test_odd_senders_are_understood(terms: tuple[str, ...], value: bytes, text: 
     assert named(terms).decode(value, "PN") == text
 
 
+PROGRAMS_NAMES = [
+    ("UTF-8", "山田^太郎", "山田^太郎".encode()),
+    ("utf8", "Müller^Ö", "Müller^Ö".encode()),
+    ("Shift_JIS", "表^ソフト", "表^ソフト".encode("cp932")),  # 0x5C is the second byte of both
+    ("SJIS", "山田^太郎", "山田^太郎".encode("cp932")),
+    ("EUC-KR", "홍^길동", "홍^길동".encode("euc_kr")),
+    ("GB2312", "王^小东", "王^小东".encode("gb2312")),
+    ("Big5", "許^功蓋", "許^功蓋".encode("big5")),
+    ("ISO-8859-1", "Müller^Ö", b"M\xfcller^\xd6"),
+    ("ISO8859_15", "Œuvre", "Œuvre".encode("iso8859_15")),
+    ("windows-1251", "Иванов", "Иванов".encode("cp1251")),
+]
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+@pytest.mark.parametrize(("term", "text", "value"), PROGRAMS_NAMES, ids=[one[0] for one in PROGRAMS_NAMES])
+def test_a_set_named_as_programs_name_it_is_read_and_not_written(
+    term: str, text: str, value: bytes, syntax: str
+) -> None:
+    """Index and rules see what is meant; a change is ASCII, or refused: who reads it need not know such a name."""
+    content = data_set((term,), value, None, syntax)
+    header = header_of(content, syntax)
+    assert header["00100010"]["Value"] == [groups(text)] * 2
+    assert holds(CONDITION.validate_python({"attribute": "PatientName", "equals": text}), Facts(header)).held
+    for action in ({"suffix": "PatientName", "value": "^X"}, {"set": "InstitutionName", "value": text}):
+        with pytest.raises(Permanent, match="no defined term") as raised:
+            morph(content, action, syntax)
+        assert text not in str(raised.value)
+    changed = morph(content, {"set": "InstitutionName", "value": "Clinic"}, syntax)
+    added = element(0x00080080, "LO", b"Clinic", syntax)
+    assert (changed.replace(added, b""), changed.count(added)) == (content, 1)
+
+
+@pytest.mark.parametrize(
+    ("terms", "value", "text"),
+    [
+        (("Klingon",), b"M\xfcller", "Müller"),
+        (("ISO_IR 999",), b"M\xfcller", "Müller"),
+        (("UTF-8",), b"M\xfcller", "M\ufffdller"),
+        (("UTF-8",), jis("山田"), ";3ED"),
+        (("ISO_IR 192",), jis("山田"), ";3ED"),
+        (("Shift_JIS",), jis("山田"), ";3ED"),
+    ],
+)
+def test_text_in_a_set_that_nobody_knows_is_not_changed(terms: tuple[str, ...], value: bytes, text: str) -> None:
+    """What was guessed at, or had to leave something out, is shown to people and never written again."""
+    assert named(terms).decode(value, "PN") == text
+    content = data_set(terms, value, None)
+    for action in (
+        {"suffix": "PatientName", "value": "X"},
+        {"copy": "PatientName", "to": "InstitutionName"},
+        {"crosswalk": "PatientName", "table": "ids"},
+    ):
+        with pytest.raises(Permanent, match="cannot be decoded"):
+            morph(content, action)
+    plain = data_set(("Klingon",), b"Muller", None)
+    with pytest.raises(Permanent, match="no defined term"):
+        morph(plain, {"set": "InstitutionName", "value": "Süd"})
+
+
 def test_lines_and_values_begin_anew() -> None:
     """A code extension ends with a line, or with a value where there are several (PS3.5 §6.1.2.5.3)."""
     character_set = named(("", "ISO 2022 IR 87"))

@@ -168,3 +168,55 @@ def test_a_vr_without_values_is_refused() -> None:
     """Who writes a rule is told what `vr` can be."""
     with pytest.raises(ValidationError, match="such as LO or US"):
         CONDITION.validate_python({"attribute": "00091001", "equals": "1", "vr": "SQ"})
+
+
+LATIN = b"S\xfcdklinik\\Gro\xdf"
+
+
+def with_character_set(way: str, character_set: bytes, value: bytes) -> bytes:
+    """Return a data set with a private text, and one of the standard's, in a character set."""
+    named = element(0x00080005, "CS", b"ISO_IR 192", way)
+    return data_set("LO", value, way).replace(named, element(0x00080005, "CS", character_set, way))
+
+
+def changed(content: bytes, way: str, action: dict[str, Any]) -> bytes:
+    """Return a data set's bytes with one change that is recorded nowhere."""
+    wanted = WantedChanges(ACTIONS.validate_python([action]), lambda *_: None, None)
+    with morphed(io.BytesIO(content), syntax_of(way), wanted).content as result:
+        return result.read()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_private_text_stays_byte_for_byte(way: str) -> None:
+    """What a vendor wrote in Latin-1 is the same bytes after any other change, and its copy has the same letters."""
+    content = with_character_set(way, b"ISO_IR 100", LATIN)
+    result = changed(content, way, {"set": "PatientID", "value": "Ö"})
+    before, after = element(0x00100020, "LO", b"P1", way), element(0x00100020, "LO", b"\xd6", way)
+    assert result == content.replace(before, after)
+    copied = changed(content, way, {"copy": "00091001", "to": "InstitutionalDepartmentName"})
+    assert element(0x00081040, "LO", LATIN, way) in copied
+    assert copied.replace(element(0x00081040, "LO", LATIN, way), b"") == content
+    moved = changed(content, way, {"move": "00091001", "to": "InstitutionalDepartmentName"})
+    assert (moved.count(LATIN), element(0x00081040, "LO", LATIN, way) in moved) == (1, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", [LATIN, b"S\xfcd", "Иванов".encode("iso8859_5"), b"Gro\xdf\xfc"])
+def test_a_private_text_in_no_named_set_is_not_made_another(way: str, value: bytes) -> None:
+    """Naming UTF-8 for a new value would make another text of it for whoever knows the vendor."""
+    content = with_character_set(way, b"", value)
+    with pytest.raises(Permanent, match="text in a character set that it does not name"):
+        changed(content, way, {"set": "InstitutionName", "value": "Süd"})
+    with pytest.raises(Permanent, match=r"cannot be (changed|decoded)"):
+        changed(content, way, {"copy": "00091001", "to": "InstitutionName"})
+    plain = changed(content, way, {"set": "PatientID", "value": "P2"})
+    assert plain == content.replace(element(0x00100020, "LO", b"P1", way), element(0x00100020, "LO", b"P2", way))
+
+
+@pytest.mark.parametrize("value", [b"\xc8\0", b"\xe9\x61", struct.pack("<f", 100.5), struct.pack("<I", 0xE9A1B2C3)])
+def test_a_private_number_is_no_text_that_stands_in_the_way(value: bytes) -> None:
+    """A number whose bytes could be letters must not keep an instance from having a new value."""
+    content = with_character_set(IMPLICIT, b"", value)
+    result = changed(content, IMPLICIT, {"set": "InstitutionName", "value": "Süd"})
+    assert header_of(result, IMPLICIT)["00080005"]["Value"] == ["ISO_IR 192"]
+    assert element(ELEMENT, "UN", value, IMPLICIT) in result
