@@ -1,4 +1,4 @@
-"""Starts a command that dies with its parent: `leash.py PARENT_PID COMMAND [ARGUMENT…]`.
+"""Starts a command that dies with its parent: `die_with_parent.py PARENT_PID COMMAND [ARGUMENT…]`.
 
 A small program of its own rather than a `preexec_fn`, which is unsafe in a process with threads.
 Linux only; elsewhere the command merely runs.
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     parent, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the leash was on
+        if os.getppid() != parent:  # it died before that was set
             return CANNOT_EXECUTE
     try:
         os.execvp(command[0], command)  # noqa: S606 - the deployment names the command

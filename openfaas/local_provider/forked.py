@@ -116,7 +116,7 @@ async def _reader(ours: Connection) -> asyncio.StreamReader:
 def _serve(environment: dict[str, str], output: Connection) -> None:
     """Be the function, in a process that was just forked."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != _loaded_in:  # it died before the leash was on
+    if os.getppid() != _loaded_in:  # it died before that was set
         return
     os.setsid()
     for descriptor in (1, 2):

@@ -20,7 +20,7 @@ from local_provider.forked import Forked, can_fork
 from local_provider.logs import FunctionLog
 
 HOST = "127.0.0.1"
-LEASH = Path(__file__).with_name("leash.py")
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 # A little more than `bucky.serve` allows itself.
 DRAIN_SECONDS = 30.0
 LAST_OUTPUT_SECONDS = 1.0
@@ -100,7 +100,7 @@ class Replica:
 
     @classmethod
     async def start(cls, command: Command, log: FunctionLog) -> Self:
-        """Start the command on a free port, in a process group of its own, leashed to this process.
+        """Start the command on a free port, in a process group of its own that dies with this process.
 
         Should another process take the port first, the function ends, and is started again on another.
         """
@@ -164,7 +164,7 @@ class Replica:
 async def _executed(argv: tuple[str, ...], environment: Mapping[str, str]) -> FunctionProcess:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-I", "-S", str(LEASH), str(os.getpid())),
+        *("-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())),
         *argv,
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
