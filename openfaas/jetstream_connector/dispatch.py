@@ -33,6 +33,9 @@ from jetstream_connector.outcomes import (
 from jetstream_connector.pause import Pause, PauseRequest, call_backoff
 from jetstream_connector.publisher import EventPublisher
 
+# Of a message, as the metrics name it.
+OUTCOME = {Ack: "ack", Retry: "retry", Undeliverable: "deadletter", Drop: "drop"}
+
 
 class FunctionHealth:
     """What the health page tells of one function; shared by its consumers."""
@@ -194,7 +197,7 @@ class Dispatcher:
         """Carry out one action for each message."""
         for message, action in zip(group, actions, strict=True):
             await self._carry_out(message, action)
-            self._metrics.messages.labels(self._function, type(action).__name__.lower()).inc()
+            self._metrics.messages.labels(self._function, OUTCOME[type(action)]).inc()
         await self._publisher.flush()
         self._broker.answered()
         if all(isinstance(action, Ack) for action in actions):
