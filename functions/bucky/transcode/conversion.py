@@ -6,13 +6,13 @@ from typing import BinaryIO
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from bucky.dicom.deflated import inflated
-from bucky.dicom.pixel_length import PIXEL_DATA, unsaid
+from bucky.dicom.pixel_length import PIXEL_DATA, named, unsaid
 from bucky.dicom.source import MalformedDataSet, StreamSource
 from bucky.dicom.structure import Node
 from bucky.dicom.whole import WholeDataSet, whole
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.decoders import decoded
-from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, Image, rle_stream
+from bucky.transcode.image import HIGH_BIT, PHOTOMETRIC, PLANAR, SAMPLES, STORED, Image, rle_stream
 from bucky.transcode.proof import Compressed, prove
 from bucky.transcode.streams import Stream, frames_of, stream_of
 from bucky.transcode.writing import Writer
@@ -69,6 +69,8 @@ def _compressed(original: WholeDataSet, syntax: UID) -> Compressed | None:
         raise CannotTranscode(f"its pixels are big endian, {image.allocated} bits each, with the VR of bytes, OB")
     if pixels.fragments is None:
         return None
+    if missing := _unexplained(original):
+        raise CannotTranscode(f"it is damaged: it does not say what its samples mean: without {missing}")
     if image.samples not in {1, 3} or image.allocated not in {8, 16, 32}:
         raise CannotTranscode(f"pixels of {image.samples} samples with {image.allocated} bits are not decoded")
     if image.frame_bytes * image.frames > MAX_BYTES:
@@ -81,6 +83,14 @@ def _compressed(original: WholeDataSet, syntax: UID) -> Compressed | None:
     if len(colours) != 1:
         raise CannotTranscode("its frames do not all have the same colours")
     return Compressed(image, colours.pop(), list(zip(frames, streams, strict=True)))
+
+
+def _unexplained(original: WholeDataSet) -> str:
+    """Return, in words, what a header does not say of samples that are to be decoded; nothing when it says all."""
+    missing = [] if original.number(STORED) else [STORED]
+    if original.number(SAMPLES) == 3 and not original.text(PHOTOMETRIC):
+        missing.append(PHOTOMETRIC)
+    return ", ".join(map(named, missing))
 
 
 def _stream(frame: bytes, image: Image, syntax: UID) -> Stream:

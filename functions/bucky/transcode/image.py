@@ -35,14 +35,14 @@ class Image(NamedTuple):
 
     @classmethod
     def of(cls, data_set: WholeDataSet) -> "Image":
-        """Read them; what is missing of them is told from the others."""
+        """Read them; without a number of samples, a pixel has one."""
         samples, allocated = data_set.number(SAMPLES) or 1, data_set.number(ALLOCATED) or 0
         return cls(
             rows=data_set.number(ROWS) or 0,
             columns=data_set.number(COLUMNS) or 0,
             samples=samples,
             allocated=allocated,
-            stored=data_set.number(STORED) or allocated,
+            stored=data_set.number(STORED) or allocated,  # of pixels that are not decoded nobody asks
             signed=data_set.number(REPRESENTATION) == 1,
             planar=samples > 1 and data_set.number(PLANAR) == 1,
             photometric=data_set.text(PHOTOMETRIC),

@@ -146,6 +146,13 @@ def wrong(**elements: Any) -> Dataset:
     return found
 
 
+def without(keyword: str, pixels: Pixels = GREY_8) -> Dataset:
+    """Return a sound JPEG 2000 image whose header does not have an element."""
+    found = compressed(pixels, J2K, jpeg_2000(reversible=True, mct=False))
+    del found[keyword]
+    return found
+
+
 def three(syntax: str, encode: Callable[..., bytes], number: int | None) -> Dataset:
     """Return three frames whose header says another number of them, or none."""
     found = compressed(GREY_8._replace(frames=3), syntax, encode)
@@ -259,6 +266,22 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         ),
         J2K,
         r"without a number in \(0028,0008\)",
+    ),
+    "no Rows": (lambda: bytes_of(without("Rows")), J2K, r"without \(0028,0010\) Rows"),
+    "no Bits Allocated": (
+        lambda: bytes_of(without("BitsAllocated")),
+        J2K,
+        r"without \(0028,0100\) BitsAllocated",
+    ),
+    "no Bits Stored": (
+        lambda: bytes_of(without("BitsStored", Pixels("MONOCHROME2", 12, True, 1))),
+        J2K,
+        r"without \(0028,0101\) BitsStored",
+    ),
+    "colours without Photometric Interpretation": (
+        lambda: bytes_of(without("PhotometricInterpretation", COLOUR)),
+        J2K,
+        r"without \(0028,0004\) PhotometricInterpretation",
     ),
     "two JPEG images in one stream": (
         lambda: bytes_of(compressed(GREY_8, BASELINE, twice(jpeg))),
