@@ -90,9 +90,9 @@ def jpeg_2000(**options: Any) -> Callable[[Samples], bytes]:
     return lambda frame: bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", **options))
 
 
-def htj2k(frame: Samples) -> bytes:
-    """Encode a frame as HTJ2K without loss."""
-    return bytes(imagecodecs.htj2k_encode(frame, reversible=True))
+def htj2k(frame: Samples, *, reversible: bool = True, tlm: bool = False) -> bytes:
+    """Encode a frame as HTJ2K in the order RPCL; `tlm` adds the lengths of its tile-parts."""
+    return bytes(imagecodecs.htj2k_encode(frame, reversible=reversible, tlm=tlm))
 
 
 def bytes_of(found: Dataset) -> bytes:

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from pydicom.uid import UID
 from bucky.dicom.part10 import FileMeta, file_header
 from bucky.transcode import ALTERNATIVES, CannotTranscode
 from bucky.transcode.conversion import transcode
+from bucky.transcode.decoders import decoded
+from bucky.transcode.streams import stream_of
 from tests.support.pixels.encoded_images import (
     Pixels,
     bytes_of,
     compressed,
     data_set,
     dcmtk,
+    htj2k,
     jpeg_2000,
     native,
     samples_of,
@@ -50,14 +54,13 @@ MADE_BY_DCMTK: list[tuple[str, list[str], list[tuple[str, int, bool]]]] = [
     ("1.2.840.10008.1.2.5", ["dcmcrle"], [*GREY, RGB, YBR, ("RGB", 16, False)]),
 ]
 DECODERS = {"dcmcjpeg": ["dcmdjpeg", "+cn"], "dcmcjpls": ["dcmdjpls"], "dcmcrle": ["dcmdrle"]}
+HTJ2K_CELLS = [*GREY, RGB, ("YBR_RCT", 8, False), ("RGB", 16, False)]
 MADE_BY_IMAGECODECS: list[tuple[str, Callable[..., bytes], list[tuple[str, int, bool]]]] = [
     (f"{JPEG}90", jpeg_2000(reversible=True, mct=False), [*GREY, RGB, YBR, ("RGB", 16, False)]),
     (f"{JPEG}90", jpeg_2000(reversible=True, mct=True), [("YBR_RCT", 8, False), RGB]),
-    (
-        f"{JPEG}201",
-        lambda frame: bytes(imagecodecs.htj2k_encode(frame, reversible=True)),
-        [GREY[0], GREY[4], GREY[5], RGB],
-    ),
+    (f"{JPEG}201", htj2k, HTJ2K_CELLS),
+    (f"{JPEG}202", partial(htj2k, tlm=True), HTJ2K_CELLS),
+    (f"{JPEG}203", htj2k, HTJ2K_CELLS),
 ]
 
 
@@ -121,6 +124,7 @@ def test_what_is_not_compressed_keeps_its_samples_and_planes(source: str) -> Non
 GREY_8 = Pixels("MONOCHROME2", 8, False, 1)
 COLOUR = Pixels("RGB", 8, False, 1)
 BASELINE, LOSSLESS, J2K, RLE = f"{JPEG}50", f"{JPEG}70", f"{JPEG}90", "1.2.840.10008.1.2.5"
+HT = f"{JPEG}201"
 
 
 def jpeg(frame: "numpy.ndarray[Any, Any]", **options: Any) -> bytes:
@@ -136,6 +140,14 @@ def cut(encode: Callable[..., bytes], end: bytes = b"") -> Callable[..., bytes]:
         return stream[:-40] + end
 
     return shortened
+
+
+def lengths_mended(frame: "numpy.ndarray[Any, Any]") -> bytes:
+    """Return an HTJ2K stream that lost 3 bytes before its end marker, and whose tile says so."""
+    stream = htj2k(frame)
+    at = stream.index(b"\xff\x90") + 6
+    length = int.from_bytes(stream[at : at + 4], "big") - 3
+    return stream[:at] + length.to_bytes(4, "big") + stream[at + 4 : -5] + b"\xff\xd9"
 
 
 def wrong(**elements: Any) -> Dataset:
@@ -242,6 +254,32 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         lambda: bytes_of(compressed(GREY_8, J2K, cut(jpeg_2000(), b"\xff\xd9"))),
         J2K,
         "cut short",
+    ),
+    "an HTJ2K stream cut short": (lambda: bytes_of(compressed(GREY_8, HT, cut(htj2k))), HT, "cut short"),
+    "an HTJ2K stream cut short, with an end marker": (
+        lambda: bytes_of(compressed(GREY_8, HT, cut(htj2k, b"\xff\xd9"))),
+        HT,
+        "cut short",
+    ),
+    "an HTJ2K stream cut by 3 bytes, with an end marker and lengths that fit": (
+        lambda: bytes_of(compressed(GREY_8, f"{JPEG}202", lengths_mended)),
+        f"{JPEG}202",
+        "cannot be decoded",
+    ),
+    "two HTJ2K images in one stream": (
+        lambda: bytes_of(compressed(GREY_8, f"{JPEG}203", twice(htj2k))),
+        f"{JPEG}203",
+        "another image|do not lead to its end",
+    ),
+    "an HTJ2K stream of another size than its header's": (
+        lambda: bytes_of(compressed(GREY_8, HT, lambda frame: htj2k(frame[:-1]))),
+        HT,
+        "HTJ2K stream holds 34 x 18 pixels",
+    ),
+    "an HTJ2K stream with loss": (
+        lambda: bytes_of(compressed(GREY_8, f"{JPEG}203", partial(htj2k, reversible=False))),
+        f"{JPEG}203",
+        "two decoders make different pixels",
     ),
     "an RLE frame cut short": (
         lambda: bytes_of(compressed(GREY_8, RLE, lambda _: b"\x01\0\0\0\x40" + bytes(59) + b"\xf0\x05")),
@@ -357,6 +395,13 @@ def test_what_is_damaged_or_contradicts_itself_is_refused(name: str) -> None:
     for target in ALTERNATIVES[syntax]:
         with pytest.raises(CannotTranscode, match=reason):
             converted(content(), syntax, target)
+
+
+def test_an_error_that_imagecodecs_lets_pass_is_no_image() -> None:
+    """Of a broken tile it returns memory that nobody has written to, which only the witness would have noticed."""
+    frame = lengths_mended(samples_of(GREY_8)[0][:, :, 0])
+    with pytest.raises(CannotTranscode, match="cannot be decoded"):
+        decoded(frame, stream_of(frame))
 
 
 def page() -> str:
